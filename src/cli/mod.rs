@@ -1,0 +1,102 @@
+//! The command line: one vocabulary for all commands, one file for each, one table of exit codes.
+
+mod models;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// How a command ended; the only exit codes there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done; of a measurement: VALID or NOISY.
+    Done = 0,
+    /// A threshold was crossed.
+    Threshold = 1,
+    /// What was asked for cannot be; clap's own errors have this code too.
+    BadInput = 2,
+    /// The measurement is INVALID (or NOISY under `--strict`).
+    Invalid = 3,
+    /// The host cannot do it.
+    HostCannot = 4,
+    /// Interrupted; a partial result was written.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// A Linux I/O laboratory: what a request costs, by I/O model, and where the cost goes.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done, 1 a threshold was crossed, 2 bad input, 3 the measurement is \
+                  invalid, 4 the host cannot, 130 interrupted."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Arguments),
+    Models(models::Arguments),
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> Exit {
+    let filter = EnvFilter::try_from_env("RINGLAB_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match Arguments::parse().command {
+        None => Exit::Done,
+        Some(Command::Serve(arguments)) => serve::run(&arguments),
+        Some(Command::Models(arguments)) => models::run(&arguments),
+    }
+}
+
+/// Says on standard error why a command cannot go on.
+fn fail(exit: Exit, error: impl std::fmt::Display) -> Exit {
+    eprintln!("ringlab: {error}");
+    exit
+}
+
+/// A list of cores, or `all`.
+fn parse_cores(text: &str) -> Result<Cores, String> {
+    if text == "all" {
+        return Ok(Cores::All);
+    }
+    text.split(',')
+        .map(|core| {
+            core.trim()
+                .parse()
+                .map_err(|_| format!("{core:?} is no core; write `0,2` or `all`"))
+        })
+        .collect::<Result<_, _>>()
+        .map(Cores::These)
+}
+
+/// Cores as asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Cores {
+    All,
+    These(Vec<usize>),
+}
+
+impl Cores {
+    fn list(&self) -> Vec<usize> {
+        match self {
+            Cores::All => crate::config::cores(),
+            Cores::These(cores) => cores.clone(),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! `ringlab models`: every value of every axis, and whether this kernel can do it.
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use super::Exit;
+use crate::models::MODELS;
+use crate::sandbox::Isolation;
+
+/// List every value of every axis, and whether this kernel can do it
+#[derive(Debug, clap::Args)]
+pub struct Arguments {}
+
+pub fn run(_: &Arguments) -> Exit {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(["axis", "value", "here", "what it is"]);
+    for model in MODELS {
+        let here = match (model.check)() {
+            Ok(()) => "yes".to_string(),
+            Err(reason) => format!("no: {reason}"),
+        };
+        table.add_row(["model", model.name, &here, model.sentence]);
+    }
+    for isolation in Isolation::ALL {
+        table.add_row([
+            "isolation",
+            &isolation.to_string(),
+            "yes",
+            isolation.sentence(),
+        ]);
+    }
+    table.add_row([
+        "offload",
+        "inline",
+        "yes",
+        "The handler runs on the I/O thread, at once; everything else there waits for it.",
+    ]);
+    for (name, _, sentence) in ringlab_guest::handlers::ALL {
+        table.add_row(["handler", name, "yes", sentence]);
+    }
+    println!("{table}");
+    Exit::Done
+}

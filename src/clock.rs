@@ -1,0 +1,57 @@
+//! The shard's time, read once a turn: coarse clocks, which cost a memory read each and step with
+//! the kernel's tick (1 to 10 ms; clock_gettime(2)). Nobody's deadline is finer than that.
+
+use std::time::{Duration, SystemTime};
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::session::Context;
+
+/// Keeps a [`Context`]'s time and date.
+#[derive(Debug, Default)]
+pub struct Clock {
+    second: i64,
+}
+
+impl Clock {
+    /// Brings the context up to date; the date is written anew when its second has changed.
+    pub fn tick(&mut self, context: &mut Context) {
+        context.now_ms = now_ms();
+        let wall = coarse(ClockId::CLOCK_REALTIME_COARSE);
+        let second = wall.as_secs() as i64;
+        if second != self.second {
+            self.second = second;
+            context.date = date(wall);
+        }
+    }
+}
+
+/// CLOCK_MONOTONIC, coarse, in milliseconds.
+pub fn now_ms() -> u64 {
+    coarse(ClockId::CLOCK_MONOTONIC_COARSE).as_millis() as u64
+}
+
+fn coarse(clock: ClockId) -> Duration {
+    // These clocks exist since Linux 2.6.32; reading one cannot fail.
+    clock_gettime(clock).map(Duration::from).unwrap_or_default()
+}
+
+fn date(since_epoch: Duration) -> [u8; 29] {
+    let text = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since_epoch);
+    text.as_bytes()
+        .try_into()
+        .expect("an HTTP date has 29 bytes (RFC 9110, section 5.6.7)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_is_written_as_http_has_it() {
+        assert_eq!(
+            &date(Duration::from_secs(784_111_777)),
+            b"Sun, 06 Nov 1994 08:49:37 GMT"
+        );
+    }
+}

@@ -1,0 +1,138 @@
+//! What a server is asked to be: plain data, made valid once. Whatever is refused here is refused
+//! in words, before anything is opened.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::http;
+use crate::models::{self, Model};
+use crate::sandbox::{self, Handler, Isolation, LoadError, Source};
+use crate::session::Timeouts;
+
+/// A server as asked for.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How bytes move.
+    pub model: &'static Model,
+    /// What stands between two requests.
+    pub isolation: Isolation,
+    /// What runs.
+    pub handler: Source,
+    /// One pinned thread for each.
+    pub cores: Vec<usize>,
+    /// Where to listen; port 0 is chosen by the kernel.
+    pub listen: SocketAddr,
+    /// Connections at a time, over all cores; one more is answered 503.
+    pub connections: usize,
+    /// Bounds on a request.
+    pub http: http::Limits,
+    /// Bounds on the handler.
+    pub sandbox: sandbox::Limits,
+    /// Bounds on the client's time.
+    pub timeouts: Timeouts,
+    /// How long a draining server waits for its clients.
+    pub drain: Duration,
+}
+
+/// A configuration that cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A core that this machine does not have.
+    #[error("there is no core {core} to run on here; choose from {}", list(.there))]
+    NoSuchCore {
+        /// The one that was asked for.
+        core: usize,
+        /// Those that this process may use.
+        there: Vec<usize>,
+    },
+    /// A core twice.
+    #[error("core {0} is named twice; each thread has a core of its own")]
+    CoreTwice(usize),
+    /// The kernel cannot do what the model needs.
+    #[error("{model} cannot run here: {reason}; `--model epoll` can")]
+    ModelUnavailable {
+        /// The model that was asked for.
+        model: &'static str,
+        /// What the kernel said, and what would help.
+        reason: String,
+    },
+    /// The handler.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Fewer descriptors than the least a server needs.
+    #[error(
+        "this process may open {allowed} descriptors, and a server needs at least {needed}; raise `ulimit -n`"
+    )]
+    TooFewDescriptors {
+        /// RLIMIT_NOFILE.
+        allowed: usize,
+        /// The least that would do.
+        needed: usize,
+    },
+}
+
+fn list(cores: &[usize]) -> String {
+    cores
+        .iter()
+        .map(usize::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+impl ConfigError {
+    /// Whether the host is at fault rather than what was asked for.
+    pub fn is_the_hosts(&self) -> bool {
+        matches!(
+            self,
+            Self::ModelUnavailable { .. } | Self::TooFewDescriptors { .. }
+        )
+    }
+}
+
+/// The cores that this process may use.
+pub fn cores() -> Vec<usize> {
+    core_affinity::get_core_ids()
+        .unwrap_or_default()
+        .iter()
+        .map(|core| core.id)
+        .collect()
+}
+
+impl Config {
+    /// The default model and isolation on `cores`, listening on a free port of loopback.
+    pub fn new(handler: Source, cores: Vec<usize>) -> Self {
+        Self {
+            model: models::find("epoll").expect("epoll is in the table"),
+            isolation: Isolation::Reuse,
+            handler,
+            cores,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            connections: 1024,
+            http: http::Limits::default(),
+            sandbox: sandbox::Limits::default(),
+            timeouts: Timeouts::default(),
+            drain: Duration::from_secs(10),
+        }
+    }
+
+    /// Checks everything that can be checked before a socket is opened, and loads the handler.
+    ///
+    /// # Errors
+    /// The first thing that cannot be.
+    pub fn validate(&self) -> Result<Handler, ConfigError> {
+        let there = cores();
+        for (nth, &core) in self.cores.iter().enumerate() {
+            if !there.contains(&core) {
+                return Err(ConfigError::NoSuchCore { core, there });
+            }
+            if self.cores[..nth].contains(&core) {
+                return Err(ConfigError::CoreTwice(core));
+            }
+        }
+        (self.model.check)().map_err(|reason| ConfigError::ModelUnavailable {
+            model: self.model.name,
+            reason,
+        })?;
+        Ok(Handler::load(&self.handler, self.isolation, &self.sandbox)?)
+    }
+}

@@ -1,0 +1,217 @@
+//! The loop that every event-driven model runs: wait, take what happened, hand it to its session,
+//! do what the session asks.
+//!
+//! Generic over the driver, so that nothing stands between them at run time.
+
+use crate::clock::Clock;
+use crate::io::{Done, Driver, Outcome, Submitted, Token};
+use crate::session::{Context, Session};
+use crate::shard::{AcceptLog, Hub, SPARE_CONNECTIONS, Shard, ShardError, Stage, context};
+use std::sync::Arc;
+
+/// Deadlines are looked at this often, or four times within the shortest, in milliseconds.
+const SWEEP_MS: u64 = 250;
+
+/// Serves until the hub says otherwise. Runs on the shard's own thread.
+///
+/// # Errors
+/// What kept the shard from serving, or made its driver unusable.
+pub fn run<D: Driver>(shard: Shard) -> Result<(), ShardError> {
+    let book = shard.hub.open_book();
+    let sandbox = shard.sandbox()?;
+    let Shard {
+        listener,
+        config,
+        hub,
+        ready,
+        ..
+    } = shard;
+    let places = config.connections + SPARE_CONNECTIONS;
+    let driver = D::open(listener, places, book.io.clone())
+        .map_err(ShardError::at("opening the I/O model"))?;
+    let context = context(&config, sandbox, book.served.clone())?;
+    let mut this = Loop {
+        driver,
+        sessions: Vec::new(),
+        live: 0,
+        context,
+        clock: Clock::default(),
+        hub,
+        sweep_ms: SWEEP_MS.min(config.timeouts.shortest_ms() / 4).max(10),
+        next_sweep_ms: 0,
+        accept_again: false,
+        accept_log: AcceptLog::default(),
+        draining: false,
+    };
+    this.driver.submit(Token::LISTENER, crate::io::Op::Receive);
+    let _ = ready.send(this.driver.waker());
+    this.serve().map_err(ShardError::at("waiting for events"))
+}
+
+struct Loop<D> {
+    driver: D,
+    sessions: Vec<Option<Entry>>,
+    live: usize,
+    context: Context,
+    clock: Clock,
+    hub: Arc<Hub>,
+    sweep_ms: u64,
+    next_sweep_ms: u64,
+    /// Accepting failed and is to be tried again at the next sweep.
+    accept_again: bool,
+    accept_log: AcceptLog,
+    draining: bool,
+}
+
+struct Entry {
+    token: Token,
+    session: Session,
+    admitted: bool,
+}
+
+impl<D: Driver> Loop<D> {
+    fn serve(&mut self) -> std::io::Result<()> {
+        loop {
+            // A timer only while somebody has a deadline: an idle shard sleeps.
+            let timed = self.live > 0 || self.accept_again;
+            self.driver
+                .wait(timed.then_some(self.next_sweep_ms * 1_000_000))?;
+            self.clock.tick(&mut self.context);
+            self.turn();
+            if self.context.now_ms >= self.next_sweep_ms {
+                self.sweep();
+            }
+            match self.hub.stage() {
+                Stage::Running => {}
+                Stage::Draining if !self.draining => self.drain(),
+                Stage::Draining if self.live > 0 => {}
+                Stage::Draining | Stage::Stopping => return Ok(()),
+            }
+        }
+    }
+
+    /// Everything that happened since the last one.
+    fn turn(&mut self) {
+        while let Some((token, done)) = self.driver.next() {
+            let entry = self
+                .sessions
+                .get_mut(token.index())
+                .and_then(Option::as_mut);
+            match (done, entry) {
+                (Done::Received(bytes), Some(entry)) => {
+                    entry.session.absorb(bytes, &mut self.context)
+                }
+                (Done::EndOfStream, Some(entry)) => entry.session.end_of_stream(),
+                (Done::Reset(_), Some(entry)) => entry.session.broken(),
+                (Done::Finished(outcome), _) => self.finish(token, outcome),
+                (Done::Accepted, _) => self.accept(token),
+                (Done::AcceptFailed(error), _) => {
+                    self.context.served.accept_failed.add(1);
+                    self.accept_log.failed(&error, self.context.now_ms);
+                    self.accept_again = true;
+                }
+                (Done::Woken, _) => {}
+                (Done::Received(_) | Done::EndOfStream | Done::Reset(_), None) => {
+                    unreachable!("a driver speaks only of connections it has")
+                }
+            }
+            self.act(token);
+        }
+    }
+
+    /// Does what the session of `token` asks, until it asks nothing more.
+    fn act(&mut self, token: Token) {
+        while let Some(Some(entry)) = self.sessions.get_mut(token.index()) {
+            let Some(op) = entry.session.next_op() else {
+                return;
+            };
+            if let Submitted::Done(outcome) = self.driver.submit(token, op) {
+                self.finish(token, outcome);
+            }
+        }
+    }
+
+    fn finish(&mut self, token: Token, outcome: Outcome) {
+        let Some(place) = self.sessions.get_mut(token.index()) else {
+            return;
+        };
+        let Some(entry) = place else { return };
+        match outcome {
+            Outcome::Sent(buf) => entry.session.sent(buf, &mut self.context),
+            Outcome::SendFailed(buf, _) => {
+                self.context.pool.put(buf);
+                entry.session.broken();
+            }
+            Outcome::Closed => {
+                if let Some(entry) = place.take() {
+                    self.leave(entry);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, token: Token) {
+        self.context.served.accepted.add(1);
+        let admitted = self.hub.admit();
+        let mut session = if admitted {
+            Session::new(&self.context)
+        } else {
+            self.context.served.refused.add(1);
+            Session::refused(&mut self.context)
+        };
+        if self.draining {
+            session.drain();
+        }
+        if self.live == 0 {
+            self.next_sweep_ms = self.context.now_ms + self.sweep_ms;
+        }
+        self.live += 1;
+        if self.sessions.len() <= token.index() {
+            self.sessions.resize_with(token.index() + 1, || None);
+        }
+        self.sessions[token.index()] = Some(Entry {
+            token,
+            session,
+            admitted,
+        });
+    }
+
+    fn leave(&mut self, entry: Entry) {
+        self.live -= 1;
+        self.context.served.closed.add(1);
+        entry.session.closed(&mut self.context);
+        if entry.admitted {
+            self.hub.discharge();
+        }
+    }
+
+    /// Ends what is over its deadline, and tries again what had to rest.
+    fn sweep(&mut self) {
+        self.next_sweep_ms = self.context.now_ms + self.sweep_ms;
+        if std::mem::take(&mut self.accept_again) && !self.draining {
+            self.driver.submit(Token::LISTENER, crate::io::Op::Receive);
+        }
+        self.for_each(|session, context| {
+            if session.deadline_ms() <= context.now_ms {
+                session.expire(context);
+            }
+        });
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+        self.driver.submit(Token::LISTENER, crate::io::Op::Close);
+        self.for_each(|session, _| session.drain());
+    }
+
+    fn for_each(&mut self, change: impl Fn(&mut Session, &mut Context)) {
+        for index in 0..self.sessions.len() {
+            let Some(entry) = &mut self.sessions[index] else {
+                continue;
+            };
+            let token = entry.token;
+            change(&mut entry.session, &mut self.context);
+            self.act(token);
+        }
+    }
+}

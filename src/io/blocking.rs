@@ -1,0 +1,181 @@
+//! Blocking I/O: each call waits until it is done, so each connection needs a thread of its own.
+//!
+//! There are no events here, hence no driver: the same operations as plain calls, with the same
+//! flags and the same counting as their event-driven twins.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, Shutdown, SockFlag, accept4, recv, send, shutdown};
+
+use super::{Counts, Listener, Waker};
+
+/// Offered to each `recv`, as on epoll.
+pub const RECEIVE_BYTES: usize = 64 * 1024;
+
+/// Why blocking I/O cannot be used here, if so.
+pub fn check() -> Result<(), String> {
+    Ok(())
+}
+
+/// The listening side of a shard.
+pub struct Acceptor {
+    listener: Listener,
+    waker: Waker,
+}
+
+/// What `Acceptor::wait` saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// A connection may be waiting.
+    pub acceptable: bool,
+    /// Somebody used the waker.
+    pub woken: bool,
+}
+
+impl Acceptor {
+    /// # Errors
+    /// When no eventfd can be had.
+    pub fn open(listener: Listener) -> io::Result<Self> {
+        Ok(Self {
+            listener,
+            waker: Waker::new()?,
+        })
+    }
+
+    /// Wakes `wait` from another thread.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Waits for a connection (if `accepting`), a wake-up, or `timeout_ms` milliseconds.
+    ///
+    /// # Errors
+    /// What poll(2) said; interruptions are hidden.
+    pub fn wait(&self, accepting: bool, timeout_ms: u16, counts: &Counts) -> io::Result<Seen> {
+        let listening = if accepting {
+            PollFlags::POLLIN
+        } else {
+            PollFlags::empty()
+        };
+        // SAFETY: both descriptors are owned by `self` and open for the call.
+        let [listener, waker] = [self.listener.as_raw_fd(), self.waker.as_raw_fd()]
+            .map(|fd| unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) });
+        let mut watched = [
+            PollFd::new(listener, listening),
+            PollFd::new(waker, PollFlags::POLLIN),
+        ];
+        counts.poll.add(1);
+        match poll(&mut watched, PollTimeout::from(timeout_ms)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let seen = |watched: &PollFd<'_>| watched.any().unwrap_or(false);
+        let woken = seen(&watched[1]);
+        if woken {
+            counts.read.add(1);
+            self.waker.clear();
+        }
+        Ok(Seen {
+            acceptable: seen(&watched[0]),
+            woken,
+        })
+    }
+
+    /// The next connection, or `None` when none is waiting.
+    ///
+    /// # Errors
+    /// What accept4(2) said, EMFILE and ENFILE among it.
+    pub fn accept(&self, counts: &Counts) -> io::Result<Option<Connection>> {
+        loop {
+            counts.accept4.add(1);
+            // The accepted socket blocks; only the listener does not, so that a client that left
+            // while it waited cannot hold up the acceptor.
+            match accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+                // SAFETY: accept4 just opened this descriptor for us, and nobody else has it.
+                Ok(fd) => return Ok(Some(Connection(unsafe { OwnedFd::from_raw_fd(fd) }))),
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// A connected, blocking socket.
+#[derive(Debug)]
+pub struct Connection(OwnedFd);
+
+impl Connection {
+    /// Waits for bytes; 0 is the peer's FIN, or an [`Ender`] at work.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn receive(&self, buffer: &mut [u8], counts: &Counts) -> io::Result<usize> {
+        loop {
+            counts.recv.add(1);
+            match recv(self.0.as_raw_fd(), buffer, MsgFlags::empty()) {
+                Err(Errno::EINTR) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    /// Sends all of it.
+    ///
+    /// # Errors
+    /// When the peer can no longer be reached.
+    pub fn send(&self, bytes: &[u8], counts: &Counts) -> io::Result<()> {
+        let mut from = 0;
+        while from < bytes.len() {
+            counts.send.add(1);
+            match send(self.0.as_raw_fd(), &bytes[from..], MsgFlags::MSG_NOSIGNAL) {
+                Ok(n) => from += n,
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends FIN after what was sent; receiving goes on.
+    pub fn shut_down(&self, counts: &Counts) {
+        counts.shutdown.add(1);
+        // A failure means that the peer is gone; receiving will say so.
+        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Write);
+    }
+
+    /// A hold on the same socket for another thread, which can end its calls with it.
+    ///
+    /// # Errors
+    /// When no descriptor can be had.
+    pub fn ender(&self) -> Ender {
+        Ender(self.0.as_fd().as_raw_fd())
+    }
+
+    /// Ends it.
+    pub fn close(self, counts: &Counts) {
+        counts.close.add(1);
+    }
+}
+
+/// Ends another thread's blocking calls on a connection. Valid while the connection is open, which
+/// whoever holds it must see to.
+#[derive(Debug)]
+pub struct Ender(RawFd);
+
+impl Ender {
+    /// Makes a waiting `receive` return 0; bytes that are there already are still delivered.
+    pub fn end_receiving(&self, counts: &Counts) {
+        counts.shutdown.add(1);
+        let _ = shutdown(self.0, Shutdown::Read);
+    }
+
+    /// Makes every waiting call return.
+    pub fn end_all(&self, counts: &Counts) {
+        counts.shutdown.add(1);
+        let _ = shutdown(self.0, Shutdown::Both);
+    }
+}

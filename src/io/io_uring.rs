@@ -1,0 +1,639 @@
+//! Completion-driven I/O on one io_uring ring per shard.
+//!
+//! Multishot accept straight into fixed files, multishot receive into provided buffers, sends that
+//! the kernel completes whole: a request costs one send entry, and a turn costs one
+//! `io_uring_enter` for all connections together.
+//!
+//! The ring is single-issuer with deferred task work (Linux 6.1): completions appear only inside
+//! our own `io_uring_enter`, never as an interruption of a running handler. What else the kernel
+//! demands is written where it is obeyed.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{CancelBuilder, Fd, Fixed, TimeoutFlags, Timespec};
+use io_uring::{cqueue, opcode};
+
+use super::provided_buffers::ProvidedBuffers;
+use super::slots::Slots;
+use super::{Buf, Counts, Done, Driver, Listener, Op, Outcome, Submitted, Token, Waker};
+
+/// Entries written before an `io_uring_enter` must push them. Small: the ring's own cache lines
+/// compete with the connections'.
+const SUBMISSIONS: u32 = 64;
+/// A burst of completions beyond this waits in the kernel's overflow list, which costs more.
+const COMPLETIONS: u32 = 1024;
+/// Sized to a turn, not to the connections: who finds the ring of buffers empty waits its turn.
+const RECEIVE_BUFFERS: u16 = 128;
+const RECEIVE_BYTES: usize = 2048;
+const RECEIVE_GROUP: u16 = 0;
+/// Fixed files beyond the connection limit, for those being refused or still closing.
+const SPARE_FILES: usize = 64;
+
+/// The driver.
+pub struct IoUring {
+    ring: io_uring::IoUring,
+    buffers: ProvidedBuffers,
+    listener: Option<Listener>,
+    accepting: bool,
+    accept_armed: bool,
+    waker: Waker,
+    wake_count: Box<u64>,
+    timer: Box<Timespec>,
+    timer_set: Option<u64>,
+    connections: Slots<Connection>,
+    /// Completions taken from the ring, handled up to `cursor`.
+    completions: Vec<Completion>,
+    cursor: usize,
+    /// The buffer whose bytes were lent by the last `next`.
+    lent: Option<u16>,
+    /// Connections whose receive must be armed (again) before the next wait.
+    unarmed: Vec<Token>,
+    /// Entries for which the submission queue had no room.
+    unsubmitted: VecDeque<Entry>,
+    /// Operations of which the kernel still owes the last completion.
+    in_flight: usize,
+    counts: Arc<Counts>,
+}
+
+struct Connection {
+    file: Fixed,
+    receiving: bool,
+    receive: Receive,
+    sending: Option<Sending>,
+    closing: bool,
+    /// The close is under way: nothing more may be asked of the file.
+    closed: bool,
+}
+
+struct Sending {
+    buf: Buf,
+    from: usize,
+}
+
+/// The multishot receive of a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Receive {
+    Idle,
+    /// Idle, and in the list of those to be armed.
+    Listed,
+    Armed,
+    Cancelled,
+}
+
+#[derive(Clone, Copy)]
+struct Completion {
+    user_data: u64,
+    result: i32,
+    flags: u32,
+}
+
+/// What a completion is of. In the top byte of its user data; the token has the rest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    Accept,
+    Wake,
+    Timer,
+    Receive,
+    Send,
+    Shutdown,
+    Close,
+    Cancel,
+}
+
+const KINDS: [Kind; 8] = [
+    Kind::Accept,
+    Kind::Wake,
+    Kind::Timer,
+    Kind::Receive,
+    Kind::Send,
+    Kind::Shutdown,
+    Kind::Close,
+    Kind::Cancel,
+];
+
+/// Tokens have 24 bits for their index here; a connection limit is far below.
+const INDEX_MASK: u32 = 0xff_ffff;
+
+fn pack(kind: Kind, token: Token) -> u64 {
+    (kind as u64) << 56 | u64::from(token.index & INDEX_MASK) << 32 | u64::from(token.generation)
+}
+
+fn unpack(user_data: u64) -> (Kind, Token) {
+    let kind = KINDS[(user_data >> 56) as usize];
+    let index = (user_data >> 32) as u32 & INDEX_MASK;
+    (
+        kind,
+        Token {
+            index,
+            generation: user_data as u32,
+        },
+    )
+}
+
+/// Why io_uring cannot be used here, if so: tried, not guessed from a version.
+pub fn check() -> Result<(), String> {
+    let explain = |error: io::Error| {
+        match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+            match disabled.as_deref().map(str::trim) {
+                Ok("1" | "2") => "kernel.io_uring_disabled forbids it; an administrator can allow it with `sysctl kernel.io_uring_disabled=0`".to_string(),
+                _ => "the kernel answers EPERM, as under a container's seccomp profile; run outside it or allow io_uring_setup".to_string(),
+            }
+        }
+        Some(libc::ENOSYS) => "this kernel was built without io_uring; it needs Linux 6.1".to_string(),
+        Some(libc::EINVAL) => "this kernel lacks deferred task work, single issuer or provided buffers; it needs Linux 6.1".to_string(),
+        Some(libc::ENOMEM) => "the ring does not fit the locked-memory limit; raise `ulimit -l`".to_string(),
+        _ => error.to_string(),
+    }
+    };
+    let ring = build().map_err(explain)?;
+    ring.submitter().register_files_sparse(1).map_err(explain)?;
+    drop(ProvidedBuffers::register(&ring.submitter(), RECEIVE_GROUP, 1, 64).map_err(explain)?);
+    Ok(())
+}
+
+fn build() -> io::Result<io_uring::IoUring> {
+    io_uring::IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_cqsize(COMPLETIONS)
+        .setup_submit_all()
+        .build(SUBMISSIONS)
+}
+
+impl Driver for IoUring {
+    fn open(listener: Listener, connections: usize, counts: Arc<Counts>) -> io::Result<Self> {
+        let ring = build()?;
+        let files = connections + SPARE_FILES;
+        ring.submitter().register_files_sparse(files as u32)?;
+        let buffers = ProvidedBuffers::register(
+            &ring.submitter(),
+            RECEIVE_GROUP,
+            RECEIVE_BUFFERS,
+            RECEIVE_BYTES,
+        )?;
+        let mut this = Self {
+            ring,
+            buffers,
+            listener: Some(listener),
+            accepting: false,
+            accept_armed: false,
+            waker: Waker::new()?,
+            wake_count: Box::new(0),
+            timer: Box::new(Timespec::new()),
+            timer_set: None,
+            connections: Slots::new(files.min(INDEX_MASK as usize)),
+            completions: Vec::with_capacity(COMPLETIONS as usize),
+            cursor: 0,
+            lent: None,
+            unarmed: Vec::new(),
+            unsubmitted: VecDeque::new(),
+            in_flight: 0,
+            counts,
+        };
+        this.watch_waker();
+        Ok(this)
+    }
+
+    fn submit(&mut self, token: Token, op: Op) -> Submitted {
+        if token == Token::LISTENER {
+            return self.submit_to_listener(op);
+        }
+        let Some(connection) = self.connections.get(token) else {
+            return Submitted::Queued;
+        };
+        match op {
+            Op::Receive => {
+                connection.receiving = true;
+                if connection.receive == Receive::Idle {
+                    connection.receive = Receive::Listed;
+                    self.unarmed.push(token);
+                }
+            }
+            Op::Pause => {
+                connection.receiving = false;
+                self.cancel_receive(token);
+            }
+            Op::Send(buf) => {
+                connection.sending = Some(Sending { buf, from: 0 });
+                self.push_send(token);
+            }
+            Op::Shutdown => {
+                let entry = opcode::Shutdown::new(connection.file, libc::SHUT_WR).build();
+                self.push(entry, Kind::Shutdown, token);
+            }
+            Op::Close => {
+                connection.closing = true;
+                connection.receiving = false;
+                let file = connection.file;
+                if connection.sending.is_some() {
+                    let of_file = CancelBuilder::fd(file).all();
+                    self.push(
+                        opcode::AsyncCancel2::new(of_file).build(),
+                        Kind::Cancel,
+                        token,
+                    );
+                    if connection_armed(self.connections.get(token)) {
+                        self.mark_cancelled(token);
+                    }
+                } else {
+                    self.cancel_receive(token);
+                }
+                self.close_if_quiet(token);
+            }
+        }
+        Submitted::Queued
+    }
+
+    fn wait(&mut self, until: Option<u64>) -> io::Result<()> {
+        self.recycle_lent();
+        for token in std::mem::take(&mut self.unarmed) {
+            self.arm_receive(token);
+        }
+        if self.accepting && !self.accept_armed {
+            self.arm_accept();
+        }
+        if let Some(until) = until.filter(|_| self.timer_set.is_none()) {
+            // One timer at a time: an earlier deadline than the armed one does not occur, since
+            // the caller's deadlines lie a whole sweep apart.
+            self.timer_set = Some(until);
+            *self.timer = Timespec::from(std::time::Duration::from_nanos(until));
+            let entry = opcode::Timeout::new(&*self.timer)
+                .flags(TimeoutFlags::ABS)
+                .build();
+            self.push(entry, Kind::Timer, Token::LISTENER);
+        }
+        self.enter(1)?;
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<(Token, Done<'_>)> {
+        self.recycle_lent();
+        loop {
+            let completion = *self.completions.get(self.cursor)?;
+            self.cursor += 1;
+            let (kind, token) = unpack(completion.user_data);
+            if !cqueue::more(completion.flags) {
+                self.in_flight -= 1;
+            }
+            match kind {
+                Kind::Accept => {
+                    if let Some(event) = self.accepted(completion) {
+                        return Some(event);
+                    }
+                }
+                Kind::Wake => {
+                    self.watch_waker();
+                    return Some((token, Done::Woken));
+                }
+                Kind::Timer => self.timer_set = None,
+                Kind::Receive => match self.received(token, completion) {
+                    Received::Nothing => {}
+                    Received::Bytes(id, length) => {
+                        self.lent = Some(id);
+                        return Some((token, Done::Received(self.buffers.bytes(id, length))));
+                    }
+                    Received::EndOfStream => return Some((token, Done::EndOfStream)),
+                    Received::Reset(error) => return Some((token, Done::Reset(error))),
+                },
+                Kind::Send => {
+                    if let Some(outcome) = self.sent(token, completion) {
+                        return Some((token, Done::Finished(outcome)));
+                    }
+                }
+                Kind::Close => {
+                    self.connections.remove(token);
+                    return Some((token, Done::Finished(Outcome::Closed)));
+                }
+                Kind::Shutdown => self.close_if_quiet(token),
+                Kind::Cancel => {}
+            }
+        }
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+}
+
+/// What a completion of a receive means.
+enum Received {
+    Nothing,
+    Bytes(u16, usize),
+    EndOfStream,
+    Reset(io::Error),
+}
+
+fn connection_armed(connection: Option<&mut Connection>) -> bool {
+    connection.is_some_and(|connection| connection.receive == Receive::Armed)
+}
+
+impl IoUring {
+    fn submit_to_listener(&mut self, op: Op) -> Submitted {
+        match op {
+            Op::Receive => self.accepting = true,
+            Op::Pause | Op::Close => {
+                self.accepting = false;
+                if self.accept_armed {
+                    let of_accept = CancelBuilder::user_data(pack(Kind::Accept, Token::LISTENER));
+                    self.push(
+                        opcode::AsyncCancel2::new(of_accept).build(),
+                        Kind::Cancel,
+                        Token::LISTENER,
+                    );
+                }
+                if matches!(op, Op::Close) {
+                    self.listener = None;
+                    return Submitted::Done(Outcome::Closed);
+                }
+            }
+            Op::Send(_) | Op::Shutdown => unreachable!("a listener neither sends nor shuts down"),
+        }
+        Submitted::Queued
+    }
+
+    fn arm_accept(&mut self) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd()))
+            .allocate_file_index(true)
+            .build();
+        self.accept_armed = true;
+        self.push(entry, Kind::Accept, Token::LISTENER);
+    }
+
+    fn accepted(&mut self, completion: Completion) -> Option<(Token, Done<'static>)> {
+        self.accept_armed = cqueue::more(completion.flags);
+        if completion.result < 0 {
+            let errno = -completion.result;
+            // Ended by us, or the client left while it waited; the latter is armed again.
+            if matches!(
+                errno,
+                libc::ECANCELED | libc::ECONNABORTED | libc::EINTR | libc::EBADF
+            ) {
+                return None;
+            }
+            self.accepting = false;
+            let error = io::Error::from_raw_os_error(errno);
+            return Some((Token::LISTENER, Done::AcceptFailed(error)));
+        }
+        let connection = Connection {
+            file: Fixed(completion.result as u32),
+            receiving: false,
+            receive: Receive::Idle,
+            sending: None,
+            closing: false,
+            closed: false,
+        };
+        let Ok(token) = self.connections.insert(connection) else {
+            unreachable!("there are as many places as fixed files");
+        };
+        Some((token, Done::Accepted))
+    }
+
+    /// Arms the receive of a connection that still wants one.
+    fn arm_receive(&mut self, token: Token) {
+        let Some(connection) = self.connections.get(token) else {
+            return;
+        };
+        if connection.receive != Receive::Listed {
+            return;
+        }
+        if !connection.receiving {
+            connection.receive = Receive::Idle;
+            return;
+        }
+        connection.receive = Receive::Armed;
+        let entry = opcode::RecvMulti::new(connection.file, RECEIVE_GROUP).build();
+        self.push(entry, Kind::Receive, token);
+    }
+
+    fn cancel_receive(&mut self, token: Token) {
+        if connection_armed(self.connections.get(token)) {
+            let of_receive = CancelBuilder::user_data(pack(Kind::Receive, token));
+            self.push(
+                opcode::AsyncCancel2::new(of_receive).build(),
+                Kind::Cancel,
+                token,
+            );
+            self.mark_cancelled(token);
+        }
+    }
+
+    fn mark_cancelled(&mut self, token: Token) {
+        if let Some(connection) = self.connections.get(token) {
+            connection.receive = Receive::Cancelled;
+        }
+    }
+
+    fn received(&mut self, token: Token, completion: Completion) -> Received {
+        let buffer = cqueue::buffer_select(completion.flags);
+        let Some(connection) = self.connections.get(token) else {
+            unreachable!("a connection stays until its receive has ended");
+        };
+        let ended = !cqueue::more(completion.flags);
+        if ended {
+            connection.receive = Receive::Idle;
+        }
+        if connection.closing {
+            if let Some(id) = buffer {
+                self.buffers.give_back(id);
+            }
+            self.close_if_quiet(token);
+            return Received::Nothing;
+        }
+        let open = completion.result > 0
+            || matches!(
+                -completion.result,
+                libc::ENOBUFS | libc::ECANCELED | libc::EINTR
+            );
+        if ended && open && connection.receiving {
+            connection.receive = Receive::Listed;
+            self.unarmed.push(token);
+            self.counts.rearmed.add(1);
+        }
+        match (completion.result, buffer) {
+            (n @ 1.., Some(id)) => Received::Bytes(id, n as usize),
+            (n @ 1.., None) => unreachable!("{n} bytes received into no buffer"),
+            (result, buffer) => {
+                if let Some(id) = buffer {
+                    self.buffers.give_back(id);
+                }
+                match -result {
+                    0 => Received::EndOfStream,
+                    libc::ENOBUFS => {
+                        // Back-pressure, not an end: armed again once buffers came back, which
+                        // they have by the next wait.
+                        self.counts.enobufs.add(1);
+                        Received::Nothing
+                    }
+                    libc::ECANCELED | libc::EINTR => Received::Nothing,
+                    errno => Received::Reset(io::Error::from_raw_os_error(errno)),
+                }
+            }
+        }
+    }
+
+    fn push_send(&mut self, token: Token) {
+        let Some(connection) = self.connections.get(token) else {
+            return;
+        };
+        let Some(sending) = &connection.sending else {
+            return;
+        };
+        let rest = &sending.buf[sending.from..];
+        // The bytes stay where they are until the completion: `sending` owns the buffer, and a
+        // moved Vec does not move its bytes.
+        let entry = opcode::Send::new(connection.file, rest.as_ptr(), rest.len() as u32)
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .build();
+        self.push(entry, Kind::Send, token);
+    }
+
+    fn sent(&mut self, token: Token, completion: Completion) -> Option<Outcome> {
+        let connection = self.connections.get(token)?;
+        let sending = connection.sending.as_mut()?;
+        if completion.result > 0 {
+            sending.from += completion.result as usize;
+            // Short although asked to wait for all: the kernel may (a signal, memory pressure).
+            if sending.from < sending.buf.len() && !connection.closing {
+                self.push_send(token);
+                return None;
+            }
+        }
+        let Sending { buf, from } = connection.sending.take().expect("just seen");
+        if connection.closing {
+            self.close_if_quiet(token);
+            return None;
+        }
+        if from == buf.len() {
+            return Some(Outcome::Sent(buf));
+        }
+        Some(Outcome::SendFailed(
+            buf,
+            io::Error::from_raw_os_error(-completion.result),
+        ))
+    }
+
+    /// Closes a connection once nothing of it is under way. An armed receive holds the file, and
+    /// with it the FIN: closing earlier would leave the peer waiting.
+    fn close_if_quiet(&mut self, token: Token) {
+        let Some(connection) = self.connections.get(token) else {
+            return;
+        };
+        let receiving = matches!(connection.receive, Receive::Armed | Receive::Cancelled);
+        if !connection.closing || connection.closed || receiving || connection.sending.is_some() {
+            return;
+        }
+        connection.closed = true;
+        let entry = opcode::Close::new(connection.file).build();
+        self.push(entry, Kind::Close, token);
+    }
+
+    fn watch_waker(&mut self) {
+        let target: *mut u64 = &mut *self.wake_count;
+        let entry = opcode::Read::new(Fd(self.waker.as_raw_fd()), target.cast(), 8).build();
+        self.push(entry, Kind::Wake, Token::LISTENER);
+    }
+
+    fn recycle_lent(&mut self) {
+        if let Some(id) = self.lent.take() {
+            self.buffers.give_back(id);
+        }
+    }
+
+    fn push(&mut self, entry: Entry, kind: Kind, token: Token) {
+        let entry = entry.user_data(pack(kind, token)).flags(Flags::empty());
+        self.in_flight += 1;
+        self.counts.sqe.add(1);
+        // SAFETY: what the entry points to (a send buffer, the timer, the wake count) is owned by
+        // this driver and stays in place until its last completion; `Drop` waits for those.
+        let full = unsafe { self.ring.submission().push(&entry).is_err() };
+        if full {
+            self.unsubmitted.push_back(entry);
+        }
+    }
+
+    /// Submits everything and takes over the completions, waiting for at least `want` of them.
+    fn enter(&mut self, want: usize) -> io::Result<()> {
+        self.completions.drain(..self.cursor);
+        self.cursor = 0;
+        loop {
+            let mut queue = self.ring.submission();
+            while let Some(entry) = self.unsubmitted.front() {
+                // SAFETY: as in `push`.
+                if unsafe { queue.push(entry).is_err() } {
+                    break;
+                }
+                self.unsubmitted.pop_front();
+            }
+            if queue.cq_overflow() {
+                self.counts.cq_overflow.add(1);
+            }
+            drop(queue);
+            let more = !self.unsubmitted.is_empty();
+            let want = if more || !self.completions.is_empty() {
+                0
+            } else {
+                want
+            };
+            self.counts.io_uring_enter.add(1);
+            let entered = self.ring.submitter().submit_and_wait(want);
+            let taken = self.ring.completion();
+            self.counts.cqe.add(taken.len() as u64);
+            self.completions.extend(taken.map(|cqe| Completion {
+                user_data: cqe.user_data(),
+                result: cqe.result(),
+                flags: cqe.flags(),
+            }));
+            match entered {
+                Ok(_) if more => {}
+                Ok(_) => return Ok(()),
+                // EBUSY, EAGAIN: completions must be taken before more can be submitted. They
+                // were, above.
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => return Ok(()),
+                    Some(libc::EBUSY | libc::EAGAIN) if !self.completions.is_empty() => {
+                        return Ok(());
+                    }
+                    Some(libc::EBUSY | libc::EAGAIN) => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+}
+
+impl Drop for IoUring {
+    /// Buffers go only after the kernel has let go of them: everything is cancelled and reaped.
+    fn drop(&mut self) {
+        self.recycle_lent();
+        self.accepting = false;
+        self.listener = None;
+        let everything = CancelBuilder::any();
+        self.push(
+            opcode::AsyncCancel2::new(everything).build(),
+            Kind::Cancel,
+            Token::LISTENER,
+        );
+        while self.in_flight > 0 {
+            if self.enter(1).is_err() {
+                // The ring is unusable and the kernel may still write: leaking is the safe end.
+                std::mem::forget(std::mem::replace(&mut self.connections, Slots::new(0)));
+                std::mem::forget(std::mem::take(&mut self.wake_count));
+                return;
+            }
+            for completion in self.completions.drain(..) {
+                if !cqueue::more(completion.flags) {
+                    self.in_flight -= 1;
+                }
+            }
+        }
+    }
+}

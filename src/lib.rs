@@ -1,0 +1,57 @@
+//! ringlab: a Linux I/O laboratory.
+//!
+//! One HTTP/1.1 server, one handler in a WebAssembly sandbox, several ways to move the bytes. All
+//! but one thing is held equal, so that the difference between two runs is the cost of that thing.
+//!
+//! # One request, epoll, inline
+//!
+//! `main` → [`cli::serve`] → [`server`] → the row in [`models`] → [`event_loop`] →
+//! `driver.wait` → `driver.next` lends the bytes → [`session`] absorbs them → [`http`] finds a
+//! request in them → [`offload`] says where and when → [`sandbox`] runs the handler → [`http`]
+//! writes the answer → the session asks for a send → `driver.submit`. One way through, no calls back
+//! up.
+//!
+//! # The map
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`cli`] | one file per command: arguments in, a table or a sentence out |
+//! | [`config`] | what a server is asked to be, made valid once |
+//! | [`server`] | shards started, watched and brought down |
+//! | [`models`] | the table of I/O models |
+//! | [`shard`] | a pinned thread and all that it owns; what shards share |
+//! | [`event_loop`], [`thread_per_connection`] | the two shapes of a shard's thread |
+//! | [`io`] | how bytes move: one file per model, behind one trait |
+//! | [`session`] | one connection's life, without I/O |
+//! | [`http`] | HTTP/1.1, without I/O |
+//! | [`offload`] | where and when a handler runs |
+//! | [`sandbox`] | what runs: engine, guest ABI, isolation, limits |
+//! | [`load`] | the load generator |
+//! | [`measure`] | clocks, counters, host fingerprint, statistics |
+//! | [`clock`], [`pool`], [`served`] | a shard's time, its buffers, its figures |
+//!
+//! # Invariants, each held by a test
+//!
+//! 1. `io` never names `http`, `sandbox` or `offload`; `http` never names sockets, clocks or
+//!    `unsafe`; drivers never read a clock.
+//! 2. All models send byte-identical responses, with the same socket options, limits and parser.
+//! 3. Everything is bounded. A full queue pushes back; it never grows and never drops silently.
+//! 4. A request in steady state allocates nothing in `http`, `io` and `session`.
+//! 5. A guest can hurt only its own request.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod event_loop;
+pub mod http;
+pub mod io;
+pub mod measure;
+pub mod models;
+pub mod offload;
+pub mod pool;
+pub mod sandbox;
+pub mod served;
+pub mod server;
+pub mod session;
+pub mod shard;
+pub mod thread_per_connection;

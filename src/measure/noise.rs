@@ -1,0 +1,548 @@
+//! Noise gauges: how much a block was disturbed from outside, and whether that is too much.
+//!
+//! METHOD.md, rule 13: limits are set before the run; blocks over a limit are marked, and none is
+//! dropped. Only reads /proc. A snapshot is taken at each end of a block; the block's noise is
+//! their difference.
+//!
+//! Three gauges: time stolen by the hypervisor from the server's cores, involuntary context
+//! switches of the server's threads, and the time these threads were ready but waited for a core.
+//! The last two count the kernel's io_uring workers too, which are threads of the process.
+//!
+//! What this cannot see: threads that both start and end within a block, and the last part of
+//! those that end in it (`threads_gone` counts them); so the two gauges of threads are lower
+//! bounds.
+
+use super::cpu_clock::{read_cores, tick_ns};
+use super::reading::Reading;
+use super::stats::{Level, Verdict};
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::path::Path;
+use std::time::Duration;
+use std::{fs, io};
+
+/// Counters at one moment. They only mean something as a difference: see [`Noise::between`].
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    cpus: usize,
+    steal_ticks: Reading<u64>,
+    /// CPU time of the whole process, threads that have ended included.
+    process_ticks: Reading<u64>,
+    involuntary_switches: Reading<PerThread<u64>>,
+    schedule: Reading<PerThread<Schedule>>,
+}
+
+type PerThread<T> = BTreeMap<i32, T>;
+
+/// The first two fields of /proc/PID/task/TID/schedstat (Documentation/scheduler/sched-stats.rst).
+#[derive(Debug, Clone, Copy)]
+struct Schedule {
+    on_cpu_ns: u64,
+    run_queue_wait_ns: u64,
+}
+
+impl Snapshot {
+    /// Reads the gauges of process `pid`, whose threads are meant to run on `cpus`. `proc_root` is
+    /// `/proc` outside of tests. What cannot be read is missing with its reason.
+    pub fn take(proc_root: &Path, pid: i32, cpus: &[usize]) -> Self {
+        let process = proc_root.join(pid.to_string());
+        let task = process.join("task");
+        let threads = list_threads(&task);
+        let threads = threads.as_ref();
+        Self {
+            cpus: cpus.len(),
+            steal_ticks: read_steal(proc_root, cpus),
+            process_ticks: read_process_ticks(&process),
+            involuntary_switches: threads
+                .clone()
+                .and_then(|threads| read_each(&task, threads, "status", parse_involuntary)),
+            schedule: threads
+                .and_then(|threads| read_each(&task, threads, "schedstat", parse_schedule))
+                .and_then(switched_on),
+        }
+    }
+}
+
+/// What disturbed one block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noise {
+    pub wall_ns: u64,
+    /// How many cores the server was given.
+    pub cpus: usize,
+    /// Sum over these cores, in steps of [`tick_ns`].
+    pub steal_ns: Reading<u64>,
+    pub involuntary_switches: Reading<u64>,
+    /// Sum over the server's threads, so it may exceed the wall time.
+    pub run_queue_wait_ns: Reading<u64>,
+    /// More threads than cores did the work, as with a thread per connection. They preempt and
+    /// wait for each other by design, so neither gauge of threads tells a disturbance.
+    pub crowded: Reading<bool>,
+    /// Threads that ended within the block, so that their part of the gauges is lost.
+    pub threads_gone: Reading<usize>,
+}
+
+impl Noise {
+    /// The difference of two snapshots of the same process, `wall` apart.
+    pub fn between(before: &Snapshot, after: &Snapshot, wall: Duration) -> Self {
+        let switches = both(&before.involuntary_switches, &after.involuntary_switches);
+        let schedule = both(&before.schedule, &after.schedule);
+        Self {
+            wall_ns: wall.as_nanos() as u64,
+            cpus: after.cpus,
+            steal_ns: both(&before.steal_ticks, &after.steal_ticks)
+                .map(|(was, is)| is.saturating_sub(*was) * tick_ns()),
+            involuntary_switches: switches
+                .clone()
+                .map(|(was, is)| growth(was, is, |&switches| switches).sum()),
+            run_queue_wait_ns: schedule
+                .clone()
+                .map(|(was, is)| growth(was, is, |thread| thread.run_queue_wait_ns).sum()),
+            crowded: schedule.and_then(|(was, is)| {
+                let on_cpu = growth(was, is, |thread| thread.on_cpu_ns).collect();
+                both(&before.process_ticks, &after.process_ticks).map(|(was, is)| {
+                    crowded(on_cpu, is.saturating_sub(*was) * tick_ns(), after.cpus)
+                })
+            }),
+            threads_gone: switches
+                .map(|(was, is)| was.keys().filter(|id| !is.contains_key(id)).count()),
+        }
+    }
+}
+
+fn both<'a, T>(before: &'a Reading<T>, after: &'a Reading<T>) -> Reading<(&'a T, &'a T)> {
+    before
+        .as_ref()
+        .and_then(|before| after.as_ref().map(|after| (before, after)))
+}
+
+/// By how much a counter grew in each thread that is still there. A thread that is new started
+/// from 0, and so did one whose counter fell: its number was used again.
+fn growth<T>(
+    before: &PerThread<T>,
+    after: &PerThread<T>,
+    counter: impl Fn(&T) -> u64,
+) -> impl Iterator<Item = u64> {
+    after.iter().map(move |(id, is)| {
+        let is = counter(is);
+        let was = before.get(id).map_or(0, &counter);
+        is.checked_sub(was).unwrap_or(is)
+    })
+}
+
+/// Whether the `cpus` busiest threads did less than four fifths of the process's work. The rest
+/// may be housekeeping: a timer thread has been seen to take a tenth of a core.
+fn crowded(mut on_cpu_ns: Vec<u64>, process_ns: u64, cpus: usize) -> bool {
+    on_cpu_ns.sort_unstable_by(|a, b| b.cmp(a));
+    let busiest: u64 = on_cpu_ns.iter().take(cpus).sum();
+    // User and system time are each cut to a tick: a process that did little is not crowded.
+    process_ns.saturating_sub(2 * tick_ns()) > busiest + busiest / 4
+}
+
+/// How much disturbance a block may have. Set before the run and stored with the result.
+///
+/// Run-queue wait is the sharpest of the gauges: an epoll server at saturation, its core shared
+/// with a compiler, waited for half of the time, but was preempted only 10 to 50 times a second,
+/// since it sleeps often and so gives way by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Stolen time in percent of the cores' time. One tick a core is forgiven, since that much
+    /// may be rounding: 2.2 % of a block of 0.45 s on one core.
+    pub steal_percent: f64,
+    /// Per second of each core's time.
+    pub involuntary_switches_per_cpu_second: f64,
+    /// Waiting for a core in percent of the cores' time.
+    pub run_queue_wait_percent: f64,
+    /// A run with more of its blocks marked is NOISY.
+    pub marked_blocks_percent: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            steal_percent: 2.0,
+            involuntary_switches_per_cpu_second: 50.0,
+            run_queue_wait_percent: 2.0,
+            marked_blocks_percent: 25.0,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Gauge {
+    Steal,
+    InvoluntarySwitches,
+    RunQueueWait,
+}
+
+impl Display for Gauge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Steal => "steal time",
+            Self::InvoluntarySwitches => "involuntary switches",
+            Self::RunQueueWait => "run-queue wait",
+        })
+    }
+}
+
+impl Gauge {
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Steal => "the hypervisor gave the cores to others: run at a quieter time",
+            Self::InvoluntarySwitches | Self::RunQueueWait => {
+                "stop what else runs on the server's cores, or choose others with --cores"
+            }
+        }
+    }
+}
+
+/// One gauge of one block over its limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    pub gauge: Gauge,
+    /// The value and the limit.
+    pub why: String,
+}
+
+impl Limits {
+    /// Why this block is marked; empty if it is not. A gauge that is missing marks nothing.
+    pub fn marks(&self, noise: &Noise) -> Vec<Mark> {
+        let cpu_ns = (noise.wall_ns * noise.cpus as u64) as f64;
+        let percent = |ns: f64| 100.0 * ns / cpu_ns;
+        let over = |gauge, value: Option<f64>, limit: f64, unit: &str| {
+            value.filter(|&value| value > limit).map(|value| Mark {
+                gauge,
+                why: format!("{gauge} {value:.1}{unit}, limit {limit}{unit}"),
+            })
+        };
+        let alone = noise.crowded != Reading::Value(true);
+        let of_threads = |reading: &Reading<u64>| reading.value().filter(|_| alone).copied();
+
+        let forgiven_ns = noise.cpus as u64 * tick_ns();
+        let steal = noise.steal_ns.value();
+        let steal = steal.map(|ns| percent(ns.saturating_sub(forgiven_ns) as f64));
+        let switches = of_threads(&noise.involuntary_switches).map(|n| n as f64 * 1e9 / cpu_ns);
+        let wait = of_threads(&noise.run_queue_wait_ns).map(|ns| percent(ns as f64));
+        [
+            over(Gauge::Steal, steal, self.steal_percent, " %"),
+            over(
+                Gauge::InvoluntarySwitches,
+                switches,
+                self.involuntary_switches_per_cpu_second,
+                " /s",
+            ),
+            over(Gauge::RunQueueWait, wait, self.run_queue_wait_percent, " %"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// NOISY if too many of a run's blocks are marked, with a cause for each gauge that was over.
+    pub fn verdict(&self, blocks: &[Noise]) -> Verdict {
+        let marks: Vec<Vec<Mark>> = blocks.iter().map(|block| self.marks(block)).collect();
+        let marked = marks.iter().filter(|marks| !marks.is_empty()).count();
+        let mut verdict = Verdict::default();
+        if marked as f64 * 100.0 > self.marked_blocks_percent * blocks.len() as f64 {
+            let mut over = BTreeMap::<Gauge, Vec<&Mark>>::new();
+            for mark in marks.iter().flatten() {
+                over.entry(mark.gauge).or_default().push(mark);
+            }
+            for (gauge, marks) in over {
+                let what = format!(
+                    "{} of {} blocks were disturbed, as by {}",
+                    marks.len(),
+                    blocks.len(),
+                    marks[0].why
+                );
+                verdict.add(Level::Noisy, what, gauge.remedy());
+            }
+        }
+        verdict
+    }
+}
+
+fn read_steal(proc_root: &Path, cpus: &[usize]) -> Reading<u64> {
+    read_cores(proc_root).and_then(|cores| {
+        let mut sum = 0;
+        for &cpu in cpus {
+            let Some(core) = cores.iter().find(|core| core.number == Some(cpu)) else {
+                return Reading::missing(format!("/proc/stat has no cpu{cpu}: is it offline?"));
+            };
+            match &core.steal_ticks {
+                Reading::Value(ticks) => sum += ticks,
+                missing => return missing.clone(),
+            }
+        }
+        Reading::Value(sum)
+    })
+}
+
+/// utime + stime, the 14th and 15th field of /proc/PID/stat (proc_pid_stat(5)). The second field is
+/// the program's name in brackets, which may itself hold spaces and brackets.
+fn read_process_ticks(process: &Path) -> Reading<u64> {
+    let ticks = |text: &str| {
+        let mut after_name = text.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+        let user: u64 = after_name.next()?.parse().ok()?;
+        let system: u64 = after_name.next()?.parse().ok()?;
+        Some(user + system)
+    };
+    match fs::read_to_string(process.join("stat")) {
+        Ok(text) => match ticks(&text) {
+            Some(ticks) => Reading::Value(ticks),
+            None => Reading::missing("/proc/PID/stat has an unknown format"),
+        },
+        Err(error) => Reading::missing(format!("/proc/PID/stat: {error}")),
+    }
+}
+
+fn list_threads(task: &Path) -> Reading<Vec<i32>> {
+    let list = || -> io::Result<Vec<i32>> {
+        let mut threads = Vec::new();
+        for entry in fs::read_dir(task)? {
+            threads.extend(
+                entry?
+                    .file_name()
+                    .to_str()
+                    .and_then(|id| id.parse::<i32>().ok()),
+            );
+        }
+        Ok(threads)
+    };
+    match list() {
+        Ok(threads) => Reading::Value(threads),
+        Err(error) => Reading::missing(format!("/proc/PID/task: {error}")),
+    }
+}
+
+/// Reads one file of each thread, without those that have ended since they were listed.
+fn read_each<T>(
+    task: &Path,
+    threads: &[i32],
+    file: &str,
+    parse: fn(&str) -> Option<T>,
+) -> Reading<PerThread<T>> {
+    let mut read = BTreeMap::new();
+    for &id in threads {
+        let thread = task.join(id.to_string());
+        match fs::read_to_string(thread.join(file)) {
+            Ok(text) => match parse(&text) {
+                Some(value) => {
+                    read.insert(id, value);
+                }
+                None => {
+                    return Reading::missing(format!(
+                        "/proc/PID/task/TID/{file} lacks it on this kernel"
+                    ));
+                }
+            },
+            Err(error) if has_ended(&error, &thread) => {}
+            Err(error) => return Reading::missing(format!("/proc/PID/task/TID/{file}: {error}")),
+        }
+    }
+    Reading::Value(read)
+}
+
+/// A thread may end before its file is opened, or between opening and reading (ESRCH). A kernel
+/// without the file keeps the thread's directory.
+fn has_ended(error: &io::Error, thread: &Path) -> bool {
+    error.raw_os_error() == Some(Errno::ESRCH as i32)
+        || error.kind() == io::ErrorKind::NotFound && !thread.exists()
+}
+
+fn parse_involuntary(status: &str) -> Option<u64> {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"))?
+        .trim()
+        .parse()
+        .ok()
+}
+
+fn parse_schedule(schedstat: &str) -> Option<Schedule> {
+    let mut fields = schedstat.split_ascii_whitespace();
+    Some(Schedule {
+        on_cpu_ns: fields.next()?.parse().ok()?,
+        run_queue_wait_ns: fields.next()?.parse().ok()?,
+    })
+}
+
+/// Kernels whose scheduling statistics are off print zeroes (fs/proc/base.c). A process that
+/// never ran cannot be asked about, so all zeroes means off.
+fn switched_on(schedule: PerThread<Schedule>) -> Reading<PerThread<Schedule>> {
+    if schedule.values().all(|thread| thread.on_cpu_ns == 0) {
+        return Reading::missing("the kernel's scheduling statistics are off");
+    }
+    Reading::Value(schedule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Fixture;
+    use super::*;
+
+    const PID: i32 = 77;
+    const WALL: Duration = Duration::from_millis(500);
+
+    /// Counters of one thread: id, involuntary switches, ms on a core, ms waiting for one.
+    type Row = (i32, u64, u64, u64);
+
+    /// /proc with one process on cpu1, after `steal` ticks, and `cpu` ticks of its own.
+    fn proc(steal: u64, cpu: u64, threads: &[Row]) -> Fixture {
+        let mut fixture = Fixture::new()
+            .with(
+                "stat",
+                format!("cpu  0 0 0 0 0 0 0 99 0 0\ncpu1 0 0 0 0 0 0 0 {steal} 0 0\n"),
+            )
+            .with(
+                &format!("{PID}/stat"),
+                format!("{PID} (a) b) S 1 2 3 4 5 6 7 8 9 10 {cpu} 0 0 0\n"),
+            );
+        for (id, switches, on_cpu, wait) in threads {
+            fixture = fixture
+                .with(
+                    &format!("{PID}/task/{id}/status"),
+                    format!(
+                        "Name:\tx\nvoluntary_ctxt_switches:\t9\nnonvoluntary_ctxt_switches:\t{switches}\n"
+                    ),
+                )
+                .with(
+                    &format!("{PID}/task/{id}/schedstat"),
+                    format!("{on_cpu}000000 {wait}000000 9\n"),
+                );
+        }
+        fixture
+    }
+
+    fn between(before: &Fixture, after: &Fixture) -> Noise {
+        let take = |fixture: &Fixture| Snapshot::take(fixture.root(), PID, &[1]);
+        Noise::between(&take(before), &take(after), WALL)
+    }
+
+    /// The gauges over their default limits after a block of 500 ms.
+    fn check(before: Fixture, after: Fixture, expected: &[Gauge]) {
+        let noise = between(&before, &after);
+        let marks = Limits::default().marks(&noise);
+        let gauges: Vec<_> = marks.iter().map(|mark| mark.gauge).collect();
+        assert_eq!(gauges, expected, "{noise:?} {marks:?}");
+    }
+
+    #[test]
+    fn each_gauge_marks_the_block_that_is_over_its_limit() {
+        use Gauge::*;
+        let start = || proc(5, 100, &[(77, 10, 1000, 10)]);
+        check(start(), proc(5, 140, &[(77, 10, 1400, 10)]), &[]);
+        check(start(), proc(7, 140, &[(77, 35, 1400, 20)]), &[]);
+        check(start(), proc(8, 140, &[(77, 10, 1400, 10)]), &[Steal]);
+        check(
+            start(),
+            proc(5, 140, &[(77, 36, 1400, 10)]),
+            &[InvoluntarySwitches],
+        );
+        check(
+            start(),
+            proc(5, 140, &[(77, 10, 1400, 21)]),
+            &[RunQueueWait],
+        );
+    }
+
+    #[test]
+    fn threads_that_compete_by_design_are_not_judged() {
+        let before = [(77, 0, 1000, 0), (78, 0, 1000, 0), (79, 0, 1000, 0)];
+        let after = [
+            (77, 50, 1130, 300),
+            (78, 50, 1130, 300),
+            (79, 50, 1130, 300),
+        ];
+        check(proc(5, 300, &before), proc(5, 339, &after), &[]);
+        // A helper that takes a tenth is no crowd.
+        let helped = [(77, 50, 1400, 300), (78, 0, 1040, 0), (79, 0, 1000, 0)];
+        let marked = [Gauge::InvoluntarySwitches, Gauge::RunQueueWait];
+        check(proc(5, 300, &before), proc(5, 344, &helped), &marked);
+        // A thread per request: the work was done by threads that nobody saw.
+        let unseen = [(77, 50, 1100, 300)];
+        check(proc(5, 300, &before), proc(5, 339, &unseen), &[]);
+    }
+
+    #[test]
+    fn threads_come_and_go() {
+        let before = proc(0, 0, &[(77, 5, 100, 5), (78, 7, 100, 7), (79, 9, 100, 9)]);
+        // 78 ended, 79 is another thread by now, 80 is new.
+        let after = proc(0, 0, &[(77, 6, 100, 6), (79, 2, 50, 2), (80, 3, 1, 3)]);
+        let noise = between(&before, &after);
+        assert_eq!(noise.involuntary_switches, Reading::Value(1 + 2 + 3));
+        assert_eq!(noise.run_queue_wait_ns, Reading::Value(6_000_000));
+        assert_eq!(noise.threads_gone, Reading::Value(1));
+    }
+
+    #[test]
+    fn a_thread_gone_between_listing_and_reading_is_left_out() {
+        let fixture = proc(0, 0, &[(77, 5, 100, 5)]);
+        let task = fixture.root().join("77/task");
+        let read = read_each(&task, &[77, 78], "status", parse_involuntary);
+        assert_eq!(read, Reading::Value(BTreeMap::from([(77, 5)])));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_missing_and_never_zero() {
+        let check = |fixture: Fixture, reason: &str| {
+            let noise = between(&fixture, &fixture);
+            let shown = serde_json::to_string(&noise).unwrap();
+            assert!(shown.contains(&format!("n/a: {reason}")), "{shown}");
+            assert_eq!(Limits::default().marks(&noise), [], "{shown}");
+        };
+        let thread = (77, 1, 1, 1);
+        check(
+            proc(0, 0, &[thread]).with("stat", ""),
+            "/proc/stat has no cpu1",
+        );
+        check(Fixture::new(), "/proc/PID/task: No such file");
+        check(
+            proc(0, 0, &[thread]).with("77/stat", "77 (x"),
+            "/proc/PID/stat has an unknown format",
+        );
+        check(
+            proc(0, 0, &[thread]).with("77/task/77/status", "Name:\tx\n"),
+            "/proc/PID/task/TID/status lacks it",
+        );
+        check(
+            proc(0, 0, &[thread]).with("77/task/78/status", "nonvoluntary_ctxt_switches:\t1\n"),
+            "/proc/PID/task/TID/schedstat: No such file",
+        );
+        check(
+            proc(0, 0, &[(77, 1, 0, 0)]),
+            "the kernel's scheduling statistics are off",
+        );
+    }
+
+    #[test]
+    fn a_run_is_noisy_when_too_many_blocks_are_marked() {
+        let start = proc(0, 100, &[(77, 0, 1000, 0)]);
+        let quiet = between(&start, &proc(0, 140, &[(77, 0, 1400, 0)]));
+        let shared = between(&start, &proc(0, 125, &[(77, 60, 1250, 250)]));
+        let check = |disturbed: usize, level: Level, causes: usize| {
+            let mut blocks = vec![quiet.clone(); 12 - disturbed];
+            blocks.extend(vec![shared.clone(); disturbed]);
+            let verdict = Limits::default().verdict(&blocks);
+            assert_eq!((verdict.level, verdict.causes.len()), (level, causes));
+        };
+        check(0, Level::Valid, 0);
+        check(3, Level::Valid, 0);
+        check(4, Level::Noisy, 2);
+        assert_eq!(Limits::default().verdict(&[]).level, Level::Valid);
+    }
+
+    #[test]
+    fn the_gauges_are_readable_here() {
+        let own = std::process::id() as i32;
+        let snapshot = Snapshot::take(Path::new("/proc"), own, &[]);
+        assert_eq!(snapshot.steal_ticks, Reading::Value(0), "of no cores");
+        assert!(snapshot.process_ticks.value().is_some(), "{snapshot:?}");
+        let threads = snapshot
+            .involuntary_switches
+            .value()
+            .expect("of all kernels");
+        assert!(threads.contains_key(&own));
+    }
+}

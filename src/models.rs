@@ -1,0 +1,73 @@
+//! The table of I/O models: the one place that knows them all, and the only indirect call between
+//! `main` and a model's loop, made once a thread.
+
+use crate::io::epoll::Epoll;
+use crate::io::io_uring::IoUring;
+use crate::io::{blocking, epoll, io_uring};
+use crate::shard::{Shard, ShardError};
+use crate::{event_loop, thread_per_connection};
+
+/// An I/O model.
+pub struct Model {
+    /// As on the command line and in results.
+    pub name: &'static str,
+    /// What it does, in one sentence.
+    pub sentence: &'static str,
+    /// What owns the loop.
+    pub shape: Shape,
+    /// Why it cannot run here, if so.
+    pub check: fn() -> Result<(), String>,
+    /// Serves on the calling thread until the hub says otherwise.
+    pub run: fn(Shard) -> Result<(), ShardError>,
+}
+
+/// What owns the loop of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// ringlab's own loop, over a driver.
+    EventLoop,
+    /// A thread for each connection.
+    ThreadPerConnection,
+}
+
+/// Every model, in the order in which tables show them.
+pub static MODELS: &[Model] = &[
+    Model {
+        name: "blocking",
+        sentence: "A thread for each connection, which waits in recv and in send.",
+        shape: Shape::ThreadPerConnection,
+        check: blocking::check,
+        run: thread_per_connection::run,
+    },
+    Model {
+        name: "epoll",
+        sentence: "One thread a core asks which sockets are ready, then receives and sends itself.",
+        shape: Shape::EventLoop,
+        check: epoll::check,
+        run: event_loop::run::<Epoll>,
+    },
+    Model {
+        name: "io_uring",
+        sentence: "One thread a core hands operations to a ring and takes their completions from it.",
+        shape: Shape::EventLoop,
+        check: io_uring::check,
+        run: event_loop::run::<IoUring>,
+    },
+];
+
+/// The model of that name.
+pub fn find(name: &str) -> Option<&'static Model> {
+    MODELS.iter().find(|model| model.name == name)
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl PartialEq for Model {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}

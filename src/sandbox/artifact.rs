@@ -1,0 +1,115 @@
+//! From WebAssembly, binary or text, to machine code whose exports are known to be right.
+
+use super::limits::Limits;
+use super::load_error::Fault;
+use super::{abi, engine};
+use wasmtime::{Engine, ExternType, Module, Mutability};
+
+/// A compiled module. Its bytes come from [`Module::serialize`] in this process and nowhere else.
+pub(super) struct Artifact {
+    code: Vec<u8>,
+    memory_bytes: usize,
+}
+
+impl Artifact {
+    /// Validates and compiles `wasm`, a binary or a text. Milliseconds of CPU time for a small
+    /// module, seconds for a large one: not for a shard's thread.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the module, as far as it shows without an instance.
+    pub(super) fn compile(wasm: &[u8], limits: &Limits) -> Result<Artifact, Fault> {
+        let is_text = check_kind(wasm)?;
+        let engine = engine::compiling(limits).map_err(|error| Fault::host(&error))?;
+        let module = Module::new(&engine, wasm).map_err(|error| {
+            if is_text {
+                Fault::text(&error)
+            } else {
+                Fault::invalid(&error)
+            }
+        })?;
+        let memory_bytes = check_types(&module, limits)?;
+        let code = module.serialize().map_err(|error| Fault::host(&error))?;
+        Ok(Artifact { code, memory_bytes })
+    }
+
+    /// What the module's memory starts with.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
+    /// The module, ready to run in `engine`. Copies the machine code.
+    ///
+    /// # Errors
+    /// The pool's limits refuse the module: too many tables, too large an instance.
+    pub(super) fn load_into(&self, engine: &Engine) -> wasmtime::Result<Module> {
+        // SAFETY: `code` is what `Module::serialize` returned in this process, unchanged: the
+        // field is private and `compile` alone sets it.
+        unsafe { Module::deserialize(engine, &self.code) }
+    }
+}
+
+/// Whether `wasm` is a text rather than a binary.
+fn check_kind(wasm: &[u8]) -> Result<bool, Fault> {
+    if wasm.starts_with(b"\0asm") {
+        return Ok(false);
+    }
+    // A text begins with a parenthesis, `(module` or a field, or with a comment.
+    match wasm.trim_ascii_start().first() {
+        Some(b'(' | b';') => Ok(true),
+        _ => Err(Fault::not_wasm(wasm)),
+    }
+}
+
+/// Checks imports and exports, and returns the size that the memory starts with, in bytes.
+fn check_types(module: &Module, limits: &Limits) -> Result<usize, Fault> {
+    if let Some(import) = module.imports().next() {
+        return Err(Fault::Import(format!(
+            "{}.{}",
+            import.module(),
+            import.name()
+        )));
+    }
+    match module.get_export(abi::AREA) {
+        Some(ExternType::Global(global))
+            if global.mutability() == Mutability::Const && global.content().is_i32() => {}
+        other => {
+            if let Some(version) = other_version(module) {
+                return Err(Fault::OtherVersion(version));
+            }
+            let expected = "an immutable i32 global, the address of its request area";
+            return Err(Fault::export(abi::AREA, expected, other));
+        }
+    }
+    match module.get_export(abi::HANDLE) {
+        Some(ExternType::Func(function))
+            if function.params().len() == 1
+                && function.results().len() == 1
+                && function.params().all(|param| param.is_i32())
+                && function.results().all(|result| result.is_i32()) => {}
+        other => {
+            let expected = "a function (i32) -> i32 from a request's length to a record's address";
+            return Err(Fault::export(abi::HANDLE, expected, other));
+        }
+    }
+    let memory = match module.get_export(abi::MEMORY) {
+        Some(ExternType::Memory(memory)) => memory,
+        other => return Err(Fault::export(abi::MEMORY, "its linear memory", other)),
+    };
+    let needs = memory.minimum().saturating_mul(memory.page_size());
+    match usize::try_from(needs) {
+        Ok(bytes) if bytes <= limits.memory_bytes => Ok(bytes),
+        _ => Err(Fault::Memory {
+            needs,
+            limit: limits.memory_bytes,
+        }),
+    }
+}
+
+/// The export by which the module says that it speaks another version of the ABI.
+fn other_version(module: &Module) -> Option<String> {
+    module
+        .exports()
+        .map(|export| export.name())
+        .find(|name| *name != abi::AREA && name.starts_with(abi::AREA_PREFIX))
+        .map(str::to_owned)
+}

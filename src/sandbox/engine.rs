@@ -1,0 +1,92 @@
+//! Every switch of wasmtime that this program sets, with its reason.
+//!
+//! A module is compiled in one engine and runs in another (one a shard: a shared pool's locks
+//! cost more than a call). Machine code fits both because both come from [`config`]; only where
+//! instances live differs.
+
+use super::limits::Limits;
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
+};
+
+/// Entries of each of a module's tables. Rust's function table has one per function whose address
+/// is taken: hundreds.
+pub(super) const TABLE_ENTRIES: usize = 10_000;
+
+/// Tables of a module: compilers make one, hand-written modules a few.
+const TABLES: u32 = 4;
+
+/// The most memory of one pool slot that stays mapped in between two instances and is put back by
+/// copying. Above it the kernel drops the pages, and the next instance faults them in again.
+const KEEP_RESIDENT_BYTES: usize = 256 * 1024;
+
+/// An engine that compiles but runs nothing.
+pub(super) fn compiling(limits: &Limits) -> wasmtime::Result<Engine> {
+    Engine::new(&config(limits))
+}
+
+/// An engine whose instances come from a pool of [`Limits::instances`] slots. `memory_bytes` is
+/// what the module's memory starts with.
+///
+/// # Errors
+/// Each slot reserves somewhat over 4 GiB of addresses, without memory behind them: fails where
+/// addresses are limited (RLIMIT_AS).
+pub(super) fn pooling(limits: &Limits, memory_bytes: usize) -> wasmtime::Result<Engine> {
+    let slots = u32::try_from(limits.instances).unwrap_or(u32::MAX);
+    let resident = memory_bytes.min(KEEP_RESIDENT_BYTES);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_core_instances(slots)
+        .total_memories(slots)
+        .total_tables(slots.saturating_mul(TABLES))
+        .max_memories_per_module(1)
+        .max_tables_per_module(TABLES)
+        .max_memory_size(limits.memory_bytes)
+        .table_elements(TABLE_ENTRIES)
+        // As much as the module starts with, so that a guest that never grows costs no system
+        // call when its slot is put back.
+        .linear_memory_keep_resident(resident)
+        .table_keep_resident(TABLE_ENTRIES * size_of::<usize>());
+    let mut config = config(limits);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    Engine::new(&config)
+}
+
+/// What decides about machine code, and so must be the same in all engines.
+fn config(limits: &Limits) -> Config {
+    let mut config = Config::new();
+    config
+        .strategy(Strategy::Cranelift)
+        .cranelift_opt_level(OptLevel::Speed)
+        // The deadline: see `deadline`.
+        .epoch_interruption(true)
+        .max_wasm_stack(limits.stack_bytes)
+        // Nothing here is async, but wasmtime insists that this stack is the larger one.
+        .async_stack_size(limits.stack_bytes.saturating_mul(2))
+        // A slot's memory grows in place, so its base address never changes.
+        .memory_may_move(false)
+        // An instance's memory begins as a private mapping of the module's data.
+        .memory_init_cow(true)
+        // Failures are counted by class and nobody walks the guest's frames.
+        .wasm_backtrace_max_frames(None)
+        .generate_address_map(false)
+        .native_unwind_info(false);
+
+    // What compilers of Rust, C, Zig and AssemblyScript emit today stays on: SIMD, bulk memory,
+    // multi-value, reference types, extended constant expressions. All else is off, since what is
+    // not there cannot be attacked. Threads, GC, exceptions, function references and components
+    // are not even compiled in.
+    config
+        .wasm_simd(true)
+        .wasm_bulk_memory(true)
+        .wasm_multi_value(true)
+        .wasm_extended_const(true)
+        .wasm_relaxed_simd(false)
+        .wasm_tail_call(false)
+        .wasm_multi_memory(false)
+        .wasm_memory64(false)
+        .wasm_custom_page_sizes(false)
+        .wasm_wide_arithmetic(false)
+        .wasm_stack_switching(false)
+        .wasm_shared_everything_threads(false);
+    config
+}

@@ -1,0 +1,104 @@
+//! The ways in which one call fails. Every one of them harms its own request only.
+
+use wasmtime::Trap;
+
+/// Why a call has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The guest did what WebAssembly forbids.
+    #[error("the handler trapped: {class}")]
+    Trap {
+        /// What it did, in a few words.
+        class: &'static str,
+    },
+    /// A native handler panicked. (Guests cannot: theirs is a trap.)
+    #[error("the handler panicked")]
+    Panic,
+    /// The guest used up its CPU time.
+    #[error("the handler passed its deadline")]
+    Deadline,
+    /// The guest trapped after it was refused more memory.
+    #[error("the handler needs more memory than its limit")]
+    Memory,
+    /// The request does not fit the guest's request area.
+    #[error("the request is larger than the handler can take")]
+    RequestTooLarge,
+    /// Body or header lines are over their limits.
+    #[error("the handler's answer is larger than its limit")]
+    ResponseTooLarge,
+    /// What `handle` returned is no record of an answer.
+    #[error("the handler's record is invalid: {0}")]
+    BadRecord(&'static str),
+    /// The header lines would break the framing of the response.
+    #[error("the handler's header lines are invalid: {0}")]
+    BadHeaderLines(&'static str),
+    /// The guest asks for what only later hosts do.
+    #[error("the handler asks the host to {0}, which this host cannot")]
+    Unsupported(&'static str),
+    /// No instance was to be had in time, or the host could not make one.
+    #[error("no instance of the handler is free")]
+    Exhausted,
+}
+
+impl Failure {
+    /// The HTTP status that tells the client: 413, 500, 503 or 504.
+    pub fn status(&self) -> u16 {
+        match self {
+            Failure::RequestTooLarge => 413,
+            Failure::Exhausted => 503,
+            Failure::Deadline => 504,
+            Failure::Trap { .. }
+            | Failure::Panic
+            | Failure::Memory
+            | Failure::ResponseTooLarge
+            | Failure::BadRecord(_)
+            | Failure::BadHeaderLines(_)
+            | Failure::Unsupported(_) => 500,
+        }
+    }
+
+    /// The class of the failure, for response bodies and counters: one of a fixed few, with
+    /// nothing of the request or the guest in it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Failure::Trap { class } => class,
+            Failure::Panic => "panic",
+            Failure::Deadline => "deadline",
+            Failure::Memory => "memory limit",
+            Failure::RequestTooLarge => "request too large",
+            Failure::ResponseTooLarge => "response too large",
+            Failure::BadRecord(_) => "bad record",
+            Failure::BadHeaderLines(_) => "bad header lines",
+            Failure::Unsupported(_) => "unsupported ask",
+            Failure::Exhausted => "no instance free",
+        }
+    }
+
+    /// What an error of wasmtime's, from instantiating or calling, means for the request.
+    ///
+    /// `growth_refused`: the guest was refused memory during this request. An allocator that is
+    /// refused aborts, so what follows as a plain trap is named by its cause.
+    pub(super) fn from_wasmtime(error: &wasmtime::Error, growth_refused: bool) -> Failure {
+        let Some(trap) = error.downcast_ref::<Trap>() else {
+            return Failure::Exhausted;
+        };
+        let class = match trap {
+            // Only the watch's callback interrupts.
+            Trap::Interrupt => return Failure::Deadline,
+            Trap::UnreachableCodeReached | Trap::MemoryOutOfBounds if growth_refused => {
+                return Failure::Memory;
+            }
+            Trap::UnreachableCodeReached => "unreachable",
+            Trap::MemoryOutOfBounds => "memory out of bounds",
+            Trap::StackOverflow => "stack overflow",
+            Trap::IntegerDivisionByZero => "integer division by zero",
+            Trap::IntegerOverflow => "integer overflow",
+            Trap::BadConversionToInteger => "float out of integer range",
+            Trap::TableOutOfBounds => "table out of bounds",
+            Trap::IndirectCallToNull => "call of a null function",
+            Trap::BadSignature => "call of a function of another type",
+            _ => "another trap",
+        };
+        Failure::Trap { class }
+    }
+}

@@ -1,0 +1,189 @@
+//! A module made ready to run in one engine, and one running copy of it.
+
+use super::artifact::Artifact;
+use super::deadline::{Ticker, Watch};
+use super::limits::Limits;
+use super::load_error::Fault;
+use super::{Answer, Call, Failure, abi, engine};
+use wasmtime::{
+    Engine, InstancePre, Linker, Memory, ModuleExport, ResourceLimiter, Store, TypedFunc,
+};
+
+/// A module in an engine of its own, with all that can be known about it before a request.
+pub(super) struct Blueprint {
+    engine: Engine,
+    pre: InstancePre<Host>,
+    memory: ModuleExport,
+    handle: ModuleExport,
+    /// Address of the request area: a constant of the module, the same in every instance since
+    /// there are no imports that it could depend on.
+    area: u32,
+    limits: Limits,
+}
+
+impl Blueprint {
+    /// Loads `artifact` into a new engine with a pool, and tries one instance.
+    ///
+    /// # Errors
+    /// What only an instance shows: its start function fails, or its request area lies outside
+    /// its memory. Or the host cannot make the pool.
+    pub(super) fn new(artifact: &Artifact, limits: &Limits) -> Result<Blueprint, Fault> {
+        let engine = engine::pooling(limits, artifact.memory_bytes())
+            .map_err(|error| Fault::host(&error))?;
+        let module = artifact
+            .load_into(&engine)
+            .map_err(|error| Fault::invalid(&error))?;
+        let export = |name| module.get_export_index(name).expect("found when compiled");
+        let (memory, handle, area) = (export(abi::MEMORY), export(abi::HANDLE), export(abi::AREA));
+        let pre = Linker::new(&engine)
+            .instantiate_pre(&module)
+            .map_err(|error| Fault::invalid(&error))?;
+        let mut blueprint = Blueprint {
+            engine,
+            pre,
+            memory,
+            handle,
+            area: 0,
+            limits: limits.clone(),
+        };
+        blueprint.area = blueprint.try_out(&area)?;
+        Ok(blueprint)
+    }
+
+    /// Makes an instance, under the deadline, and returns where its request area is.
+    fn try_out(&self, area: &ModuleExport) -> Result<u32, Fault> {
+        let _ticker =
+            Ticker::start(&self.engine).map_err(|error| Fault::Host(error.to_string()))?;
+        let mut store = self.store();
+        let instance = self.pre.instantiate(&mut store).map_err(|error| {
+            Fault::Start(Failure::from_wasmtime(&error, store.data().growth_refused))
+        })?;
+        let area = instance
+            .get_module_export(&mut store, area)
+            .and_then(|export| export.into_global())
+            .and_then(|global| global.get(&mut store).i32())
+            .expect("checked when compiled")
+            .cast_unsigned();
+        let memory = instance
+            .get_module_export(&mut store, &self.memory)
+            .and_then(|export| export.into_memory())
+            .expect("checked when compiled");
+        abi::check_area(memory.data(&store), area).map_err(Fault::Area)?;
+        Ok(area)
+    }
+
+    /// The engine that a thread's ticker moves.
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    fn store(&self) -> Store<Host> {
+        let mut store = Store::new(
+            &self.engine,
+            Host {
+                watch: Watch::new(self.limits.deadline),
+                memory_bytes: self.limits.memory_bytes,
+                growth_refused: false,
+            },
+        );
+        store.limiter(|host| host);
+        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().watch.tick()));
+        store.set_epoch_deadline(1);
+        store
+    }
+}
+
+/// What the host keeps beside an instance.
+struct Host {
+    watch: Watch,
+    memory_bytes: usize,
+    /// Whether the guest was refused memory during this request.
+    growth_refused: bool,
+}
+
+impl ResourceLimiter for Host {
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let granted = desired <= self.memory_bytes;
+        self.growth_refused |= !granted;
+        Ok(granted)
+    }
+
+    /// The module's own maximum, the kernel, or the pool's slot said no.
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.growth_refused = true;
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= engine::TABLE_ENTRIES)
+    }
+}
+
+/// One running copy of a module: a store, its memory, its code's entry.
+pub(super) struct Instance {
+    store: Store<Host>,
+    memory: Memory,
+    handle: TypedFunc<u32, u32>,
+    area: u32,
+}
+
+impl Instance {
+    /// Takes a slot of the pool and runs the module's start function, if it has one.
+    ///
+    /// # Errors
+    /// The start function fails, or no slot is free.
+    pub(super) fn new(blueprint: &Blueprint) -> Result<Instance, Failure> {
+        let mut store = blueprint.store();
+        let instance = blueprint
+            .pre
+            .instantiate(&mut store)
+            .map_err(|error| Failure::from_wasmtime(&error, store.data().growth_refused))?;
+        let memory = instance
+            .get_module_export(&mut store, &blueprint.memory)
+            .and_then(|export| export.into_memory())
+            .expect("checked when compiled");
+        let handle = instance
+            .get_module_export(&mut store, &blueprint.handle)
+            .and_then(|export| export.into_func())
+            .and_then(|handle| handle.typed(&store).ok())
+            .expect("checked when compiled");
+        Ok(Instance {
+            store,
+            memory,
+            handle,
+            area: blueprint.area,
+        })
+    }
+
+    /// Lets the guest answer `call`. The answer is lent out of guest memory.
+    ///
+    /// # Errors
+    /// All but [`Failure::RequestTooLarge`] leave the instance in an unknown state, such as a
+    /// displaced stack pointer after a trap: it must not be called again.
+    #[inline]
+    pub(super) fn call(&mut self, call: &Call<'_>, limits: &Limits) -> Result<Answer<'_>, Failure> {
+        let (memory, host) = self.memory.data_and_store_mut(&mut self.store);
+        host.watch.restart();
+        host.growth_refused = false;
+        let length = abi::write_request(memory, self.area, call)?;
+        self.store.set_epoch_deadline(1);
+        let record = match self.handle.call(&mut self.store, length) {
+            Ok(record) => record,
+            Err(error) => {
+                let refused = self.store.data().growth_refused;
+                return Err(Failure::from_wasmtime(&error, refused));
+            }
+        };
+        abi::read_answer(self.memory.data(&self.store), record, limits)
+    }
+}

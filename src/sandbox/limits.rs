@@ -1,0 +1,48 @@
+//! What one request may use. Plain numbers; others enforce them.
+
+use std::time::Duration;
+
+/// The most bytes of header lines that a handler may answer with.
+pub const HEADER_LINES_LIMIT: usize = 8 * 1024;
+
+/// Stack a thread needs besides the guest's: the caller's own frames, wasmtime's entry and
+/// library calls, and a signal frame, which holds every vector register (11 KiB with AMX).
+const HOST_STACK_BYTES: usize = 256 * 1024;
+
+/// What one request may use. `native` obeys [`Limits::response_bytes`] and
+/// [`HEADER_LINES_LIMIT`] only: nothing can stop linked-in code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// CPU time of the calling thread per request. How exactly it is kept: see `deadline`.
+    pub deadline: Duration,
+    /// The most linear memory of an instance, in bytes. A module that starts with more is
+    /// refused at load; one that grows beyond sees its `memory.grow` fail.
+    pub memory_bytes: usize,
+    /// Stack for compiled wasm, in bytes; running out is a trap. It lies on the calling thread's
+    /// own stack: see [`Limits::thread_stack_bytes`].
+    pub stack_bytes: usize,
+    /// The longest body that a handler may answer with, in bytes.
+    pub response_bytes: usize,
+    /// The most instances of one shard at any time, kept and running together; at least 1.
+    pub instances: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            deadline: Duration::from_secs(1),
+            memory_bytes: 16 * 1024 * 1024,
+            stack_bytes: 256 * 1024,
+            response_bytes: 1024 * 1024,
+            instances: 64,
+        }
+    }
+}
+
+impl Limits {
+    /// The stack that a thread calling a [`Sandbox`](super::Sandbox) must have, in bytes. With
+    /// less, a deeply recursing guest ends the process instead of its request.
+    pub fn thread_stack_bytes(&self) -> usize {
+        self.stack_bytes + HOST_STACK_BYTES
+    }
+}

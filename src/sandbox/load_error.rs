@@ -1,0 +1,137 @@
+//! Why a handler cannot be loaded: one sentence each, with fact, cause and remedy.
+
+use super::failure::Failure;
+use super::handler::FILE_LIMIT_MIB;
+use std::io;
+use wasmtime::ExternType;
+
+/// A handler could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot load handler {handler}: {fault}")]
+pub struct LoadError {
+    /// The name or path that was asked for.
+    pub handler: String,
+    /// What is wrong with it.
+    pub fault: Fault,
+}
+
+/// What is wrong with a handler.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// No file is there.
+    #[error("there is no such file; give the path of a .wasm or .wat file, or a built-in's name")]
+    Missing,
+    /// A file is there, but cannot be read.
+    #[error("the file cannot be read: {0}; give a regular file that this user may read")]
+    Unreadable(io::Error),
+    /// The file is over the limit.
+    #[error(
+        "the file is larger than {FILE_LIMIT_MIB} MiB, the most that is loaded; build the module \
+         in release mode and strip it"
+    )]
+    TooLarge,
+    /// Neither the binary format nor the text format; holds the first bytes.
+    #[error(
+        "it {0}, where a module begins with 00 61 73 6d or, as a text, with a parenthesis; build \
+         the handler for the target wasm32-unknown-unknown"
+    )]
+    NotWasm(String),
+    /// The text format's parser refuses it.
+    #[error("its text is refused: {0}; correct the text there")]
+    Text(String),
+    /// The validator, the compiler or the pool refuses it.
+    #[error(
+        "its code is refused: {0}; build it for plain wasm32-unknown-unknown, without features \
+         beyond the default"
+    )]
+    Invalid(String),
+    /// It imports something; holds the first import's module and name.
+    #[error(
+        "it imports {0}, and a guest imports nothing it was not given; build it without WASI or \
+         other bindings"
+    )]
+    Import(String),
+    /// An export of the ABI is missing or of another type.
+    #[error("{0}; build it with the guest SDK, or export what the README's guest ABI lists")]
+    NoAbi(String),
+    /// It exports another version of the ABI.
+    #[error("it exports {0}, and this host speaks ringlab_v1; build it with this version's SDK")]
+    OtherVersion(String),
+    /// The request area is not where the module says.
+    #[error("its request area {0}; let {area} hold the address of its capacity", area = super::abi::AREA)]
+    Area(String),
+    /// It starts with more memory than the limit.
+    #[error(
+        "its memory starts with {needs} bytes, over the limit of {limit}; raise the memory limit, \
+         or link the module with less stack and static data"
+    )]
+    Memory {
+        /// Bytes that it starts with.
+        needs: u64,
+        /// [`Limits::memory_bytes`](super::Limits::memory_bytes).
+        limit: usize,
+    },
+    /// The module's start function fails.
+    #[error("no instance can be started: {0}; correct the module's start function")]
+    Start(Failure),
+    /// No built-in has this name.
+    #[error("no built-in handler has this name; {0}")]
+    UnknownBuiltin(String),
+    /// A file cannot run natively.
+    #[error(
+        "isolation native runs handlers that are linked in, and this is a file; choose isolation \
+         reuse or fresh"
+    )]
+    NativeFile,
+    /// This host cannot make a sandbox, whatever the handler.
+    #[error("the host cannot make a sandbox: {0}")]
+    Host(String),
+}
+
+impl Fault {
+    pub(super) fn host(error: &wasmtime::Error) -> Fault {
+        Fault::Host(one_line(error))
+    }
+
+    pub(super) fn invalid(error: &wasmtime::Error) -> Fault {
+        Fault::Invalid(one_line(error))
+    }
+
+    pub(super) fn text(error: &wasmtime::Error) -> Fault {
+        Fault::Text(one_line(error))
+    }
+
+    pub(super) fn not_wasm(file: &[u8]) -> Fault {
+        let first: Vec<String> = file
+            .iter()
+            .take(4)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        Fault::NotWasm(if first.is_empty() {
+            "is empty".to_owned()
+        } else {
+            format!("begins with {}", first.join(" "))
+        })
+    }
+
+    pub(super) fn export(name: &str, expected: &str, found: Option<ExternType>) -> Fault {
+        let kind = match found {
+            None => return Fault::NoAbi(format!("it lacks the export {name}, {expected}")),
+            Some(ExternType::Func(_)) => "function",
+            Some(ExternType::Global(_)) => "global",
+            Some(ExternType::Table(_)) => "table",
+            Some(ExternType::Memory(_)) => "memory",
+            Some(_) => "thing",
+        };
+        Fault::NoAbi(format!(
+            "its export {name} is another {kind} than {expected}"
+        ))
+    }
+}
+
+/// The causes of `error`, on one line: parsers answer with a drawing of several.
+fn one_line(error: &wasmtime::Error) -> String {
+    let text = format!("{error:#}");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ")
+}

@@ -1,0 +1,138 @@
+//! WHAT runs: one handler, behind the isolation that was asked for.
+//!
+//! May touch: wasmtime, the handler's file, the thread's CPU clock and one timer on it.
+//! Deliberately lacks: sockets, HTTP, queues of requests, and any idea of where a request came
+//! from. A caller hands in the parts of a parsed request and is lent the parts of an answer.
+//!
+//! ```text
+//! Handler      loaded, checked and compiled once           any thread, cheap to clone
+//!   └ ShardSandbox   an engine, its code, its slots        one a shard, shared by its threads
+//!       └ Sandbox    one leased slot and a deadline ticker one a thread that runs guests
+//!           └ Instance   a store and its linear memory     kept (`reuse`) or per call (`fresh`)
+//! ```
+//!
+//! | file | subject |
+//! |---|---|
+//! | `handler` | from a name or a file to checked machine code, or a sentence why not |
+//! | `engine` | every switch of wasmtime that this program sets, with its reason |
+//! | `instance` | a module made ready to run, and one running copy of it |
+//! | `abi` | the guest ABI: requests into guest memory, records out of it |
+//! | `deadline` | CPU time per request: the ticker and the watch |
+//! | `slots` | how many instances a shard may have, and who waits when all are out |
+//! | `native` | the same handler without a sandbox |
+//! | `failure` | the ways in which a call fails, and their HTTP status |
+
+mod abi;
+mod artifact;
+mod builtin;
+mod deadline;
+mod engine;
+mod failure;
+mod handler;
+mod instance;
+mod limits;
+mod load_error;
+mod native;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+pub use failure::Failure;
+pub use handler::{Description, Handler, ModuleIdentity, Source};
+pub use limits::{HEADER_LINES_LIMIT, Limits};
+pub use load_error::{Fault, LoadError};
+pub use slots::{CheckHeaderLines, Sandbox, ShardSandbox};
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What stands between two requests to the same handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isolation {
+    /// No sandbox: the handler is linked in. Only for built-in handlers.
+    Native,
+    /// A kept instance answers one request after another.
+    Reuse,
+    /// Every request gets an instance of its own.
+    Fresh,
+}
+
+impl Isolation {
+    /// Every isolation, weakest first.
+    pub const ALL: [Isolation; 3] = [Isolation::Native, Isolation::Reuse, Isolation::Fresh];
+
+    /// One sentence for listings.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Isolation::Native => {
+                "The same handler source linked in: no sandbox, no deadline, no limits on memory."
+            }
+            Isolation::Reuse => {
+                "A kept instance serves one request at a time; its state outlives the request."
+            }
+            Isolation::Fresh => {
+                "A new instance from a pool for every request; nothing outlives the request."
+            }
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Isolation::Native => "native",
+            Isolation::Reuse => "reuse",
+            Isolation::Fresh => "fresh",
+        }
+    }
+}
+
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// No isolation has this name.
+#[derive(Debug, thiserror::Error)]
+#[error("no isolation is called {0:?}; choose one of native, reuse, fresh")]
+pub struct UnknownIsolation(String);
+
+impl FromStr for Isolation {
+    type Err = UnknownIsolation;
+
+    fn from_str(text: &str) -> Result<Isolation, UnknownIsolation> {
+        Isolation::ALL
+            .into_iter()
+            .find(|isolation| isolation.name() == text)
+            .ok_or_else(|| UnknownIsolation(text.to_owned()))
+    }
+}
+
+/// One request, as the parser found it.
+///
+/// `method`, `target` and every header's name and value lie within `head`: the guest gets `head`
+/// as one block and the rest as places in it. A part that lies elsewhere is a caller's bug and
+/// panics, unless it is empty.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    /// The method as sent, such as `GET`.
+    pub method: &'a str,
+    /// The request target as sent, such as `/count?n=3`.
+    pub target: &'a str,
+    /// The raw head, from the request line on.
+    pub head: &'a [u8],
+    /// The header fields in the order sent, names in the case sent.
+    pub headers: &'a [httparse::Header<'a>],
+    /// The body with transfer codings removed.
+    pub body: &'a [u8],
+}
+
+/// A handler's answer, lent until the closure that got it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer<'a> {
+    /// 200 to 599.
+    pub status: u16,
+    /// Zero or more `name: value CRLF`, accepted by the shard's [`CheckHeaderLines`].
+    pub header_lines: &'a [u8],
+    /// At most [`Limits::response_bytes`].
+    pub body: &'a [u8],
+}

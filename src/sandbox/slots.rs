@@ -1,0 +1,240 @@
+//! How many instances a shard may have at a time, and who waits when all are out.
+//!
+//! A slot is the right to have one instance. A thread leases a slot for its first call and holds
+//! it until [`Sandbox::release`]: an event loop never lets go of it, so its calls take no lock; a
+//! thread per connection lets go before it blocks on its connection.
+
+use super::deadline::Ticker;
+use super::handler::{Handler, Program};
+use super::instance::{Blueprint, Instance};
+use super::limits::Limits;
+use super::load_error::LoadError;
+use super::{Answer, Call, Failure, native};
+use ringlab_guest::Handler as NativeHandler;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long a call waits for a slot before it fails with [`Failure::Exhausted`].
+const SLOT_WAIT: Duration = Duration::from_secs(5);
+
+/// Says whether header lines may stand in a response as they are, and if not, why not.
+pub type CheckHeaderLines = fn(&[u8]) -> Result<(), &'static str>;
+
+/// A handler in one shard: an engine, the code in it, and the slots.
+pub struct ShardSandbox {
+    runner: Runner,
+    limits: Limits,
+    check: CheckHeaderLines,
+    slots: Mutex<Slots>,
+    freed: Condvar,
+}
+
+enum Runner {
+    Native(NativeHandler),
+    Reuse(Blueprint),
+    Fresh(Blueprint),
+}
+
+struct Slots {
+    free: usize,
+    /// Instances without a slot of their own, at most `free`, the last used on top: its memory
+    /// is the likeliest to be cached still.
+    kept: Vec<Instance>,
+    /// Threads that wait for a slot.
+    waiting: usize,
+}
+
+/// A slot taken, with the instance in it, if there is one.
+struct Lease {
+    kept: Option<Instance>,
+}
+
+impl ShardSandbox {
+    /// Makes the handler ready in a shard. `check` is asked about every answer's header lines,
+    /// but not again about the same bytes.
+    ///
+    /// # Errors
+    /// The host cannot make the pool, such as where addresses are limited (RLIMIT_AS).
+    pub fn new(handler: &Handler, check: CheckHeaderLines) -> Result<Arc<ShardSandbox>, LoadError> {
+        let limits = handler.limits().clone();
+        let runner = match handler.program() {
+            Program::Native(handler) => Ok(Runner::Native(*handler)),
+            Program::Reuse(artifact) => Blueprint::new(artifact, &limits).map(Runner::Reuse),
+            Program::Fresh(artifact) => Blueprint::new(artifact, &limits).map(Runner::Fresh),
+        };
+        let runner = runner.map_err(|fault| LoadError {
+            handler: handler.describe().name.clone(),
+            fault,
+        })?;
+        Ok(Arc::new(ShardSandbox {
+            runner,
+            check,
+            slots: Mutex::new(Slots {
+                free: limits.instances,
+                kept: Vec::with_capacity(limits.instances),
+                waiting: 0,
+            }),
+            freed: Condvar::new(),
+            limits,
+        }))
+    }
+
+    fn lease(&self) -> Result<Lease, Failure> {
+        let mut slots = self.slots();
+        if slots.free == 0 {
+            slots.waiting += 1;
+            slots = self
+                .freed
+                .wait_timeout_while(slots, SLOT_WAIT, |slots| slots.free == 0)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            slots.waiting -= 1;
+            if slots.free == 0 {
+                return Err(Failure::Exhausted);
+            }
+        }
+        slots.free -= 1;
+        Ok(Lease {
+            kept: slots.kept.pop(),
+        })
+    }
+
+    fn give_back(&self, lease: Lease) {
+        let mut slots = self.slots();
+        slots.free += 1;
+        slots.kept.extend(lease.kept);
+        if slots.waiting > 0 {
+            self.freed.notify_one();
+        }
+    }
+
+    /// No code panics while it holds this lock, so it is never poisoned in earnest.
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one thread calls its shard's handler through.
+///
+/// Stays on the thread that made it: its deadline is measured on that thread's CPU clock.
+pub struct Sandbox {
+    shard: Arc<ShardSandbox>,
+    /// None for a native handler, which nothing can interrupt.
+    _ticker: Option<Ticker>,
+    lease: Option<Lease>,
+    checker: Checker,
+}
+
+/// Checks header lines, but not the same ones twice in a row: a handler tends to answer the same
+/// ones again, and comparing is cheaper than checking.
+struct Checker {
+    check: CheckHeaderLines,
+    /// What was accepted last; nothing at first, which is always right.
+    accepted: Vec<u8>,
+}
+
+impl Sandbox {
+    /// A sandbox for the calling thread, whose stack must have [`Limits::thread_stack_bytes`].
+    ///
+    /// # Errors
+    /// The thread's timer cannot be made: see the message for the limit it met.
+    pub fn new(shard: Arc<ShardSandbox>) -> io::Result<Sandbox> {
+        let ticker = match &shard.runner {
+            Runner::Native(_) => None,
+            Runner::Reuse(blueprint) | Runner::Fresh(blueprint) => {
+                // Otherwise the first call would pay for the stack on which traps are handled.
+                wasmtime::Engine::tls_eager_initialize();
+                Some(Ticker::start(blueprint.engine())?)
+            }
+        };
+        Ok(Sandbox {
+            checker: Checker {
+                check: shard.check,
+                accepted: Vec::new(),
+            },
+            shard,
+            _ticker: ticker,
+            lease: None,
+        })
+    }
+
+    /// Lets the handler answer `call`. `take` gets the answer, lent for as long as it runs, or
+    /// the reason why there is none; what it returns is returned.
+    ///
+    /// Blocks only if all slots of the shard are leased, and for at most 5 s.
+    #[inline]
+    pub fn call<R>(
+        &mut self,
+        call: &Call<'_>,
+        take: impl FnOnce(Result<Answer<'_>, Failure>) -> R,
+    ) -> R {
+        let Sandbox {
+            shard,
+            lease,
+            checker,
+            ..
+        } = self;
+        let limits = &shard.limits;
+        let blueprint = match &shard.runner {
+            Runner::Native(handler) => {
+                return native::call(*handler, call, limits, |answer| {
+                    take(answer.and_then(|answer| checker.accept(answer)))
+                });
+            }
+            Runner::Reuse(blueprint) | Runner::Fresh(blueprint) => blueprint,
+        };
+        let leased = match lease {
+            Some(leased) => leased,
+            None => match shard.lease() {
+                Ok(leased) => lease.insert(leased),
+                Err(failure) => return take(Err(failure)),
+            },
+        };
+        let instance = match &mut leased.kept {
+            Some(instance) => instance,
+            none => match Instance::new(blueprint) {
+                Ok(instance) => none.insert(instance),
+                Err(failure) => return take(Err(failure)),
+            },
+        };
+        let answer = instance
+            .call(call, limits)
+            .and_then(|answer| checker.accept(answer));
+        let keep = matches!(shard.runner, Runner::Reuse(_))
+            && matches!(answer, Ok(_) | Err(Failure::RequestTooLarge));
+        let taken = take(answer);
+        if !keep {
+            leased.kept = None;
+        }
+        taken
+    }
+
+    /// Lets go of the slot, and of the instance in it, for the shard's other threads. The next
+    /// call leases one again. A thread calls this before it blocks on anything else.
+    pub fn release(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.shard.give_back(lease);
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl Checker {
+    /// # Errors
+    /// [`Failure::BadHeaderLines`].
+    #[inline]
+    fn accept<'a>(&mut self, answer: Answer<'a>) -> Result<Answer<'a>, Failure> {
+        if answer.header_lines != self.accepted.as_slice() {
+            (self.check)(answer.header_lines).map_err(Failure::BadHeaderLines)?;
+            self.accepted.clear();
+            self.accepted.extend_from_slice(answer.header_lines);
+        }
+        Ok(answer)
+    }
+}

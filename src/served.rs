@@ -1,0 +1,29 @@
+//! What a server did for its clients, counted by the thread that did it.
+
+crate::measure::counter::counters! {
+    /// The figures of one thread, as they grow.
+    Served, ServedSnapshot {
+        /// Connections accepted, refused ones among them.
+        accepted,
+        /// Connections refused with 503 because the limit was reached.
+        refused,
+        /// Connections ended, by either side.
+        closed,
+        /// Requests answered by the handler, failed ones among them.
+        answered,
+        /// Of those, answered 5xx or 413 because the handler failed or may not have the request.
+        failed,
+        /// Of those, because the handler used up its CPU time.
+        deadline_passed,
+        /// Streams that were answered 4xx or 5xx by the server itself, and closed.
+        rejected,
+        /// Connections closed because something did not arrive, or was not taken, in time.
+        timed_out,
+        /// Times that accept failed, mostly for want of descriptors.
+        accept_failed,
+        /// Bytes received.
+        bytes_in,
+        /// Bytes handed to the kernel.
+        bytes_out,
+    }
+}

@@ -1,0 +1,242 @@
+//! A server: its shards started, watched and brought down.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, ConfigError};
+use crate::io::{Waker, listener};
+use crate::sandbox::Handler;
+use crate::shard::{Figures, Hub, Shard, ShardError, Stage};
+
+/// Room on a shard's stack for what is not the guest's.
+const STACK_BYTES: usize = 512 * 1024;
+/// How long shards may take to look up when everything is to end at once.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// A server that answers.
+pub struct Server {
+    address: SocketAddr,
+    hub: Arc<Hub>,
+    wakers: Vec<Waker>,
+    /// One message from each shard that ended.
+    ended: Receiver<Result<(), ShardError>>,
+    threads: Vec<JoinHandle<()>>,
+    drain: Duration,
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What was asked for cannot be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No listening socket.
+    #[error("cannot listen on {address}: {}", in_words(.error))]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
+    /// No thread.
+    #[error("cannot start a thread for core {core}: {error}; raise `ulimit -u`")]
+    Thread {
+        /// For which core.
+        core: usize,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
+    /// A shard did not come up.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+}
+
+fn in_words(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "the port is in use; choose another, or port 0 for any free one".to_string()
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has that address; `127.0.0.1` is always there".to_string()
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "a port below 1024 needs privileges; choose a higher one".to_string()
+        }
+        _ => error.to_string(),
+    }
+}
+
+impl StartError {
+    /// Whether the host is at fault rather than what was asked for.
+    pub fn is_the_hosts(&self) -> bool {
+        match self {
+            StartError::Config(error) => error.is_the_hosts(),
+            StartError::Listen { .. } => false,
+            StartError::Thread { .. } | StartError::Shard(_) => true,
+        }
+    }
+}
+
+impl Server {
+    /// Starts a server and returns when every shard serves.
+    ///
+    /// # Errors
+    /// The first thing that went wrong; whatever had been started has ended again.
+    pub fn start(config: Config) -> Result<Server, StartError> {
+        let handler = config.validate()?;
+        Self::start_loaded(config, &handler)
+    }
+
+    fn start_loaded(config: Config, handler: &Handler) -> Result<Server, StartError> {
+        let address = config.listen;
+        let (listeners, address) = listener::bind(address, config.cores.len())
+            .map_err(|error| StartError::Listen { address, error })?;
+        let config = Arc::new(config);
+        let hub = Arc::new(Hub::new(config.connections));
+        let (tell_ended, ended) = sync_channel(config.cores.len());
+        let mut server = Server {
+            address,
+            hub: hub.clone(),
+            wakers: Vec::new(),
+            ended,
+            threads: Vec::new(),
+            drain: config.drain,
+        };
+        for (&core, listener) in config.cores.iter().zip(listeners) {
+            let (ready, came_up) = sync_channel(1);
+            let shard = Shard {
+                listener,
+                handler: handler.clone(),
+                config: config.clone(),
+                hub: hub.clone(),
+                ready,
+            };
+            let tell_ended = tell_ended.clone();
+            let thread = thread::Builder::new()
+                .name(format!("shard {core}"))
+                .stack_size(config.sandbox.thread_stack_bytes() + STACK_BYTES)
+                .spawn(move || {
+                    if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+                        tracing::warn!(core, "the shard could not be pinned to its core");
+                    }
+                    let run = shard.config.model.run;
+                    let _ = tell_ended.send(run(shard));
+                })
+                .map_err(|error| StartError::Thread { core, error });
+            let up = thread.and_then(|thread| {
+                server.threads.push(thread);
+                // A shard that fails drops its end and says why.
+                came_up.recv().map_err(|_| match server.ended.recv() {
+                    Ok(Err(error)) => StartError::Shard(error),
+                    _ => unreachable!("a shard ends early only with an error"),
+                })
+            });
+            match up {
+                Ok(waker) => server.wakers.push(waker),
+                Err(error) => {
+                    server.stop();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(server)
+    }
+
+    /// Where it listens, the port as chosen.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it has done so far.
+    pub fn figures(&self) -> Figures {
+        self.hub.figures()
+    }
+
+    /// Shared with whoever wants to read figures or bring the server down from another thread.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            hub: self.hub.clone(),
+            wakers: self.wakers.clone(),
+        }
+    }
+
+    /// Waits until a shard ended that should not have, or [`Handle::advance`] was called.
+    ///
+    /// # Errors
+    /// Why a shard gave up.
+    pub fn wait(&mut self) -> Result<(), ShardError> {
+        loop {
+            match self.ended.recv_timeout(Duration::from_millis(50)) {
+                Ok(result) => {
+                    // One shard's end is taken as the server's; `finish` must not wait for it.
+                    self.threads.pop();
+                    result?;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            if self.hub.stage() > Stage::Running {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Drains: what was accepted is answered, within the drain limit. Says whether all were.
+    pub fn drain(mut self) -> bool {
+        self.handle().advance(Stage::Draining);
+        let all = self.collect(self.drain);
+        if !all {
+            self.stop();
+        }
+        all
+    }
+
+    fn stop(&mut self) {
+        self.handle().advance(Stage::Stopping);
+        self.collect(STOP_LIMIT);
+    }
+
+    /// Waits for the shards to end; says whether they did within `limit`, or were told to stop.
+    fn collect(&mut self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        while !self.threads.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            match self.ended.recv_timeout(left) {
+                Ok(_) => {
+                    self.threads.pop();
+                }
+                Err(RecvTimeoutError::Timeout) => return false,
+                Err(RecvTimeoutError::Disconnected) => return true,
+            }
+        }
+        true
+    }
+}
+
+/// Reads a server's figures, or brings it down, from any thread.
+#[derive(Clone)]
+pub struct Handle {
+    hub: Arc<Hub>,
+    wakers: Vec<Waker>,
+}
+
+impl Handle {
+    /// What the server has done so far.
+    pub fn figures(&self) -> Figures {
+        self.hub.figures()
+    }
+
+    /// Goes on to `stage`, and wakes every shard to see it.
+    pub fn advance(&self, stage: Stage) {
+        self.hub.advance(stage);
+        for waker in &self.wakers {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,457 @@
+//! One connection's life: bytes in, operations out; no sockets and no clock.
+//!
+//! Three groups of verbs. What came: [`Session::absorb`], [`Session::end_of_stream`],
+//! [`Session::sent`], [`Session::broken`], [`Session::closed`]. What changed: [`Session::expire`],
+//! [`Session::drain`]. What goes: [`Session::next_op`], asked until it says `None`. Whoever owns the
+//! connection, an event loop or a thread, does no more than carry these to and fro.
+//!
+//! Requests are answered in the order in which they came. While an answer is being sent, later ones
+//! gather; when they reach [`OUT_BYTES`], reading pauses until the client has taken some, so that
+//! neither a fast sender nor a slow reader makes a session grow.
+
+use crate::http::{self, Decoder, HeaderStorage, Reject, Step, Waiting};
+use crate::io::{Buf, Op};
+use crate::offload::Offload;
+use crate::pool::Pool;
+use crate::served::Served;
+
+/// Answers gathered before the session stops decoding. One answer more may lie above it.
+const OUT_BYTES: usize = 64 * 1024;
+
+/// How long a client may take, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Silence between requests, and before the first.
+    pub keep_alive_ms: u64,
+    /// From a head's first byte to its last.
+    pub head_ms: u64,
+    /// From a head's end to the body's.
+    pub body_ms: u64,
+    /// For the client to take one buffer of answers.
+    pub send_ms: u64,
+    /// Reading on after a reject, so that the answer is not lost to a reset.
+    pub linger_ms: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            keep_alive_ms: 60_000,
+            head_ms: 10_000,
+            body_ms: 30_000,
+            send_ms: 30_000,
+            linger_ms: 2_000,
+        }
+    }
+}
+
+impl Timeouts {
+    /// The one that passes first, in milliseconds.
+    pub fn shortest_ms(&self) -> u64 {
+        let all = [
+            self.keep_alive_ms,
+            self.head_ms,
+            self.body_ms,
+            self.send_ms,
+            self.linger_ms,
+        ];
+        all.into_iter().min().expect("there are some")
+    }
+}
+
+/// What sessions of one thread share. The thread that owns it keeps the time in it.
+pub struct Context {
+    /// Where and when handlers run.
+    pub offload: Box<dyn Offload>,
+    /// Bounds on requests.
+    pub limits: http::Limits,
+    /// Bounds on the client's time.
+    pub timeouts: Timeouts,
+    /// Buffers to use again.
+    pub pool: Pool,
+    /// What was done.
+    pub served: std::sync::Arc<Served>,
+    /// This turn's date, as a header carries it.
+    pub date: [u8; 29],
+    /// This turn's time, CLOCK_MONOTONIC in milliseconds.
+    pub now_ms: u64,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Session {
+    decoder: Decoder,
+    /// Received and not yet decoded; empty between requests.
+    carry: Buf,
+    /// Answers not yet handed over.
+    out: Buf,
+    /// A buffer of answers is on its way.
+    sending: bool,
+    /// Receiving was asked for and not paused since.
+    receiving: bool,
+    /// Decoding rests until `out` has gone.
+    stalled: bool,
+    /// The client sends no more.
+    ended: bool,
+    /// The server is going down: what was received is answered, then it is over.
+    draining: bool,
+    state: State,
+    /// What the deadline is for. A new one is set only when this changes.
+    waits_for: Wait,
+    deadline_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Nothing more is decoded; when the answers are sent, it ends.
+    Finishing {
+        linger: bool,
+    },
+    /// FIN is sent; what still comes is read and thrown away.
+    Lingering,
+    /// Close was asked for.
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    Request,
+    Head,
+    Body,
+    Send,
+    Linger,
+}
+
+impl Session {
+    /// A connection that was just accepted.
+    pub fn new(context: &Context) -> Self {
+        Self {
+            decoder: Decoder::new(),
+            carry: Buf::new(),
+            out: Buf::new(),
+            sending: false,
+            receiving: false,
+            stalled: false,
+            ended: false,
+            draining: false,
+            state: State::Open,
+            waits_for: Wait::Request,
+            deadline_ms: context.now_ms + context.timeouts.keep_alive_ms,
+        }
+    }
+
+    /// A connection over the limit: it is told so, and closed.
+    pub fn refused(context: &mut Context) -> Self {
+        let mut session = Self::new(context);
+        session.reject(Reject::TOO_MANY_CONNECTIONS, context);
+        session.set_deadline(false, context);
+        session
+    }
+
+    /// Bytes came.
+    pub fn absorb(&mut self, bytes: &[u8], context: &mut Context) {
+        context.served.bytes_in.add(bytes.len() as u64);
+        if self.state != State::Open {
+            return;
+        }
+        if self.stalled {
+            self.carry_over(bytes, context);
+            return;
+        }
+        let answered = self.decode(bytes, context);
+        self.set_deadline(answered, context);
+    }
+
+    /// The client sends no more; it may still read.
+    pub fn end_of_stream(&mut self) {
+        self.ended = true;
+        if self.state == State::Lingering {
+            self.state = State::Finishing { linger: false };
+        }
+    }
+
+    /// The buffer of the last `Op::Send` is gone; here it is back.
+    pub fn sent(&mut self, buf: Buf, context: &mut Context) {
+        context.served.bytes_out.add(buf.len() as u64);
+        context.pool.put(buf);
+        self.sending = false;
+        let mut answered = false;
+        if self.stalled && self.state == State::Open {
+            self.stalled = false;
+            answered = self.decode(&[], context);
+        }
+        self.set_deadline(answered, context);
+    }
+
+    /// The connection is of no more use.
+    pub fn broken(&mut self) {
+        self.sending = false;
+        self.out.clear();
+        self.state = State::Finishing { linger: false };
+    }
+
+    /// The connection is gone: its buffers are free again.
+    pub fn closed(self, context: &mut Context) {
+        context.pool.put(self.carry);
+        context.pool.put(self.out);
+    }
+
+    /// When [`Session::expire`] should be called, CLOCK_MONOTONIC in milliseconds.
+    pub fn deadline_ms(&self) -> u64 {
+        self.deadline_ms
+    }
+
+    /// The deadline has passed.
+    pub fn expire(&mut self, context: &mut Context) {
+        context.served.timed_out.add(1);
+        match self.waits_for {
+            Wait::Head => self.reject(Reject::HEAD_TIMEOUT, context),
+            Wait::Body => self.reject(Reject::BODY_TIMEOUT, context),
+            Wait::Request | Wait::Send | Wait::Linger => self.broken(),
+        }
+        self.set_deadline(false, context);
+    }
+
+    /// The server goes down: what was received is answered, then the connection ends.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// The connection has nothing of a request and nothing to send.
+    pub fn is_idle(&self) -> bool {
+        self.state == State::Open
+            && !self.sending
+            && self.out.is_empty()
+            && self.decoder.waiting_for() == Waiting::Request
+    }
+
+    /// What to ask of the driver next. `Send` is asked only when no other is under way, and nothing
+    /// is asked after `Close`.
+    pub fn next_op(&mut self) -> Option<Op> {
+        if !self.out.is_empty() && !self.sending {
+            self.sending = true;
+            return Some(Op::Send(std::mem::take(&mut self.out)));
+        }
+        if self.state == State::Open
+            && !self.stalled
+            && (self.ended || self.draining && self.is_idle())
+        {
+            self.state = State::Finishing { linger: false };
+        }
+        match self.state {
+            State::Open if self.stalled == self.receiving => {
+                self.receiving = !self.stalled;
+                Some(if self.receiving {
+                    Op::Receive
+                } else {
+                    Op::Pause
+                })
+            }
+            State::Finishing { .. } if self.sending => None,
+            State::Finishing { linger: true } if !self.ended => {
+                self.state = State::Lingering;
+                Some(Op::Shutdown)
+            }
+            State::Finishing { .. } => {
+                self.state = State::Closed;
+                Some(Op::Close)
+            }
+            State::Lingering if !self.receiving => {
+                self.receiving = true;
+                Some(Op::Receive)
+            }
+            State::Open | State::Lingering | State::Closed => None,
+        }
+    }
+
+    /// Answers every whole request in what is carried and `rest`; says whether there was one.
+    fn decode(&mut self, mut rest: &[u8], context: &mut Context) -> bool {
+        let mut answered = false;
+        if !self.carry.is_empty() {
+            match self.decode_carried(rest, context, &mut answered) {
+                Some(tail) => rest = tail,
+                None => return answered,
+            }
+        }
+        while !rest.is_empty() {
+            if self.is_full() {
+                self.carry_over(rest, context);
+                return answered;
+            }
+            let mut storage = HeaderStorage::new();
+            match self.decoder.decode(rest, &mut storage, &context.limits) {
+                Step::Request { request, consumed } => {
+                    answered = true;
+                    let last = self.draining && consumed == rest.len();
+                    let keep = answer(&request, last, &mut self.out, context);
+                    rest = &rest[consumed..];
+                    if !keep {
+                        self.state = State::Finishing {
+                            linger: !rest.is_empty(),
+                        };
+                        return answered;
+                    }
+                }
+                Step::Incomplete { send_continue } => {
+                    self.incomplete(send_continue, context);
+                    self.carry_over(rest, context);
+                    return answered;
+                }
+                Step::Carry => {
+                    self.carry_over(rest, context);
+                    match self.decode_carried(&[], context, &mut answered) {
+                        Some(tail) => rest = tail,
+                        None => return answered,
+                    }
+                }
+                Step::Reject(reject) => {
+                    self.reject(reject, context);
+                    return answered;
+                }
+            }
+        }
+        answered
+    }
+
+    /// Goes on with a request that came in parts. Returns what follows it in `rest`, where it lies,
+    /// or `None` when there is nothing more to do for now.
+    fn decode_carried<'r>(
+        &mut self,
+        rest: &'r [u8],
+        context: &mut Context,
+        answered: &mut bool,
+    ) -> Option<&'r [u8]> {
+        self.carry.extend_from_slice(rest);
+        loop {
+            if self.is_full() {
+                return None;
+            }
+            let mut storage = HeaderStorage::new();
+            let consumed =
+                match self
+                    .decoder
+                    .decode_carried(&mut self.carry, &mut storage, &context.limits)
+                {
+                    Step::Request { request, consumed } => {
+                        *answered = true;
+                        let keep = answer(&request, self.draining, &mut self.out, context);
+                        if !keep {
+                            let linger = consumed < self.carry.len();
+                            self.state = State::Finishing { linger };
+                            self.drop_carry(context);
+                            return None;
+                        }
+                        consumed
+                    }
+                    Step::Incomplete { send_continue } => {
+                        self.incomplete(send_continue, context);
+                        return None;
+                    }
+                    Step::Carry => unreachable!("these bytes are carried"),
+                    Step::Reject(reject) => {
+                        self.reject(reject, context);
+                        return None;
+                    }
+                };
+            let left = self.carry.len() - consumed;
+            if left <= rest.len() {
+                // What follows is the end of what was lent: no need to copy it again.
+                self.drop_carry(context);
+                return Some(&rest[rest.len() - left..]);
+            }
+            self.carry.drain(..consumed);
+        }
+    }
+
+    /// Stops decoding while answers wait to be taken.
+    fn is_full(&mut self) -> bool {
+        self.stalled = self.out.len() >= OUT_BYTES;
+        self.stalled
+    }
+
+    fn incomplete(&mut self, send_continue: bool, context: &mut Context) {
+        if send_continue {
+            self.own_out(context);
+            self.out.extend_from_slice(http::CONTINUE);
+        }
+    }
+
+    fn reject(&mut self, reject: Reject, context: &mut Context) {
+        context.served.rejected.add(1);
+        self.own_out(context);
+        http::encode_reject(
+            &mut self.out,
+            &context.date,
+            &reject,
+            self.decoder.head_only(),
+        );
+        self.state = State::Finishing { linger: true };
+        self.drop_carry(context);
+    }
+
+    fn carry_over(&mut self, bytes: &[u8], context: &mut Context) {
+        if self.carry.capacity() == 0 {
+            self.carry = context.pool.take();
+        }
+        self.carry.extend_from_slice(bytes);
+    }
+
+    fn drop_carry(&mut self, context: &mut Context) {
+        context.pool.put(std::mem::take(&mut self.carry));
+    }
+
+    fn own_out(&mut self, context: &mut Context) {
+        own(&mut self.out, context);
+    }
+
+    /// Sets the deadline if the session waits for something else than before, or has just
+    /// `answered` a request.
+    fn set_deadline(&mut self, answered: bool, context: &Context) {
+        let sending = self.sending || !self.out.is_empty();
+        let waits_for = match (self.state, self.decoder.waiting_for()) {
+            (State::Lingering | State::Finishing { linger: true }, _) if !sending => Wait::Linger,
+            (State::Closed | State::Finishing { .. }, _) => Wait::Send,
+            _ if sending => Wait::Send,
+            (_, Waiting::Request) => Wait::Request,
+            (_, Waiting::Head) => Wait::Head,
+            (_, Waiting::Body) => Wait::Body,
+        };
+        if waits_for == self.waits_for && !answered {
+            return;
+        }
+        self.waits_for = waits_for;
+        let timeouts = &context.timeouts;
+        self.deadline_ms = context.now_ms
+            + match waits_for {
+                Wait::Request => timeouts.keep_alive_ms,
+                Wait::Head => timeouts.head_ms,
+                Wait::Body => timeouts.body_ms,
+                Wait::Send => timeouts.send_ms,
+                Wait::Linger => timeouts.linger_ms,
+            };
+    }
+}
+
+fn own(out: &mut Buf, context: &mut Context) {
+    if out.capacity() == 0 {
+        *out = context.pool.take();
+    }
+}
+
+/// Answers one request into `out`; says whether the connection stays. `last`: it must not.
+fn answer(
+    request: &http::Request<'_, '_>,
+    last: bool,
+    out: &mut Buf,
+    context: &mut Context,
+) -> bool {
+    own(out, context);
+    let mut reply = request.reply();
+    reply.keep_alive &= !last;
+    context.served.answered.add(1);
+    context
+        .offload
+        .answer(request, reply, &context.date, out, &context.served);
+    reply.keep_alive
+}

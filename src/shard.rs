@@ -1,0 +1,275 @@
+//! One pinned thread and all that it owns, and the little that shards share: the number of
+//! connections, the stage the server is in, and the books that the figures are read from.
+
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::http;
+use crate::io::{Counts, CountsSnapshot, Listener, Waker};
+use crate::offload::Inline;
+use crate::pool::Pool;
+use crate::sandbox::{Handler, LoadError, Sandbox, ShardSandbox};
+use crate::served::{Served, ServedSnapshot};
+use crate::session::Context;
+
+/// Connections beyond the limit that may exist at a time, to be told that they are refused.
+pub const SPARE_CONNECTIONS: usize = 64;
+
+/// A shard before it runs; made on the main thread, used up on its own.
+pub struct Shard {
+    /// Its own listening socket, on the server's address.
+    pub listener: Listener,
+    /// The handler, ready to be put into the shard's engine.
+    pub handler: Handler,
+    /// As the server was asked to be.
+    pub config: Arc<Config>,
+    /// Shared by all shards.
+    pub hub: Arc<Hub>,
+    /// Told once the shard serves; dropped without a word if it does not come to that.
+    pub ready: SyncSender<Waker>,
+}
+
+/// Why a shard could not serve, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardError {
+    /// The handler could not be put into the shard.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A system call failed.
+    #[error("{step}: {error}")]
+    System {
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
+}
+
+impl ShardError {
+    /// For `map_err`, with the step that failed.
+    pub fn at(step: &'static str) -> impl FnOnce(std::io::Error) -> ShardError {
+        move |error| ShardError::System { step, error }
+    }
+}
+
+impl Shard {
+    /// The handler in an engine of this shard's own.
+    ///
+    /// # Errors
+    /// See [`ShardSandbox::new`].
+    pub fn sandbox(&self) -> Result<Arc<ShardSandbox>, ShardError> {
+        Ok(ShardSandbox::new(&self.handler, |lines| {
+            http::check_header_lines(lines).map_err(http::BadHeaderLine::reason)
+        })?)
+    }
+}
+
+/// What a thread that serves connections needs for its sessions.
+///
+/// # Errors
+/// The thread's deadline timer could not be made.
+pub fn context(
+    config: &Config,
+    sandbox: Arc<ShardSandbox>,
+    served: Arc<Served>,
+) -> Result<Context, ShardError> {
+    let sandbox = Sandbox::new(sandbox).map_err(ShardError::at("starting the deadline timer"))?;
+    Ok(Context {
+        offload: Box::new(Inline::new(sandbox)),
+        limits: config.http,
+        timeouts: config.timeouts,
+        pool: Pool::new(config.connections),
+        served,
+        date: [b' '; 29],
+        now_ms: 0,
+    })
+}
+
+/// What the shards of a server share.
+#[derive(Debug)]
+pub struct Hub {
+    stage: AtomicU8,
+    connections: AtomicUsize,
+    limit: usize,
+    books: Mutex<Books>,
+}
+
+/// How far the server is on its way down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Stage {
+    /// Serving.
+    Running,
+    /// Nothing new is accepted; what was received is answered.
+    Draining,
+    /// Everything ends at once.
+    Stopping,
+}
+
+/// The figures of one thread.
+#[derive(Debug, Default)]
+pub struct Book {
+    /// What its driver did.
+    pub io: Arc<Counts>,
+    /// What its sessions did.
+    pub served: Arc<Served>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    open: Vec<Arc<Book>>,
+    closed: Figures,
+}
+
+/// The figures of all threads together, ended ones among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// What the drivers did.
+    pub io: CountsSnapshot,
+    /// What the sessions did.
+    pub served: ServedSnapshot,
+}
+
+impl Figures {
+    /// What came since `earlier`.
+    pub fn since(&self, earlier: &Figures) -> Figures {
+        Figures {
+            io: self.io.since(&earlier.io),
+            served: self.served.since(&earlier.served),
+        }
+    }
+
+    fn plus(&self, book: &Book) -> Figures {
+        Figures {
+            io: self.io.plus(&book.io.snapshot()),
+            served: self.served.plus(&book.served.snapshot()),
+        }
+    }
+}
+
+impl Hub {
+    /// A hub for at most `limit` connections at a time.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            stage: AtomicU8::new(Stage::Running as u8),
+            connections: AtomicUsize::new(0),
+            limit,
+            books: Mutex::default(),
+        }
+    }
+
+    /// The stage in force. Cheap enough for every turn.
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::SeqCst) {
+            0 => Stage::Running,
+            1 => Stage::Draining,
+            _ => Stage::Stopping,
+        }
+    }
+
+    /// Goes on to `stage`; never back.
+    pub fn advance(&self, stage: Stage) {
+        self.stage.fetch_max(stage as u8, Ordering::SeqCst);
+    }
+
+    /// Counts a connection in, if the limit allows. One that was must be [`Hub::discharge`]d.
+    pub fn admit(&self) -> bool {
+        let room = |n: usize| (n < self.limit).then_some(n + 1);
+        self.connections
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
+            .is_ok()
+    }
+
+    /// Counts a connection out.
+    pub fn discharge(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A book for the calling thread.
+    pub fn open_book(&self) -> Arc<Book> {
+        let book = Arc::new(Book::default());
+        self.books().open.push(book.clone());
+        book
+    }
+
+    /// The thread is done; what it counted stays in the figures.
+    pub fn close_book(&self, book: &Arc<Book>) {
+        let mut books = self.books();
+        books.open.retain(|open| !Arc::ptr_eq(open, book));
+        books.closed = books.closed.plus(book);
+    }
+
+    /// All figures now.
+    pub fn figures(&self) -> Figures {
+        let books = self.books();
+        books
+            .open
+            .iter()
+            .fold(books.closed, |sum, book| sum.plus(book))
+    }
+
+    /// Nothing panics while it holds this lock, so it is never poisoned in earnest.
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says that accepting failed, at most once a second: the cause mostly lasts.
+#[derive(Debug, Default)]
+pub struct AcceptLog {
+    next_ms: u64,
+    unsaid: u64,
+}
+
+impl AcceptLog {
+    /// Accepting failed at `now_ms`.
+    pub fn failed(&mut self, error: &std::io::Error, now_ms: u64) {
+        self.unsaid += 1;
+        if now_ms >= self.next_ms {
+            tracing::warn!(
+                %error,
+                times = self.unsaid,
+                "no connection could be accepted; raise `ulimit -n` if descriptors ran out"
+            );
+            self.next_ms = now_ms + 1000;
+            self.unsaid = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_of_an_ended_thread_stay() {
+        let hub = Hub::new(1);
+        let book = hub.open_book();
+        book.io.recv.add(3);
+        hub.close_book(&book);
+        let other = hub.open_book();
+        other.io.recv.add(4);
+        assert_eq!(hub.figures().io.recv, 7);
+    }
+
+    #[test]
+    fn the_limit_is_exact() {
+        let hub = Hub::new(1);
+        assert!(hub.admit());
+        assert!(!hub.admit());
+        hub.discharge();
+        assert!(hub.admit());
+    }
+
+    #[test]
+    fn a_stage_never_goes_back() {
+        let hub = Hub::new(1);
+        hub.advance(Stage::Stopping);
+        hub.advance(Stage::Draining);
+        assert_eq!(hub.stage(), Stage::Stopping);
+    }
+}

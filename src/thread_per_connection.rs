@@ -1,0 +1,270 @@
+//! The shape of blocking I/O: the shard's thread accepts, and each connection has a thread of its
+//! own, on the same core, that waits in `recv` and in `send`.
+//!
+//! A thread that waits in the kernel can keep no deadline. The shard's thread looks at the
+//! deadlines that the others wrote down, and ends their calls by shutting the socket down: no
+//! request pays for it with a system call.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crate::clock::{Clock, now_ms};
+use crate::config::Config;
+use crate::io::Op;
+use crate::io::blocking::{Acceptor, Connection, Ender, RECEIVE_BYTES};
+use crate::sandbox::ShardSandbox;
+use crate::session::Session;
+use crate::shard::{AcceptLog, Book, Hub, SPARE_CONNECTIONS, Shard, ShardError, Stage, context};
+
+/// Deadlines are looked at this often, or four times within the shortest, in milliseconds.
+const SWEEP_MS: u64 = 250;
+/// How often the end of the last connection is looked for while draining, in milliseconds.
+const DRAIN_LOOK_MS: u64 = 10;
+/// Room on a connection thread's stack for what is not the guest's.
+const STACK_BYTES: usize = 128 * 1024;
+
+/// Serves until the hub says otherwise. Runs on the shard's own thread.
+///
+/// # Errors
+/// What kept the shard from serving, or made its listener unusable.
+pub fn run(shard: Shard) -> Result<(), ShardError> {
+    let book = shard.hub.open_book();
+    let sandbox = shard.sandbox()?;
+    let Shard {
+        listener,
+        config,
+        hub,
+        ready,
+        ..
+    } = shard;
+    let acceptor = Acceptor::open(listener).map_err(ShardError::at("opening the acceptor"))?;
+    let _ = ready.send(acceptor.waker());
+    let room = Arc::new(Room {
+        config,
+        hub,
+        sandbox,
+        threads: Mutex::default(),
+    });
+    accept_all(&acceptor, &room, &book).map_err(ShardError::at("waiting for connections"))
+}
+
+/// What the threads of a shard share.
+struct Room {
+    config: Arc<Config>,
+    hub: Arc<Hub>,
+    sandbox: Arc<ShardSandbox>,
+    threads: Mutex<HashMap<u64, Arc<Desk>>>,
+}
+
+/// What a connection's thread shows to the shard's.
+struct Desk {
+    /// Valid while this desk is in the room's map, which its thread leaves before it closes.
+    ender: Ender,
+    deadline_ms: AtomicU64,
+    doing: AtomicU8,
+    expired: AtomicBool,
+}
+
+/// What a connection's thread is about to wait in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Doing {
+    /// In `recv`, between requests.
+    Idle,
+    /// In `recv`, for the rest of a request.
+    Receiving,
+    Sending,
+}
+
+fn accept_all(acceptor: &Acceptor, room: &Arc<Room>, book: &Book) -> std::io::Result<()> {
+    let sweep_ms = SWEEP_MS.min(room.config.timeouts.shortest_ms() / 4).max(10);
+    let mut log = AcceptLog::default();
+    let mut born = 0;
+    let mut resting_until_ms = 0;
+    let mut draining = false;
+    loop {
+        let accepting = !draining && now_ms() >= resting_until_ms;
+        let timeout_ms = if draining { DRAIN_LOOK_MS } else { sweep_ms };
+        let seen = acceptor.wait(accepting, timeout_ms as u16, &book.io)?;
+        while seen.acceptable && accepting {
+            match acceptor.accept(&book.io) {
+                Ok(Some(connection)) => {
+                    born += 1;
+                    if let Err(error) = seat(room, connection, born, book) {
+                        log.failed(&error, now_ms());
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    book.served.accept_failed.add(1);
+                    log.failed(&error, now_ms());
+                    resting_until_ms = now_ms() + sweep_ms;
+                    break;
+                }
+            }
+        }
+        let now = now_ms();
+        let threads = room.threads();
+        for desk in threads.values() {
+            if desk.deadline_ms.load(Ordering::Relaxed) <= now {
+                desk.end(&book.io);
+            }
+        }
+        match room.hub.stage() {
+            Stage::Running => {}
+            Stage::Draining if !draining => {
+                draining = true;
+                for desk in threads.values() {
+                    if desk.doing.load(Ordering::SeqCst) == Doing::Idle as u8 {
+                        desk.ender.end_receiving(&book.io);
+                    }
+                }
+            }
+            Stage::Draining if !threads.is_empty() => {}
+            Stage::Draining => return Ok(()),
+            Stage::Stopping => {
+                for desk in threads.values() {
+                    desk.ender.end_all(&book.io);
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Gives a connection a thread.
+fn seat(room: &Arc<Room>, connection: Connection, number: u64, book: &Book) -> std::io::Result<()> {
+    book.served.accepted.add(1);
+    let admitted = room.hub.admit();
+    if !admitted {
+        book.served.refused.add(1);
+        if room.threads().len() >= room.config.connections + SPARE_CONNECTIONS {
+            connection.close(&book.io);
+            return Ok(());
+        }
+    }
+    let desk = Arc::new(Desk {
+        ender: connection.ender(),
+        deadline_ms: AtomicU64::new(u64::MAX),
+        doing: AtomicU8::new(Doing::Receiving as u8),
+        expired: AtomicBool::new(false),
+    });
+    room.threads().insert(number, desk.clone());
+    book.io.clone3.add(1);
+    let its_room = room.clone();
+    let spawned = thread::Builder::new()
+        .name(format!("connection {number}"))
+        .stack_size(room.config.sandbox.thread_stack_bytes() + STACK_BYTES)
+        .spawn(move || {
+            let book = its_room.hub.open_book();
+            if let Err(error) = serve(&its_room, &connection, &desk, &book, admitted) {
+                tracing::warn!(%error, "a connection could not be served");
+            }
+            its_room.threads().remove(&number);
+            connection.close(&book.io);
+            book.served.closed.add(1);
+            its_room.hub.close_book(&book);
+            if admitted {
+                its_room.hub.discharge();
+            }
+        });
+    if let Err(error) = spawned {
+        room.threads().remove(&number);
+        if admitted {
+            room.hub.discharge();
+        }
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// A connection's life, on its own thread.
+fn serve(
+    room: &Room,
+    connection: &Connection,
+    desk: &Desk,
+    book: &Book,
+    admitted: bool,
+) -> Result<(), ShardError> {
+    let mut context = context(&room.config, room.sandbox.clone(), book.served.clone())?;
+    let mut clock = Clock::default();
+    clock.tick(&mut context);
+    let mut session = if admitted {
+        Session::new(&context)
+    } else {
+        Session::refused(&mut context)
+    };
+    let mut buffer = vec![0; RECEIVE_BYTES];
+    loop {
+        desk.deadline_ms
+            .store(session.deadline_ms(), Ordering::Relaxed);
+        while let Some(op) = session.next_op() {
+            match op {
+                // There is nobody to tell: this thread receives when it has nothing to send.
+                Op::Receive | Op::Pause => {}
+                Op::Send(buf) => {
+                    desk.doing.store(Doing::Sending as u8, Ordering::Relaxed);
+                    match connection.send(&buf, &book.io) {
+                        Ok(()) => session.sent(buf, &mut context),
+                        Err(_) => session.broken(),
+                    }
+                    desk.deadline_ms
+                        .store(session.deadline_ms(), Ordering::Relaxed);
+                }
+                Op::Shutdown => connection.shut_down(&book.io),
+                Op::Close => {
+                    session.closed(&mut context);
+                    return Ok(());
+                }
+            }
+        }
+        let doing = if session.is_idle() {
+            Doing::Idle
+        } else {
+            Doing::Receiving
+        };
+        desk.doing.store(doing as u8, Ordering::SeqCst);
+        // After the store: either the shard's thread sees that this one is idle, or this one sees
+        // that the server goes down.
+        if room.hub.stage() >= Stage::Draining {
+            session.drain();
+            if session.is_idle() {
+                continue;
+            }
+        }
+        context.offload.rest();
+        let received = connection.receive(&mut buffer, &book.io);
+        desk.doing.store(Doing::Receiving as u8, Ordering::Relaxed);
+        clock.tick(&mut context);
+        match received {
+            Ok(0) if desk.expired.swap(false, Ordering::Relaxed) => {
+                session.expire(&mut context);
+            }
+            Ok(0) => session.end_of_stream(),
+            Ok(n) => session.absorb(&buffer[..n], &mut context),
+            Err(_) => session.broken(),
+        }
+    }
+}
+
+impl Room {
+    /// Nothing panics while it holds this lock, so it is never poisoned in earnest.
+    fn threads(&self) -> MutexGuard<'_, HashMap<u64, Arc<Desk>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Desk {
+    /// The deadline has passed: whatever the thread waits in returns.
+    fn end(&self, counts: &crate::io::Counts) {
+        self.deadline_ms.store(u64::MAX, Ordering::Relaxed);
+        if self.doing.load(Ordering::Relaxed) == Doing::Sending as u8 {
+            self.ender.end_all(counts);
+        } else {
+            self.expired.store(true, Ordering::Relaxed);
+            self.ender.end_receiving(counts);
+        }
+    }
+}
