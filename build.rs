@@ -50,7 +50,7 @@ fn main() {
     ] {
         println!("cargo::rerun-if-changed={input}");
     }
-    if let Err(failure) = embed() {
+    if let Err(failure) = name_toolchain().and_then(|()| embed()) {
         println!("cargo::error={}", failure.sentence);
         if !failure.details.is_empty() {
             // Cargo shows what a build script wrote only if its exit code is not 0.
@@ -58,6 +58,23 @@ fn main() {
             exit(1);
         }
     }
+}
+
+/// Results name the compiler that made the program.
+fn name_toolchain() -> Result<()> {
+    let rustc = variable("RUSTC")?;
+    let output = Command::new(&rustc)
+        .arg("--version")
+        .output()
+        .map_err(failed("run", Path::new(&rustc)))?;
+    let version = String::from_utf8_lossy(&output.stdout);
+    let target = variable("TARGET")?;
+    let profile = variable("PROFILE")?;
+    println!(
+        "cargo::rustc-env=RINGLAB_TOOLCHAIN={} for {target}, {profile}",
+        version.trim()
+    );
+    Ok(())
 }
 
 fn embed() -> Result<()> {

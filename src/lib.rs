@@ -28,6 +28,10 @@
 //! | [`sandbox`] | what runs: engine, guest ABI, isolation, limits |
 //! | [`load`] | the load generator |
 //! | [`measure`] | clocks, counters, host fingerprint, statistics |
+//! | [`experiment`] | arms run in turn as blocks, and what may be concluded |
+//! | [`report`] | results in, text out |
+//! | [`control`] | what a server tells the laboratory that started it |
+//! | [`whole_file`] | files that are whole or not there |
 //! | [`clock`], [`pool`], [`served`] | a shard's time, its buffers, its figures |
 //!
 //! # Invariants, each held by a test
@@ -42,16 +46,22 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod event_loop;
+pub mod experiment;
+mod hash;
 pub mod http;
 pub mod io;
+pub mod load;
 pub mod measure;
 pub mod models;
 pub mod offload;
 pub mod pool;
+pub mod report;
 pub mod sandbox;
 pub mod served;
 pub mod server;
 pub mod session;
 pub mod shard;
 pub mod thread_per_connection;
+pub mod whole_file;

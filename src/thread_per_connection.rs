@@ -88,22 +88,13 @@ fn accept_all(acceptor: &Acceptor, room: &Arc<Room>, book: &Book) -> std::io::Re
         let accepting = !draining && now_ms() >= resting_until_ms;
         let timeout_ms = if draining { DRAIN_LOOK_MS } else { sweep_ms };
         let seen = acceptor.wait(accepting, timeout_ms as u16, &book.io)?;
-        while seen.acceptable && accepting {
-            match acceptor.accept(&book.io) {
-                Ok(Some(connection)) => {
-                    born += 1;
-                    if let Err(error) = seat(room, connection, born, book) {
-                        log.failed(&error, now_ms());
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    book.served.accept_failed.add(1);
-                    log.failed(&error, now_ms());
-                    resting_until_ms = now_ms() + sweep_ms;
-                    break;
-                }
-            }
+        if seen.acceptable
+            && accepting
+            && let Err(error) = seat_waiting(acceptor, room, &mut born, book)
+        {
+            book.served.accept_failed.add(1);
+            log.failed(&error, now_ms());
+            resting_until_ms = now_ms() + sweep_ms;
         }
         let now = now_ms();
         let threads = room.threads();
@@ -132,6 +123,20 @@ fn accept_all(acceptor: &Acceptor, room: &Arc<Room>, book: &Book) -> std::io::Re
             }
         }
     }
+}
+
+/// Gives every waiting connection a thread.
+fn seat_waiting(
+    acceptor: &Acceptor,
+    room: &Arc<Room>,
+    born: &mut u64,
+    book: &Book,
+) -> std::io::Result<()> {
+    while let Some(connection) = acceptor.accept(&book.io)? {
+        *born += 1;
+        seat(room, connection, *born, book)?;
+    }
+    Ok(())
 }
 
 /// Gives a connection a thread.

@@ -1,12 +1,22 @@
 //! The command line: one vocabulary for all commands, one file for each, one table of exit codes.
 
+mod compare;
+mod load;
 mod models;
 mod serve;
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
+use nix::sys::signal::{SigSet, Signal};
 use tracing_subscriber::EnvFilter;
+
+use crate::hash::fnv1a64;
+use crate::measure::host::Build;
+use crate::measure::reading::Reading;
+use crate::sandbox::{Handler, Isolation, Source};
 
 /// How a command ended; the only exit codes there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +56,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Compare(compare::Arguments),
     Serve(serve::Arguments),
+    Load(load::Arguments),
     Models(models::Arguments),
 }
 
@@ -58,8 +70,10 @@ pub fn main() -> Exit {
         .with_writer(std::io::stderr)
         .init();
     match Arguments::parse().command {
-        None => Exit::Done,
+        None => compare::run(&compare::Arguments::default()),
+        Some(Command::Compare(arguments)) => compare::run(&arguments),
         Some(Command::Serve(arguments)) => serve::run(&arguments),
+        Some(Command::Load(arguments)) => load::run(&arguments),
         Some(Command::Models(arguments)) => models::run(&arguments),
     }
 }
@@ -68,6 +82,41 @@ pub fn main() -> Exit {
 fn fail(exit: Exit, error: impl std::fmt::Display) -> Exit {
     eprintln!("ringlab: {error}");
     exit
+}
+
+/// Sets `stop` on the first SIGINT or SIGTERM; the second ends the process at once.
+fn stop_on_signal(stop: Arc<AtomicBool>) {
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+    // Where signals cannot be blocked they end the process, which is what they mean.
+    if signals.thread_block().is_err() {
+        return;
+    }
+    std::thread::spawn(move || {
+        let _ = signals.wait();
+        stop.store(true, Ordering::Relaxed);
+        if let Ok(signal) = signals.wait() {
+            std::process::exit(128 + signal as i32);
+        }
+    });
+}
+
+/// What is known of this build, for the host's fingerprint.
+fn build_facts(handler: &Source) -> Build {
+    let module = Handler::load(handler, Isolation::Reuse, &Default::default());
+    let wasm_hash = match module.as_ref().map(|handler| &handler.describe().module) {
+        Ok(Some(module)) => Reading::Value(format!("fnv1a64 {:016x}", module.fnv1a64)),
+        Ok(None) => Reading::Missing("the handler is linked in".to_string()),
+        Err(error) => Reading::Missing(error.to_string()),
+    };
+    Build {
+        toolchain: Reading::Value(env!("RINGLAB_TOOLCHAIN").to_string()),
+        allocator: Reading::Value("the C library's".to_string()),
+        lockfile_hash: Reading::Value(format!(
+            "fnv1a64 {:016x}",
+            fnv1a64(include_bytes!("../../Cargo.lock"))
+        )),
+        wasm_hash,
+    }
 }
 
 /// A list of cores, or `all`.

@@ -1,6 +1,6 @@
 //! `ringlab serve`: one server, in the foreground, until a signal.
 
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::{Cores, Exit, fail, parse_cores};
 use crate::config::{Config, ConfigError};
+use crate::control;
 use crate::models::{self, MODELS};
 use crate::sandbox::{Isolation, Source};
 use crate::server::{Handle, Server};
@@ -100,7 +101,7 @@ pub fn run(arguments: &Arguments) -> Exit {
     let _ = std::io::stdout().flush();
     watch_signals(signals, server.handle());
     if arguments.control {
-        answer_control(server.handle());
+        control::answer(server.handle());
     }
     serve(server)
 }
@@ -131,23 +132,6 @@ fn watch_signals(signals: SigSet, handle: Handle) {
         if let Ok(signal) = signals.wait() {
             std::process::exit(128 + signal as i32);
         }
-    });
-}
-
-/// One line in, one line of JSON out. The end of input is the end of the server, so that no server
-/// outlives the laboratory that started it.
-fn answer_control(handle: Handle) {
-    std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines() {
-            if line.is_err() {
-                break;
-            }
-            let figures = serde_json::to_string(&handle.figures()).expect("figures are plain");
-            if writeln!(std::io::stdout(), "{figures}").is_err() {
-                break;
-            }
-        }
-        handle.advance(Stage::Draining);
     });
 }
 

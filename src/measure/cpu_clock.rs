@@ -42,6 +42,37 @@ pub fn process_ns(pid: i32) -> Result<u64, CpuClockError> {
         .map_err(|errno| CpuClockError { pid, errno })
 }
 
+/// CPU time in ns that this process has used since it started, exact even while its threads run.
+///
+/// [`process_ns`] of oneself is as late as of another: only the calling thread's part is brought up
+/// to date. But reading the clock of a single thread does bring that one up to date
+/// (`task_sched_runtime` in kernel/sched/core.c), which only threads of the same process may do. So
+/// each is read once before the sum is.
+pub fn own_process_ns() -> u64 {
+    let threads = fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
+    for thread in threads {
+        let Some(tid) = thread
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        // A thread that has ended since is in the sum already.
+        let _ = read_ns(thread_clock(tid));
+    }
+    read_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("Linux has had this clock since 2.6.12")
+}
+
+/// The CPU clock of a thread of this process: the inverted id above three bits that mean "this
+/// thread only" (4) and "by the scheduler's count" (2); include/linux/posix-timers_types.h.
+fn thread_clock(tid: i32) -> ClockId {
+    ClockId::from_raw((!tid << 3) | 4 | 2)
+}
+
 /// CPU time in ns that the calling thread has used since it started. Always up to date.
 pub fn thread_ns() -> u64 {
     read_ns(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has had this clock since 2.6.12")
@@ -191,6 +222,33 @@ mod tests {
             "intr 5\n",
             Reading::missing("/proc/stat has no line for all cores"),
         );
+    }
+
+    #[test]
+    fn a_running_thread_of_ours_is_counted_to_the_moment() {
+        // Steps of a tick (1 to 10 ms) would show as readings that stand still while the other
+        // thread burns; with the threads read first, the sum moves at every reading.
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| while !stop.load(std::sync::atomic::Ordering::Relaxed) {});
+            let tid = |()| {
+                let ids = fs::read_dir("/proc/self/task").unwrap().flatten();
+                ids.map(|id| id.file_name().to_str().unwrap().parse::<i32>().unwrap())
+                    .collect::<Vec<_>>()
+            };
+            assert!(
+                tid(())
+                    .into_iter()
+                    .all(|tid| read_ns(thread_clock(tid)).is_ok())
+            );
+            let mut last = own_process_ns();
+            for _ in 0..100 {
+                let now = own_process_ns();
+                assert!(now > last, "{now} after {last}");
+                last = now;
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 
     #[test]

@@ -161,6 +161,7 @@ pub(super) fn check_answer(answer: &Answer<'_>, limits: &Limits) -> Result<(), F
 }
 
 /// `length` bytes of `memory` from `address` on, if they are all there.
+#[inline]
 fn slice(memory: &[u8], address: u32, length: u32) -> Option<&[u8]> {
     let start = u64::from(address);
     let end = start + u64::from(length);
@@ -168,6 +169,7 @@ fn slice(memory: &[u8], address: u32, length: u32) -> Option<&[u8]> {
 }
 
 /// Where in `whole` `part` begins.
+#[inline]
 fn offset_within(whole: &[u8], part: &[u8]) -> usize {
     if part.is_empty() {
         return 0;
@@ -181,16 +183,19 @@ fn offset_within(whole: &[u8], part: &[u8]) -> usize {
 }
 
 /// Fills `bytes` with `words`, of which there are as many as fit.
+#[inline]
 fn put<const N: usize>(bytes: &mut [u8], words: [u32; N]) {
     for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
         place.copy_from_slice(&word.to_le_bytes());
     }
 }
 
+#[inline]
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
+#[inline]
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

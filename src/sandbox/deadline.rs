@@ -183,7 +183,7 @@ impl Watch {
         }
     }
 
-    /// A request begins.
+    /// A request is over; the next tick is another's.
     pub(super) fn restart(&mut self) {
         self.first_tick = None;
     }

@@ -5,7 +5,9 @@ use super::instance::Blueprint;
 use super::limits::Limits;
 use super::load_error::{Fault, LoadError};
 use super::{Isolation, builtin};
+use crate::hash::fnv1a64;
 use ringlab_guest::Handler as NativeHandler;
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -80,6 +82,7 @@ pub struct Handler(Arc<Loaded>);
 
 struct Loaded {
     description: Description,
+    isolation: Isolation,
     limits: Limits,
     program: Program,
 }
@@ -87,8 +90,7 @@ struct Loaded {
 /// What answers a request.
 pub(super) enum Program {
     Native(NativeHandler),
-    Reuse(Artifact),
-    Fresh(Artifact),
+    Wasm(Artifact),
 }
 
 impl Handler {
@@ -102,11 +104,7 @@ impl Handler {
         isolation: Isolation,
         limits: &Limits,
     ) -> Result<Handler, LoadError> {
-        let loaded = match source {
-            Source::Builtin(name) => load_builtin(name, isolation, limits),
-            Source::File(path) => load_file(path, isolation, limits),
-        };
-        let (program, module) = loaded.map_err(|fault| LoadError {
+        let (program, module) = load(source, isolation, limits).map_err(|fault| LoadError {
             handler: source.to_string(),
             fault,
         })?;
@@ -116,6 +114,7 @@ impl Handler {
         };
         Ok(Handler(Arc::new(Loaded {
             description,
+            isolation,
             limits: limits.clone(),
             program,
         })))
@@ -123,11 +122,7 @@ impl Handler {
 
     /// What stands between two requests.
     pub fn isolation(&self) -> Isolation {
-        match self.0.program {
-            Program::Native(_) => Isolation::Native,
-            Program::Reuse(_) => Isolation::Reuse,
-            Program::Fresh(_) => Isolation::Fresh,
-        }
+        self.0.isolation
     }
 
     /// Which handler this is, for results.
@@ -145,28 +140,35 @@ impl Handler {
     }
 }
 
-fn load_builtin(
-    name: &str,
+fn load(
+    source: &Source,
     isolation: Isolation,
     limits: &Limits,
 ) -> Result<(Program, Option<ModuleIdentity>), Fault> {
-    let unknown = || Fault::UnknownBuiltin(builtin::suggest(name));
-    if isolation == Isolation::Native {
-        let handler = builtin::native(name).ok_or_else(unknown)?;
-        return Ok((Program::Native(handler), None));
-    }
-    compile(builtin::wasm(name).ok_or_else(unknown)?, isolation, limits)
-}
-
-fn load_file(
-    path: &Path,
-    isolation: Isolation,
-    limits: &Limits,
-) -> Result<(Program, Option<ModuleIdentity>), Fault> {
-    if isolation == Isolation::Native {
-        return Err(Fault::NativeFile);
-    }
-    compile(&read(path)?, isolation, limits)
+    let unknown = |name: &str| Fault::UnknownBuiltin(builtin::suggest(name));
+    let wasm = match (source, isolation) {
+        (Source::Builtin(name), Isolation::Native) => {
+            let handler = builtin::native(name).ok_or_else(|| unknown(name))?;
+            return Ok((Program::Native(handler), None));
+        }
+        (Source::File(_), Isolation::Native) => return Err(Fault::NativeFile),
+        (Source::Builtin(name), _) => {
+            Cow::Borrowed(builtin::wasm(name).ok_or_else(|| unknown(name))?)
+        }
+        (Source::File(path), _) => Cow::Owned(read(path)?),
+    };
+    let artifact = Artifact::compile(&wasm, limits)?;
+    // One instance on trial, so that whatever is wrong is said before the server listens.
+    let trial = Limits {
+        instances: 1,
+        ..limits.clone()
+    };
+    Blueprint::new(&artifact, &trial)?;
+    let identity = ModuleIdentity {
+        bytes: wasm.len(),
+        fnv1a64: fnv1a64(&wasm),
+    };
+    Ok((Program::Wasm(artifact), Some(identity)))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Fault> {
@@ -187,35 +189,6 @@ fn read(path: &Path) -> Result<Vec<u8>, Fault> {
     Ok(wasm)
 }
 
-fn compile(
-    wasm: &[u8],
-    isolation: Isolation,
-    limits: &Limits,
-) -> Result<(Program, Option<ModuleIdentity>), Fault> {
-    let artifact = Artifact::compile(wasm, limits)?;
-    let trial = Limits {
-        instances: 1,
-        ..limits.clone()
-    };
-    Blueprint::new(&artifact, &trial)?;
-    let identity = ModuleIdentity {
-        bytes: wasm.len(),
-        fnv1a64: fnv1a64(wasm),
-    };
-    let program = match isolation {
-        Isolation::Fresh => Program::Fresh(artifact),
-        Isolation::Reuse | Isolation::Native => Program::Reuse(artifact),
-    };
-    Ok((program, Some(identity)))
-}
-
-/// Fowler, Noll and Vo's hash 1a (RFC 9923).
-fn fnv1a64(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,13 +206,5 @@ mod tests {
         check("./hello", true);
         check("/hello", true);
         check("wasm", false);
-    }
-
-    /// The published test vectors of FNV-1a.
-    #[test]
-    fn the_hash_is_fnv1a() {
-        assert_eq!(fnv1a64(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv1a64(b"a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(fnv1a64(b"foobar"), 0x8594_4171_f739_67e8);
     }
 }

@@ -101,6 +101,14 @@ struct Host {
     growth_refused: bool,
 }
 
+impl Host {
+    /// The next request starts anew. (The first one's time includes the start function's.)
+    fn end_request(&mut self) {
+        self.watch.restart();
+        self.growth_refused = false;
+    }
+}
+
 impl ResourceLimiter for Host {
     fn memory_growing(
         &mut self,
@@ -173,10 +181,15 @@ impl Instance {
     #[inline]
     pub(super) fn call(&mut self, call: &Call<'_>, limits: &Limits) -> Result<Answer<'_>, Failure> {
         let (memory, host) = self.memory.data_and_store_mut(&mut self.store);
-        host.watch.restart();
-        host.growth_refused = false;
-        let length = abi::write_request(memory, self.area, call)?;
-        self.store.set_epoch_deadline(1);
+        let length = match abi::write_request(memory, self.area, call) {
+            Ok(length) => length,
+            Err(failure) => {
+                host.end_request();
+                return Err(failure);
+            }
+        };
+        // The epoch deadline stays where it was. If ticks passed since, the guest calls its watch
+        // at once, once; setting it anew would cost every request more than that costs one.
         let record = match self.handle.call(&mut self.store, length) {
             Ok(record) => record,
             Err(error) => {
@@ -184,6 +197,7 @@ impl Instance {
                 return Err(Failure::from_wasmtime(&error, refused));
             }
         };
+        self.store.data_mut().end_request();
         abi::read_answer(self.memory.data(&self.store), record, limits)
     }
 }

@@ -98,7 +98,16 @@ impl Fault {
     }
 
     pub(super) fn text(error: &wasmtime::Error) -> Fault {
-        Fault::Text(one_line(error))
+        let text = one_line(error);
+        // The parser draws the place: `reason --> <anon>:LINE:COLUMN | the line | a caret`.
+        let drawn = text
+            .split_once(" --> <anon>:")
+            .and_then(|(reason, drawing)| {
+                let (place, _) = drawing.split_once(' ')?;
+                let (line, column) = place.split_once(':')?;
+                Some(format!("{reason} at line {line}, column {column}"))
+            });
+        Fault::Text(drawn.unwrap_or(text))
     }
 
     pub(super) fn not_wasm(file: &[u8]) -> Fault {

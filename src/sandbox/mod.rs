@@ -13,14 +13,23 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | `handler` | from a name or a file to checked machine code, or a sentence why not |
+//! | `handler` | from a name or a file to a checked and compiled handler |
+//! | `builtin` | the handlers that come with this program |
+//! | `load_error` | why a handler cannot be loaded, in sentences |
+//! | `artifact` | from WebAssembly to machine code whose exports are right |
 //! | `engine` | every switch of wasmtime that this program sets, with its reason |
 //! | `instance` | a module made ready to run, and one running copy of it |
 //! | `abi` | the guest ABI: requests into guest memory, records out of it |
+//! | `limits` | what one request may use, and what it may use by default |
 //! | `deadline` | CPU time per request: the ticker and the watch |
 //! | `slots` | how many instances a shard may have, and who waits when all are out |
 //! | `native` | the same handler without a sandbox |
 //! | `failure` | the ways in which a call fails, and their HTTP status |
+//!
+//! A call copies the request once, into guest memory, and copies no answer: the caller's closure
+//! gets it where the guest left it. A steady-state call under `native` and `reuse` allocates
+//! nothing; under `fresh` wasmtime does, a constant number of times. None makes a system call
+//! (`fresh`: as long as the guest's memory never grows and starts with 256 KiB at most).
 
 mod abi;
 mod artifact;

@@ -9,14 +9,15 @@ use super::handler::{Handler, Program};
 use super::instance::{Blueprint, Instance};
 use super::limits::Limits;
 use super::load_error::LoadError;
-use super::{Answer, Call, Failure, native};
+use super::{Answer, Call, Failure, Isolation, native};
 use ringlab_guest::Handler as NativeHandler;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long a call waits for a slot before it fails with [`Failure::Exhausted`].
-const SLOT_WAIT: Duration = Duration::from_secs(5);
+/// How long a call waits for a slot before it fails with [`Failure::Exhausted`]. Longer than a
+/// client waits for an answer, but not for ever.
+const SLOT_WAIT: Duration = Duration::from_secs(30);
 
 /// Says whether header lines may stand in a response as they are, and if not, why not.
 pub type CheckHeaderLines = fn(&[u8]) -> Result<(), &'static str>;
@@ -26,23 +27,33 @@ pub struct ShardSandbox {
     runner: Runner,
     limits: Limits,
     check: CheckHeaderLines,
+    /// [`SLOT_WAIT`], but in tests.
+    pub(super) slot_wait: Duration,
     slots: Mutex<Slots>,
-    freed: Condvar,
+    /// Notified once for each slot that is promised.
+    promise: Condvar,
 }
 
 enum Runner {
     Native(NativeHandler),
-    Reuse(Blueprint),
-    Fresh(Blueprint),
+    Wasm {
+        blueprint: Blueprint,
+        /// Whether an instance that answered is kept for the next request.
+        keep: bool,
+    },
 }
 
 struct Slots {
+    /// Slots that nobody has and nobody waits for.
     free: usize,
-    /// Instances without a slot of their own, at most `free`, the last used on top: its memory
-    /// is the likeliest to be cached still.
-    kept: Vec<Instance>,
     /// Threads that wait for a slot.
     waiting: usize,
+    /// Slots given back for those who wait, at most as many as they are. Without this a busy
+    /// thread would give its slot back and take it again before a waiting one wakes up.
+    promised: usize,
+    /// Instances in free and promised slots, the last used on top: its memory is the likeliest
+    /// to be cached still.
+    kept: Vec<Instance>,
 }
 
 /// A slot taken, with the instance in it, if there is one.
@@ -60,8 +71,12 @@ impl ShardSandbox {
         let limits = handler.limits().clone();
         let runner = match handler.program() {
             Program::Native(handler) => Ok(Runner::Native(*handler)),
-            Program::Reuse(artifact) => Blueprint::new(artifact, &limits).map(Runner::Reuse),
-            Program::Fresh(artifact) => Blueprint::new(artifact, &limits).map(Runner::Fresh),
+            Program::Wasm(artifact) => {
+                Blueprint::new(artifact, &limits).map(|blueprint| Runner::Wasm {
+                    blueprint,
+                    keep: handler.isolation() == Isolation::Reuse,
+                })
+            }
         };
         let runner = runner.map_err(|fault| LoadError {
             handler: handler.describe().name.clone(),
@@ -70,31 +85,35 @@ impl ShardSandbox {
         Ok(Arc::new(ShardSandbox {
             runner,
             check,
+            slot_wait: SLOT_WAIT,
             slots: Mutex::new(Slots {
                 free: limits.instances,
-                kept: Vec::with_capacity(limits.instances),
                 waiting: 0,
+                promised: 0,
+                kept: Vec::with_capacity(limits.instances),
             }),
-            freed: Condvar::new(),
+            promise: Condvar::new(),
             limits,
         }))
     }
 
     fn lease(&self) -> Result<Lease, Failure> {
         let mut slots = self.slots();
-        if slots.free == 0 {
+        if slots.free > 0 {
+            slots.free -= 1;
+        } else {
             slots.waiting += 1;
             slots = self
-                .freed
-                .wait_timeout_while(slots, SLOT_WAIT, |slots| slots.free == 0)
+                .promise
+                .wait_timeout_while(slots, self.slot_wait, |slots| slots.promised == 0)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
             slots.waiting -= 1;
-            if slots.free == 0 {
+            if slots.promised == 0 {
                 return Err(Failure::Exhausted);
             }
+            slots.promised -= 1;
         }
-        slots.free -= 1;
         Ok(Lease {
             kept: slots.kept.pop(),
         })
@@ -102,10 +121,12 @@ impl ShardSandbox {
 
     fn give_back(&self, lease: Lease) {
         let mut slots = self.slots();
-        slots.free += 1;
         slots.kept.extend(lease.kept);
-        if slots.waiting > 0 {
-            self.freed.notify_one();
+        if slots.waiting > slots.promised {
+            slots.promised += 1;
+            self.promise.notify_one();
+        } else {
+            slots.free += 1;
         }
     }
 
@@ -142,7 +163,7 @@ impl Sandbox {
     pub fn new(shard: Arc<ShardSandbox>) -> io::Result<Sandbox> {
         let ticker = match &shard.runner {
             Runner::Native(_) => None,
-            Runner::Reuse(blueprint) | Runner::Fresh(blueprint) => {
+            Runner::Wasm { blueprint, .. } => {
                 // Otherwise the first call would pay for the stack on which traps are handled.
                 wasmtime::Engine::tls_eager_initialize();
                 Some(Ticker::start(blueprint.engine())?)
@@ -162,7 +183,7 @@ impl Sandbox {
     /// Lets the handler answer `call`. `take` gets the answer, lent for as long as it runs, or
     /// the reason why there is none; what it returns is returned.
     ///
-    /// Blocks only if all slots of the shard are leased, and for at most 5 s.
+    /// Blocks only if all slots of the shard are leased, and for at most 30 s.
     #[inline]
     pub fn call<R>(
         &mut self,
@@ -176,13 +197,13 @@ impl Sandbox {
             ..
         } = self;
         let limits = &shard.limits;
-        let blueprint = match &shard.runner {
+        let (blueprint, keep) = match &shard.runner {
             Runner::Native(handler) => {
                 return native::call(*handler, call, limits, |answer| {
                     take(answer.and_then(|answer| checker.accept(answer)))
                 });
             }
-            Runner::Reuse(blueprint) | Runner::Fresh(blueprint) => blueprint,
+            Runner::Wasm { blueprint, keep } => (blueprint, *keep),
         };
         let leased = match lease {
             Some(leased) => leased,
@@ -201,8 +222,8 @@ impl Sandbox {
         let answer = instance
             .call(call, limits)
             .and_then(|answer| checker.accept(answer));
-        let keep = matches!(shard.runner, Runner::Reuse(_))
-            && matches!(answer, Ok(_) | Err(Failure::RequestTooLarge));
+        // A request that was never written did the instance no harm.
+        let keep = keep && matches!(answer, Ok(_) | Err(Failure::RequestTooLarge));
         let taken = take(answer);
         if !keep {
             leased.kept = None;

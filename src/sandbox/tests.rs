@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Answers the file's own way; where a test's guest keeps its record, texts and request area.
+/// Where a test's guest keeps its record, its texts and its request area.
 const RECORD: u32 = 64;
 const TEXTS: u32 = 128;
 const AREA: u32 = 1024;
@@ -412,6 +412,22 @@ fn reuse_keeps_state_and_fresh_does_not() {
 }
 
 #[test]
+fn an_instance_that_failed_is_never_called_again() {
+    let worst = format!(
+        "(if (i32.load (i32.const {})) (then unreachable))",
+        AREA + 8 + 24
+    );
+    let text = counting().replace("(i32.const 64)))", &format!("{worst} (i32.const 64)))"));
+    let mut sandbox = sandbox(&text, Isolation::Reuse);
+    let mut count = |body: &[u8]| call(&mut sandbox, GOOD, body).map(|answer| answer.2);
+    for _ in 0..2 {
+        assert_eq!(count(b""), Ok(b"1".to_vec()));
+        assert_eq!(count(b""), Ok(b"2".to_vec()));
+        assert_eq!(count(b"x"), Err(trap("unreachable")));
+    }
+}
+
+#[test]
 fn threads_of_a_shard_take_turns_at_its_slots() {
     let limits = Limits {
         instances: 1,
@@ -432,6 +448,28 @@ fn threads_of_a_shard_take_turns_at_its_slots() {
             }
         });
     }
+}
+
+#[test]
+fn a_call_that_gets_no_slot_in_time_fails_and_the_next_may_not() {
+    let limits = Limits {
+        instances: 1,
+        ..limits()
+    };
+    let mut shard = shard(&counting(), Isolation::Reuse, &limits);
+    let wait = &mut Arc::get_mut(&mut shard).expect("not shared yet").slot_wait;
+    *wait = Duration::from_millis(10);
+    let mut first = Sandbox::new(Arc::clone(&shard)).expect("a timer");
+    let mut second = Sandbox::new(shard).expect("a timer");
+    let count = |sandbox: &mut Sandbox| call(sandbox, GOOD, b"").map(|answer| answer.2);
+    assert_eq!(count(&mut first), Ok(b"1".to_vec()));
+    assert_eq!(count(&mut second), Err(Failure::Exhausted));
+    assert_eq!(count(&mut first), Ok(b"2".to_vec()));
+    first.release();
+    assert_eq!(count(&mut second), Ok(b"3".to_vec()));
+    assert_eq!(count(&mut first), Err(Failure::Exhausted));
+    drop(second);
+    assert_eq!(count(&mut first), Ok(b"4".to_vec()));
 }
 
 #[test]
@@ -495,8 +533,14 @@ fn what_is_no_module_is_refused_in_words() {
     check_load("", "it is empty");
     check_load("\x7fELF", "it begins with 7f 45 4c 46");
     check_load("\0asm\x01\0\0\0\x01", "its code is refused");
-    check_load("(module (func $f)", "its text is refused");
-    check_load(";; a comment\n(module (fun))", "its text is refused");
+    check_load(
+        "(module (func $f)",
+        "its text is refused: expected `)` at line 1, column 18; correct",
+    );
+    check_load(
+        ";; a comment\n(module (fun))",
+        "expected valid module field at line 2, column 10",
+    );
     let threads = "(module (memory 1 1 shared))";
     check_load(threads, "its text is refused");
 }

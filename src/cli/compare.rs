@@ -1,0 +1,385 @@
+//! `ringlab compare`, the main job, and what `ringlab` does without a command.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Cores, Exit, fail, parse_cores};
+use crate::config::cores;
+use crate::experiment::analysis::analyse;
+use crate::experiment::plan::{Plan, arms};
+use crate::experiment::result::{Experiment, FORMAT};
+use crate::experiment::{ExperimentError, run};
+use crate::measure::host::{self, Host};
+use crate::measure::noise::Limits;
+use crate::measure::stats::Level;
+use crate::models::{self, MODELS, Model};
+use crate::report;
+use crate::sandbox::{Handler, Isolation, Source};
+
+/// Compare I/O models, isolations or handlers: what a request costs on each
+#[derive(Debug, Parser)]
+pub struct Arguments {
+    /// I/O models, or `all`
+    #[arg(long, value_delimiter = ',', default_value = "blocking,epoll,io_uring")]
+    model: Vec<String>,
+    /// Isolations, or `all`
+    #[arg(long, value_delimiter = ',', default_value = "reuse")]
+    isolation: Vec<String>,
+    /// Handlers: built-in names, or files of wasm or its text format
+    #[arg(long, value_delimiter = ',', default_value = "hello")]
+    handler: Vec<String>,
+    /// What is requested
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// Cores of the server [default: the last one]
+    #[arg(long, value_parser = parse_cores)]
+    cores: Option<Cores>,
+    /// Cores of the generator [default: up to two others for each of the server's]
+    #[arg(long, value_parser = parse_cores)]
+    client_cores: Option<Cores>,
+    /// Lets server and generator share a core; the result is marked
+    #[arg(long)]
+    share_cores: bool,
+    /// Connections of the generator
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    connections: u32,
+    /// Rounds at saturation
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+    /// Rounds at the equal rate; 0 leaves it out
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    equal_rate_rounds: u32,
+    /// Requests per second at the equal rate [default: half the slowest arm's capacity]
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Load before measuring, in every block
+    #[arg(long, default_value = "100ms", value_name = "TIME")]
+    warm_up: humantime::Duration,
+    /// The measured part of every block
+    #[arg(long, default_value = "450ms", value_name = "TIME")]
+    window: humantime::Duration,
+    /// Adds rounds until every ratio at saturation is known this well, such as `2%`
+    #[arg(long, value_parser = parse_percent, value_name = "PERCENT")]
+    until: Option<f64>,
+    /// No round is added after this time
+    #[arg(long, default_value = "10m", value_name = "TIME")]
+    max_time: humantime::Duration,
+    /// Decides the order of the blocks and the arrivals
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Repeats the experiment stored in FILE and says whether both runs agree
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "isolation", "handler", "rounds"])]
+    again: Option<PathBuf>,
+    /// Where the whole result goes, as JSON
+    #[arg(long, default_value = "ringlab-result.json", value_name = "FILE")]
+    json: PathBuf,
+    /// Says nothing but the result
+    #[arg(long)]
+    quiet: bool,
+    /// Says what would be done, and how long it would take
+    #[arg(long)]
+    dry_run: bool,
+    /// Counts NOISY as INVALID
+    #[arg(long)]
+    strict: bool,
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    match number.parse() {
+        Ok(percent) if percent > 0.0 && percent < 100.0 => Ok(percent),
+        _ => Err(format!("{text:?} is no percentage; write `2%`")),
+    }
+}
+
+impl Default for Arguments {
+    fn default() -> Self {
+        Self::parse_from(["compare"])
+    }
+}
+
+pub fn run(arguments: &Arguments) -> Exit {
+    let before = match &arguments.again {
+        None => None,
+        Some(path) => match Experiment::load(path) {
+            Ok(experiment) => Some(experiment),
+            Err(error) => return fail(Exit::BadInput, error),
+        },
+    };
+    let plan = match &before {
+        Some(before) => Ok(before.plan.clone()),
+        None => arguments.plan(),
+    };
+    let plan = match plan {
+        Ok(plan) => plan,
+        Err((exit, sentence)) => return fail(exit, sentence),
+    };
+    if arguments.dry_run {
+        print!("{}", describe(&plan));
+        return Exit::Done;
+    }
+    if !arguments.quiet {
+        eprint!("{}", describe(&plan));
+    }
+    let experiment = match carry_out(plan, arguments.quiet) {
+        Ok(experiment) => experiment,
+        Err(error @ ExperimentError::Plan(_)) => return fail(Exit::BadInput, error),
+        Err(error) => return fail(Exit::HostCannot, error),
+    };
+    finish(arguments, &experiment, before.as_ref())
+}
+
+/// Prints, stores, and says with which code the process ends.
+fn finish(arguments: &Arguments, experiment: &Experiment, before: Option<&Experiment>) -> Exit {
+    print!("{}", report::experiment(experiment));
+    if let Some(before) = before {
+        for difference in host::differences(&before.host, &experiment.host) {
+            println!("unlike hosts: {difference}");
+        }
+        let (_, text) = report::agreement(&before.analysis, &experiment.analysis);
+        print!("{text}");
+    }
+    // The stored run stays what it is: a repetition goes beside it.
+    let path = match before {
+        Some(_) => arguments.json.with_extension("again.json"),
+        None => arguments.json.clone(),
+    };
+    if let Err(error) = experiment.store(&path) {
+        return fail(Exit::HostCannot, error);
+    }
+    println!("\nThe full result is in {}.", path.display());
+    match experiment.analysis.verdict.level {
+        _ if experiment.partial => Exit::Interrupted,
+        Level::Invalid => Exit::Invalid,
+        Level::Noisy if arguments.strict => Exit::Invalid,
+        Level::Noisy | Level::Valid => Exit::Done,
+    }
+}
+
+fn carry_out(plan: Plan, quiet: bool) -> Result<Experiment, ExperimentError> {
+    let handler = Source::parse(&plan.arms[0].handler);
+    let started_s = SystemTime::UNIX_EPOCH
+        .elapsed()
+        .map_or(0, |since| since.as_secs());
+    let host = Host::read("/".as_ref(), super::build_facts(&handler));
+    let noise_limits = Limits::default();
+    let stop = Arc::new(AtomicBool::new(false));
+    super::stop_on_signal(stop.clone());
+    let mut shown = Shown::new(quiet);
+    let result = run::run(&plan, &noise_limits, &stop, &mut shown);
+    shown.bar.finish_and_clear();
+    let run = result?;
+    let analysis = analyse(&plan, &run.blocks, run.rate, &noise_limits);
+    Ok(Experiment {
+        format: FORMAT,
+        started_s,
+        host,
+        plan,
+        noise_limits,
+        rate: run.rate,
+        partial: run.partial || stop.load(Ordering::Relaxed),
+        until: run.until,
+        analysis,
+        blocks: run.blocks,
+    })
+}
+
+fn describe(plan: &Plan) -> String {
+    let labels: Vec<_> = plan.runners().into_iter().map(|arm| arm.label).collect();
+    let mut text = format!(
+        "ringlab: {} on {}; server on core {:?}, generator on core {:?}; {} + {} rounds, about {}\n",
+        labels.join(", "),
+        plan.arms[0].handler,
+        plan.server_cores,
+        plan.client_cores,
+        plan.rounds,
+        plan.equal_rate_rounds,
+        report::duration(plan.estimate()),
+    );
+    for reason in &plan.left_out {
+        text += &format!("ringlab: left out: {reason}\n");
+    }
+    text
+}
+
+struct Shown {
+    bar: ProgressBar,
+    started: Instant,
+}
+
+impl Shown {
+    fn new(quiet: bool) -> Self {
+        let bar = if quiet {
+            ProgressBar::hidden()
+        } else {
+            ProgressBar::new(0)
+        };
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")
+            .expect("the template is correct");
+        Self {
+            bar: bar.with_style(style),
+            started: Instant::now(),
+        }
+    }
+}
+
+impl run::Progress for Shown {
+    fn block(&mut self, done: usize, of: usize, next: &str) {
+        let left = run::time_left(self.started, done, of).map_or_else(String::new, |left| {
+            format!(", {} left", report::duration(left))
+        });
+        self.bar.set_length(of as u64);
+        self.bar.set_position(done as u64);
+        self.bar.set_message(format!("{next}{left}"));
+    }
+}
+
+/// What cannot be, with the exit code that says whose fault it is.
+type Refusal = (Exit, String);
+
+impl Arguments {
+    fn plan(&self) -> Result<Plan, Refusal> {
+        let bad = |sentence: String| (Exit::BadInput, sentence);
+        let isolations = self.isolations().map_err(bad)?;
+        let (models, left_out) = self.models().map_err(bad)?;
+        if models.is_empty() {
+            return Err((Exit::HostCannot, left_out.join("; ")));
+        }
+        for handler in &self.handler {
+            for isolation in &isolations {
+                Handler::load(&Source::parse(handler), *isolation, &Default::default())
+                    .map_err(|error| bad(error.to_string()))?;
+            }
+        }
+        if !self.path.starts_with('/')
+            || self
+                .path
+                .contains(|c: char| c.is_ascii_control() || c == ' ')
+        {
+            return Err(bad(format!(
+                "{:?} is no path; write it as in `--path /count?n=100`",
+                self.path
+            )));
+        }
+        if self.rate.is_some_and(|rate| rate.is_nan() || rate < 1.0) {
+            return Err(bad("a rate is at least 1 request per second".to_string()));
+        }
+        let (server_cores, client_cores) = self.split_cores().map_err(bad)?;
+        let arms = arms(&models, &isolations, &self.handler);
+        let control_of = arms
+            .iter()
+            .position(|arm| arm.model == "epoll")
+            .unwrap_or(0);
+        Ok(Plan {
+            arms,
+            control_of,
+            left_out,
+            server_cores,
+            client_cores,
+            path: self.path.clone(),
+            connections: self.connections as usize,
+            rounds: self.rounds as usize,
+            equal_rate_rounds: self.equal_rate_rounds as usize,
+            warm_up: self.warm_up.into(),
+            window: Duration::from(self.window).max(Duration::from_millis(1)),
+            rate: self.rate,
+            seed: self.seed,
+            until_percent: self.until,
+            max_time: self.max_time.into(),
+        })
+    }
+
+    fn models(&self) -> Result<(Vec<&'static Model>, Vec<String>), String> {
+        let asked: Vec<&Model> = if self.model.iter().any(|name| name == "all") {
+            MODELS.iter().collect()
+        } else {
+            let known = || {
+                MODELS
+                    .iter()
+                    .map(|model| model.name)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            };
+            let find = |name: &String| {
+                models::find(name).ok_or_else(|| {
+                    format!(
+                        "no I/O model is called {name:?}; choose from {}, or `all`",
+                        known()
+                    )
+                })
+            };
+            self.model.iter().map(find).collect::<Result<_, _>>()?
+        };
+        let mut models: Vec<&Model> = Vec::new();
+        let mut left_out = Vec::new();
+        for model in asked {
+            match (model.check)() {
+                _ if models.contains(&model) => {}
+                Ok(()) => models.push(model),
+                Err(reason) => left_out.push(format!("{}: {reason}", model.name)),
+            }
+        }
+        Ok((models, left_out))
+    }
+
+    fn isolations(&self) -> Result<Vec<Isolation>, String> {
+        if self.isolation.iter().any(|name| name == "all") {
+            return Ok(Isolation::ALL.to_vec());
+        }
+        let mut isolations: Vec<Isolation> = Vec::new();
+        for name in &self.isolation {
+            let isolation = name
+                .parse()
+                .map_err(|error: crate::sandbox::UnknownIsolation| error.to_string())?;
+            if !isolations.contains(&isolation) {
+                isolations.push(isolation);
+            }
+        }
+        Ok(isolations)
+    }
+
+    /// Cores for both ends, apart where there are enough.
+    fn split_cores(&self) -> Result<(Vec<usize>, Vec<usize>), String> {
+        let there = cores();
+        let last = there
+            .last()
+            .copied()
+            .ok_or("this process may run on no core")?;
+        let server = self.cores.as_ref().map_or_else(|| vec![last], Cores::list);
+        let apart: Vec<usize> = there
+            .iter()
+            .copied()
+            .filter(|core| !server.contains(core))
+            .collect();
+        let client = match &self.client_cores {
+            Some(client) => client.list(),
+            None if apart.is_empty() && there.len() == 1 => there.clone(),
+            None if apart.is_empty() => {
+                return Err(
+                    "the server has every core; leave at least one to the generator with --cores"
+                        .to_string(),
+                );
+            }
+            None => apart.into_iter().take(2 * server.len()).collect(),
+        };
+        for core in server.iter().chain(&client) {
+            if !there.contains(core) {
+                return Err(format!(
+                    "there is no core {core} to run on here; choose from {there:?}"
+                ));
+            }
+        }
+        let shared = client.iter().find(|core| server.contains(core));
+        match shared {
+            Some(core) if there.len() > 1 && !self.share_cores => Err(format!(
+                "server and generator would share core {core} and measure each other; choose others, or say --share-cores"
+            )),
+            _ => Ok((server, client)),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What a server tells the laboratory that started it: one line in, one line of JSON out, over its
+//! standard streams. The end of input is the end of the server, so that none outlives its
+//! laboratory.
+
+use std::io::{BufRead, Write};
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use crate::measure::cpu_clock;
+use crate::server::Handle;
+use crate::shard::{Figures, Stage};
+
+/// A server at one moment.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// CLOCK_MONOTONIC, in nanoseconds.
+    pub now_ns: u64,
+    /// CPU time of the process, in nanoseconds: ended threads and the kernel's own io_uring workers
+    /// are in it.
+    pub cpu_ns: u64,
+    /// What the shards counted.
+    pub figures: Figures,
+    /// Context switches because a thread waited.
+    pub voluntary_switches: u64,
+    /// Context switches because somebody else's turn had come.
+    pub involuntary_switches: u64,
+    /// Page faults without I/O.
+    pub minor_faults: u64,
+    /// Page faults with I/O.
+    pub major_faults: u64,
+}
+
+impl Report {
+    /// What came since `earlier`.
+    pub fn since(&self, earlier: &Report) -> Report {
+        Report {
+            now_ns: self.now_ns - earlier.now_ns,
+            cpu_ns: self.cpu_ns - earlier.cpu_ns,
+            figures: self.figures.since(&earlier.figures),
+            voluntary_switches: self.voluntary_switches - earlier.voluntary_switches,
+            involuntary_switches: self.involuntary_switches - earlier.involuntary_switches,
+            minor_faults: self.minor_faults - earlier.minor_faults,
+            major_faults: self.major_faults - earlier.major_faults,
+        }
+    }
+
+    fn of_this_process(handle: &Handle) -> Report {
+        let usage = getrusage(UsageWho::RUSAGE_SELF);
+        let count = |read: fn(&nix::sys::resource::Usage) -> i64| {
+            usage.as_ref().map_or(0, |usage| read(usage) as u64)
+        };
+        // The clock and the requests stand side by side: whatever delays one delays both.
+        let cpu_ns = cpu_clock::own_process_ns();
+        let figures = handle.figures();
+        Report {
+            now_ns: monotonic_ns(),
+            cpu_ns,
+            figures,
+            voluntary_switches: count(nix::sys::resource::Usage::voluntary_context_switches),
+            involuntary_switches: count(nix::sys::resource::Usage::involuntary_context_switches),
+            minor_faults: count(nix::sys::resource::Usage::minor_page_faults),
+            major_faults: count(nix::sys::resource::Usage::major_page_faults),
+        }
+    }
+}
+
+fn monotonic_ns() -> u64 {
+    // This clock always exists; reading it cannot fail.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
+        now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+    })
+}
+
+/// Answers until standard input ends, on a thread of its own; then drains the server.
+pub fn answer(handle: Handle) {
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            if line.is_err() {
+                break;
+            }
+            let report = Report::of_this_process(&handle);
+            let line = serde_json::to_string(&report).expect("a report is plain data");
+            if writeln!(std::io::stdout(), "{line}").is_err() {
+                break;
+            }
+        }
+        handle.advance(Stage::Draining);
+    });
+}

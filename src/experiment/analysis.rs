@@ -1,0 +1,346 @@
+//! Blocks in, rows with intervals and a verdict out. Pure: the same blocks give the same sentence.
+
+use std::collections::HashMap;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::block::Block;
+use super::plan::{Load, Plan};
+use crate::measure::noise::{Limits, Noise};
+use crate::measure::stats::{
+    Claim, Control, Level, Ratio, Verdict, claim, half_width_percent, holm, mean, median,
+    paired_log_ratio, steadiness,
+};
+
+/// A server whose cores were idle for more than this part was not the limit of a closed loop.
+const IDLE_LIMIT: f64 = 0.05;
+
+/// What an experiment says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Analysis {
+    /// A table for each load that has blocks.
+    pub tables: Vec<LoadTable>,
+    /// How far it may be trusted.
+    pub verdict: Verdict,
+}
+
+/// All arms under one load.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LoadTable {
+    /// Which load.
+    pub load: Load,
+    /// Requests per second offered, at the equal rate.
+    pub rate: Option<f64>,
+    /// An arm a row, the control last.
+    pub rows: Vec<Row>,
+    /// What the A/A control allows; `None` with the reason when there is none.
+    pub control: Result<Control, String>,
+}
+
+/// One arm under one load.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// The arm.
+    pub label: String,
+    /// Blocks measured, and how many of them were disturbed.
+    pub blocks: usize,
+    /// See `blocks`.
+    pub marked: usize,
+    /// Server CPU per request, in nanoseconds: the median over the blocks.
+    pub cpu_ns: Option<f64>,
+    /// Against the first arm; of the control: against its twin.
+    pub cpu_ratio: Result<Ratio, String>,
+    /// What may be said of that ratio. `None` for the first arm and the control.
+    pub claim: Option<Claim>,
+    /// Requests per second: the median over the blocks.
+    pub throughput: f64,
+    /// The server's cores were idle, so the throughput is a lower bound of what it could do.
+    pub client_limited: bool,
+    /// Latency, in nanoseconds, from all blocks' histograms together.
+    pub latency_ns_p50: Option<u64>,
+    /// See `latency_ns_p50`.
+    pub latency_ns_p99: Option<u64>,
+    /// System calls per request.
+    pub system_calls: f64,
+    /// Context switches per request, of both kinds.
+    pub switches: f64,
+    /// System calls by name and ring figures, per request.
+    pub counts: Vec<(String, f64)>,
+    /// Non-idle time of all cores per request, in nanoseconds, the generator's included.
+    pub machine_ns: Option<f64>,
+    /// Second half over first half of the blocks, in percent off 1, when it is unsteady.
+    pub drift_percent: Option<f64>,
+}
+
+/// Draws the conclusions.
+pub fn analyse(plan: &Plan, blocks: &[Block], rate: f64, limits: &Limits) -> Analysis {
+    let mut verdict = Verdict::default();
+    let mut tables: Vec<LoadTable> = Load::ALL
+        .into_iter()
+        .filter(|load| blocks.iter().any(|block| block.load == *load))
+        .map(|load| table(plan, blocks, load, rate, &mut verdict))
+        .collect();
+    claim_all(&mut tables, plan);
+    check(plan, blocks, limits, &mut verdict);
+    Analysis { tables, verdict }
+}
+
+/// The widest interval at saturation, as ± percent; `None` if there is none yet.
+pub fn widest_percent(plan: &Plan, blocks: &[Block]) -> Option<f64> {
+    let column = |arm| column(blocks, Load::Saturation, arm, Block::cpu_ns_per_request);
+    (1..plan.arms.len())
+        .map(|arm| paired_log_ratio(&column(arm), &column(0), 0.95).ok())
+        .map(|ratio| ratio.as_ref().map(half_width_percent))
+        .try_fold(0.0_f64, |widest, percent| Some(widest.max(percent?)))
+}
+
+/// A figure of one arm, a place for each round, empty where the round has none.
+fn column(
+    blocks: &[Block],
+    load: Load,
+    arm: usize,
+    figure: impl Fn(&Block) -> Option<f64>,
+) -> Vec<Option<f64>> {
+    let of_load = || blocks.iter().filter(|block| block.load == load);
+    let rounds = of_load().map(|block| block.round + 1).max().unwrap_or(0);
+    let mut column = vec![None; rounds];
+    for block in of_load().filter(|block| block.arm == arm) {
+        column[block.round] = figure(block);
+    }
+    column
+}
+
+fn table(plan: &Plan, blocks: &[Block], load: Load, rate: f64, verdict: &mut Verdict) -> LoadTable {
+    let cpu = |arm| column(blocks, load, arm, Block::cpu_ns_per_request);
+    let runners = plan.runners();
+    let twin = runners.len() - 1;
+    let rows = runners
+        .iter()
+        .enumerate()
+        .map(|(arm, runner)| {
+            let base = if arm == twin { plan.control_of } else { 0 };
+            let own: Vec<&Block> = blocks
+                .iter()
+                .filter(|block| block.load == load && block.arm == arm)
+                .collect();
+            let mut row = row(plan, &own, &runner.label, load);
+            row.cpu_ratio =
+                paired_log_ratio(&cpu(arm), &cpu(base), 0.95).map_err(|error| error.to_string());
+            row.drift_percent = drift(blocks, load, arm, &runner.label, verdict);
+            row
+        })
+        .collect();
+    let control =
+        Control::new(&cpu(plan.control_of), &cpu(twin)).map_err(|error| error.to_string());
+    match &control {
+        Ok(control) if !control.valid() => verdict.add(
+            Level::Invalid,
+            format!(
+                "at {}, the A/A control sees a difference between an arm and itself: its 99 % interval {:.3} to {:.3} leaves out 1",
+                load.name(), control.interval_99.low, control.interval_99.high
+            ),
+            "run it again on a quieter machine, with more --rounds",
+        ),
+        Ok(control) if control.floor > 1.03 => verdict.add(
+            Level::Noisy,
+            format!(
+                "at {}, the A/A control is ±{:.1} %, wider than 3 %: no smaller effect can be claimed",
+                load.name(), (control.floor - 1.0) * 100.0
+            ),
+            "add --rounds, or quiet the machine",
+        ),
+        Ok(_) => {}
+        Err(why) => verdict.add(
+            Level::Noisy,
+            format!("at {}, there is no A/A control: {why}", load.name()),
+            "ask for at least 2 --rounds",
+        ),
+    }
+    LoadTable {
+        load,
+        rate: (load == Load::EqualRate).then_some(rate),
+        rows,
+        control,
+    }
+}
+
+fn row(plan: &Plan, own: &[&Block], label: &str, load: Load) -> Row {
+    let requests: u64 = own.iter().map(|block| block.requests()).sum();
+    let per_request = |total: u64| total as f64 / requests.max(1) as f64;
+    let sum = |figure: &dyn Fn(&Block) -> u64| own.iter().map(|block| figure(block)).sum::<u64>();
+    let mut latency = Histogram::<u64>::new(3).expect("three digits are within range");
+    for block in own {
+        // Percentiles are of all blocks' answers together, never averaged (METHOD.md, rule 12).
+        latency.add(&block.latency).expect("histograms of one kind");
+    }
+    let percentile = |q: f64| carries(&latency, q).then(|| latency.value_at_quantile(q));
+    let medians = |figure: &dyn Fn(&Block) -> Option<f64>| {
+        median(
+            &own.iter()
+                .filter_map(|block| figure(block))
+                .collect::<Vec<_>>(),
+        )
+    };
+    let cores = plan.server_cores.len();
+    let busy = mean(
+        &own.iter()
+            .map(|block| block.server_busy(cores))
+            .collect::<Vec<_>>(),
+    );
+    let mut counts: HashMap<&str, u64> = HashMap::new();
+    let mut names = Vec::new();
+    for block in own {
+        for (name, value) in block.server.figures.io.named() {
+            if !counts.contains_key(name) {
+                names.push(name);
+            }
+            *counts.entry(name).or_default() += value;
+        }
+    }
+    Row {
+        label: label.to_string(),
+        blocks: own.len(),
+        marked: own.iter().filter(|block| !block.marks.is_empty()).count(),
+        cpu_ns: medians(&Block::cpu_ns_per_request),
+        cpu_ratio: Err("not computed".to_string()),
+        claim: None,
+        throughput: medians(&|block| Some(block.throughput())).unwrap_or(0.0),
+        client_limited: load == Load::Saturation
+            && busy.is_some_and(|busy| busy < 1.0 - IDLE_LIMIT),
+        latency_ns_p50: percentile(0.5),
+        latency_ns_p99: percentile(0.99),
+        system_calls: per_request(sum(&|block| block.server.figures.io.system_calls())),
+        switches: per_request(sum(&|block| {
+            block.server.voluntary_switches + block.server.involuntary_switches
+        })),
+        counts: names
+            .into_iter()
+            .filter(|name| counts[name] > 0)
+            .map(|name| (name.to_string(), per_request(counts[name])))
+            .collect(),
+        machine_ns: medians(&|block| block.per_request(*block.machine_ns.value()?)),
+        drift_percent: None,
+    }
+}
+
+/// A percentile needs at least ten answers beyond it.
+fn carries(latency: &Histogram<u64>, q: f64) -> bool {
+    latency.len() as f64 * (1.0 - q) >= 10.0
+}
+
+fn drift(
+    blocks: &[Block],
+    load: Load,
+    arm: usize,
+    label: &str,
+    verdict: &mut Verdict,
+) -> Option<f64> {
+    let first = column(blocks, load, arm, |block| block.halves().0);
+    let second = column(blocks, load, arm, |block| block.halves().1);
+    let steadiness = steadiness(&first, &second)
+        .ok()
+        .filter(|steadiness| !steadiness.steady)?;
+    let percent = (steadiness.drift.ratio - 1.0) * 100.0;
+    verdict.add(
+        Level::Noisy,
+        format!(
+            "at {}, {label} is not steady: the second half of its blocks costs {percent:+.1} % per request",
+            load.name()
+        ),
+        "give it a longer --warm-up, or look for what slows it down",
+    );
+    Some(percent)
+}
+
+/// Says of every arm but the first and the control what may be claimed, corrected for their number.
+fn claim_all(tables: &mut [LoadTable], plan: &Plan) {
+    let judged = 1..plan.arms.len();
+    let p_values: Vec<f64> = tables
+        .iter()
+        .flat_map(|table| table.rows[judged.clone()].iter())
+        .filter_map(|row| row.cpu_ratio.as_ref().ok().map(|ratio| ratio.p_value))
+        .collect();
+    let mut adjusted = holm(&p_values).into_iter();
+    for table in tables {
+        for row in &mut table.rows[judged.clone()] {
+            let Ok(ratio) = &row.cpu_ratio else { continue };
+            let adjusted = adjusted.next().expect("one for each ratio");
+            row.claim = table
+                .control
+                .as_ref()
+                .ok()
+                .map(|control| claim(ratio, control, adjusted));
+        }
+    }
+}
+
+/// What else makes an experiment less than it seems.
+fn check(plan: &Plan, blocks: &[Block], limits: &Limits, verdict: &mut Verdict) {
+    for load in Load::ALL {
+        let of_load: Vec<&Block> = blocks.iter().filter(|block| block.load == load).collect();
+        let noises: Vec<Noise> = of_load.iter().map(|block| block.noise.clone()).collect();
+        if !noises.is_empty() {
+            verdict.merge(limits.verdict(&noises));
+        }
+        check_generator(&of_load, load, verdict);
+    }
+    let failed: u64 = blocks.iter().map(|block| block.client.failed).sum();
+    if failed > 0 {
+        verdict.add(
+            Level::Invalid,
+            format!("{failed} requests failed or were answered otherwise than expected"),
+            "run `ringlab serve` and `ringlab load` by hand to see which",
+        );
+    }
+    let lost: u64 = blocks
+        .iter()
+        .map(|block| block.client.answered.abs_diff(block.client.seen_by_server))
+        .max()
+        .unwrap_or(0);
+    let may_be_under_way = plan.connections as u64;
+    if lost > may_be_under_way {
+        verdict.add(
+            Level::Invalid,
+            format!(
+                "client and server differ by {lost} requests in a block, more than were in flight"
+            ),
+            "report this: the generator or the server miscounts",
+        );
+    }
+    if plan.shares_a_core() {
+        verdict.add(
+            Level::Noisy,
+            "server and generator share a core, so throughput and latency measure both",
+            "use a machine with two cores or more; CPU per request stands",
+        );
+    }
+}
+
+/// One cause for each thing that the generator's audit found, however many blocks have it.
+fn check_generator(blocks: &[&Block], load: Load, verdict: &mut Verdict) {
+    let affected: Vec<_> = blocks
+        .iter()
+        .filter(|block| !block.client.invalid.is_empty())
+        .collect();
+    if let Some(first) = affected.first() {
+        let finding = &first.client.invalid[0];
+        // One disturbed block of many does not undo the others, which is what the rounds are for.
+        let level = if affected.len() * 4 > blocks.len() {
+            Level::Invalid
+        } else {
+            Level::Noisy
+        };
+        verdict.add(
+            level,
+            format!(
+                "at {}, the generator's audit failed in {} of {} blocks; the first: {}",
+                load.name(),
+                affected.len(),
+                blocks.len(),
+                finding.cause
+            ),
+            finding.remedy.clone(),
+        );
+    }
+}

@@ -1,0 +1,283 @@
+//! One arm under one load, once: a fresh server process, a warm-up, a measured window.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::ExperimentError;
+use super::child::Server;
+use super::plan::{Arm, Load, Plan};
+use crate::control::Report;
+use crate::load::{self, Arrivals, Mode, Observer, Progress, Severity, Target};
+use crate::measure::cpu_clock::non_idle;
+use crate::measure::noise::{Mark, Noise, Snapshot};
+use crate::measure::reading::Reading;
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Block {
+    /// The arm's place among the runners.
+    pub arm: usize,
+    /// Under which load.
+    pub load: Load,
+    /// In which round of that load, from 0.
+    pub round: usize,
+    /// What the server did in the window, by its own count and clock.
+    pub server: Report,
+    /// The same for the first half of the window.
+    pub first_half: Option<Report>,
+    /// Non-idle time of all cores in the window, in nanoseconds: the generator's is in it.
+    pub machine_ns: Reading<u64>,
+    /// What the generator did.
+    pub client: Client,
+    /// What disturbed it.
+    pub noise: Noise,
+    /// Why the block counts as disturbed; it is kept all the same.
+    pub marks: Vec<Mark>,
+    /// From planned or actual send to answer, of this block alone.
+    #[serde(skip, default = "empty")]
+    pub latency: Histogram<u64>,
+}
+
+fn empty() -> Histogram<u64> {
+    Histogram::new(3).expect("three digits are within range")
+}
+
+/// The generator's side of a block.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Client {
+    /// Requests sent, answered and failed over the whole block, warm-up included.
+    pub sent: u64,
+    /// See `sent`.
+    pub answered: u64,
+    /// See `sent`.
+    pub failed: u64,
+    /// Requests that the server says it had, over the whole block.
+    pub seen_by_server: u64,
+    /// Open loop: planned in the window, and not sent before it closed.
+    pub unsent: u64,
+    /// Median and 99th percentile of latency, in nanoseconds.
+    pub latency_ns_p50: Option<u64>,
+    /// See `latency_ns_p50`.
+    pub latency_ns_p99: Option<u64>,
+    /// 99th percentile from planned to actual send, in nanoseconds; open loop only.
+    pub pacing_error_ns_p99: Option<u64>,
+    /// CPU time of the generator's threads in the window, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Context switches of the generator's threads in the window.
+    pub switches: u64,
+    /// Events per `epoll_wait`.
+    pub events_per_wait: Option<f64>,
+    /// What its audit found, each with cause and remedy.
+    pub invalid: Vec<Finding>,
+    /// Stopped before its time.
+    pub partial: bool,
+}
+
+/// One finding of the generator's audit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Fact and cause.
+    pub cause: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Block {
+    /// Requests answered by the server in the window.
+    pub fn requests(&self) -> u64 {
+        self.server.figures.served.answered
+    }
+
+    /// `total` per request of the window; `None` without requests.
+    pub fn per_request(&self, total: u64) -> Option<f64> {
+        (self.requests() > 0).then(|| total as f64 / self.requests() as f64)
+    }
+
+    /// CPU time of the server per request, in nanoseconds.
+    pub fn cpu_ns_per_request(&self) -> Option<f64> {
+        self.per_request(self.server.cpu_ns)
+    }
+
+    /// Requests per second of wall time.
+    pub fn throughput(&self) -> f64 {
+        self.requests() as f64 * 1e9 / self.server.now_ns.max(1) as f64
+    }
+
+    /// CPU time per request in each half of the window.
+    pub fn halves(&self) -> (Option<f64>, Option<f64>) {
+        let per_request = |report: &Report| {
+            let requests = report.figures.served.answered;
+            (requests > 0).then(|| report.cpu_ns as f64 / requests as f64)
+        };
+        match &self.first_half {
+            Some(first) => (per_request(first), per_request(&self.server.since(first))),
+            None => (None, None),
+        }
+    }
+
+    /// The part of its cores' time that the server used.
+    pub fn server_busy(&self, cores: usize) -> f64 {
+        self.server.cpu_ns as f64 / (self.server.now_ns.max(1) as f64 * cores as f64)
+    }
+}
+
+/// Where a block is in the experiment.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The arm's place among the runners.
+    pub arm: usize,
+    /// Under which load.
+    pub load: Load,
+    /// In which round of that load.
+    pub round: usize,
+    /// Requests per second, at the equal rate.
+    pub rate: f64,
+}
+
+/// Runs one block.
+///
+/// # Errors
+/// The server or the generator could not run at all; failed requests are in the block.
+pub fn run(
+    plan: &Plan,
+    arm: &Arm,
+    place: Place,
+    limits: &crate::measure::noise::Limits,
+    stop: &AtomicBool,
+) -> Result<Block, ExperimentError> {
+    let server = Server::start(arm, &plan.server_cores)?;
+    let mut request = Target::get(&plan.path);
+    request.expect.status = Some(200);
+    let mut work = load::Plan::new(
+        server.address(),
+        server.address().to_string(),
+        vec![request],
+    );
+    work.connections = plan.connections;
+    work.cores = plan.client_cores.clone();
+    work.warm_up = plan.warm_up;
+    work.duration = plan.window;
+    work.request_timeout = Duration::from_secs(2);
+    work.seed = plan.seed.wrapping_add(place.round as u64);
+    if place.load == Load::EqualRate {
+        work.mode = Mode::Open {
+            rate: place.rate,
+            arrivals: Arrivals::Poisson,
+        };
+    }
+    let mut watch = Watch {
+        server,
+        cores: plan.server_cores.clone(),
+        half: plan.warm_up + plan.window / 2,
+        opened: None,
+        half_way: None,
+        closed: None,
+    };
+    let outcome = load::run(&work, stop, &mut watch)?;
+    let whole = watch.server.report()?;
+    let (Some(opened), Some(closed)) = (watch.opened, watch.closed) else {
+        return Err(ExperimentError::Server {
+            arm: arm.label.clone(),
+            what: "died, or the run was interrupted, before the window closed".to_string(),
+        });
+    };
+    let server = closed.report.since(&opened.report);
+    let noise = Noise::between(
+        &opened.noise,
+        &closed.noise,
+        Duration::from_nanos(server.now_ns),
+    );
+    let machine_ns = match (opened.machine_ns, closed.machine_ns) {
+        (Reading::Value(before), Reading::Value(after)) => Reading::Value(after - before),
+        (Reading::Missing(reason), _) | (_, Reading::Missing(reason)) => Reading::Missing(reason),
+    };
+    Ok(Block {
+        arm: place.arm,
+        load: place.load,
+        round: place.round,
+        server,
+        first_half: watch
+            .half_way
+            .map(|half_way| half_way.since(&opened.report)),
+        machine_ns,
+        client: client(&outcome, whole.figures.served.answered),
+        marks: limits.marks(&noise),
+        noise,
+        latency: outcome.latency,
+    })
+}
+
+fn client(outcome: &load::Outcome, seen_by_server: u64) -> Client {
+    let invalid = load::audit(outcome)
+        .into_iter()
+        .filter(|finding| finding.severity == Severity::Invalid)
+        .map(|finding| Finding {
+            cause: finding.cause,
+            remedy: finding.remedy.to_string(),
+        })
+        .collect();
+    Client {
+        sent: outcome.sent,
+        answered: outcome.answered,
+        failed: outcome.failed.total(),
+        seen_by_server,
+        unsent: outcome.in_window.unsent,
+        latency_ns_p50: outcome.latency_ns(0.5),
+        latency_ns_p99: outcome.latency_ns(0.99),
+        pacing_error_ns_p99: outcome.pacing_error_ns(0.99),
+        cpu_ns: outcome.client.cpu_ns,
+        switches: outcome.client.voluntary_switches + outcome.client.involuntary_switches,
+        events_per_wait: outcome.events_per_wait(),
+        invalid,
+        partial: outcome.is_partial(),
+    }
+}
+
+/// The server and the machine at one edge of the window.
+struct Edge {
+    report: Report,
+    noise: Snapshot,
+    machine_ns: Reading<u64>,
+}
+
+struct Watch {
+    server: Server,
+    cores: Vec<usize>,
+    /// When the window is half over, from the start of the load.
+    half: Duration,
+    opened: Option<Edge>,
+    half_way: Option<Report>,
+    closed: Option<Edge>,
+}
+
+impl Watch {
+    fn edge(&mut self) -> Option<Edge> {
+        let proc = Path::new("/proc");
+        let report = self.server.report().ok()?;
+        Some(Edge {
+            report,
+            noise: Snapshot::take(proc, self.server.pid(), &self.cores),
+            machine_ns: non_idle(proc).map(|non_idle| non_idle.ns),
+        })
+    }
+}
+
+impl Observer for Watch {
+    fn window_opens(&mut self, _: &Progress) {
+        self.opened = self.edge();
+    }
+
+    fn tick(&mut self, progress: &Progress) {
+        if self.half_way.is_none() && self.opened.is_some() && progress.elapsed >= self.half {
+            self.half_way = self.server.report().ok();
+        }
+    }
+
+    fn window_closes(&mut self, _: &Progress) {
+        self.closed = self.edge();
+    }
+}

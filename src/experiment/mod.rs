@@ -1,0 +1,40 @@
+//! An experiment: arms that differ in one thing, run in turn as blocks, and what may be concluded.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `plan` | which arms, under which loads, in which order |
+//! | `child` | a server process of one block |
+//! | `block` | one arm under one load, once |
+//! | `run` | all blocks of a plan, one after the other |
+//! | `analysis` | blocks in, rows with intervals and a verdict out |
+//! | `result` | what is kept of it all, and how it gets to disk whole |
+//!
+//! Nothing here prints.
+
+pub mod analysis;
+pub mod block;
+mod child;
+pub mod plan;
+pub mod result;
+pub mod run;
+
+use crate::load::LoadError;
+
+/// Why an experiment could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ExperimentError {
+    /// It contradicts itself.
+    #[error("{0}")]
+    Plan(String),
+    /// A server did not start, or said nothing when asked.
+    #[error("the server of arm {arm} {what}")]
+    Server {
+        /// Whose.
+        arm: String,
+        /// What it did, and what it said.
+        what: String,
+    },
+    /// The generator could not run.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}

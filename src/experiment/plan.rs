@@ -1,0 +1,162 @@
+//! What is compared: arms that differ in one thing, two named loads, and the order of the blocks.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::models::Model;
+use crate::sandbox::Isolation;
+
+/// One way to serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arm {
+    /// Unique in a plan, as tables show it.
+    pub label: String,
+    /// The I/O model's name.
+    pub model: String,
+    /// The isolation's name.
+    pub isolation: String,
+    /// The handler, by name or file.
+    pub handler: String,
+}
+
+/// Under which load a block is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Load {
+    /// Closed loop: as much as the arm can.
+    Saturation,
+    /// Open loop: the same offered rate for all arms.
+    EqualRate,
+}
+
+impl Load {
+    /// Both, in the order in which they run: the rate comes from the capacities.
+    pub const ALL: [Load; 2] = [Load::Saturation, Load::EqualRate];
+}
+
+/// An experiment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// What is compared; the first is the one that the others are read against.
+    pub arms: Vec<Arm>,
+    /// The arm that runs a second time as if it were another: the A/A control.
+    pub control_of: usize,
+    /// Arms that were asked for and cannot run here, each with its reason.
+    pub left_out: Vec<String>,
+    /// Cores of the server.
+    pub server_cores: Vec<usize>,
+    /// Cores of the generator.
+    pub client_cores: Vec<usize>,
+    /// What is requested.
+    pub path: String,
+    /// Connections of the generator.
+    pub connections: usize,
+    /// Rounds at saturation; each runs every arm and the control once.
+    pub rounds: usize,
+    /// Rounds at the equal rate.
+    pub equal_rate_rounds: usize,
+    /// Load before measuring, in every block.
+    pub warm_up: Duration,
+    /// The measured part of every block.
+    pub window: Duration,
+    /// Requests per second at the equal rate; `None`: half the slowest arm's capacity.
+    pub rate: Option<f64>,
+    /// Of the order of the blocks and of the arrivals.
+    pub seed: u64,
+    /// Rounds are added until every ratio at saturation is known to within so many percent.
+    pub until_percent: Option<f64>,
+    /// No round is added after so long.
+    pub max_time: Duration,
+}
+
+/// A server process takes about this long to be there.
+const START: Duration = Duration::from_millis(100);
+
+impl Plan {
+    /// Arms and the control: the control is the last.
+    pub fn runners(&self) -> Vec<Arm> {
+        let mut runners = self.arms.clone();
+        let control = &self.arms[self.control_of];
+        runners.push(Arm {
+            label: format!("{} (control)", control.label),
+            ..control.clone()
+        });
+        runners
+    }
+
+    /// About how long it takes.
+    pub fn estimate(&self) -> Duration {
+        let pilot = 1;
+        let rounds = pilot + self.rounds + self.equal_rate_rounds;
+        (START + self.warm_up + self.window) * (self.runners().len() * rounds) as u32
+    }
+
+    /// Both ends on one core: nothing but CPU per request can be read from it.
+    pub fn shares_a_core(&self) -> bool {
+        self.client_cores
+            .iter()
+            .any(|core| self.server_cores.contains(core))
+    }
+}
+
+/// Every combination of the values asked for, each with the shortest label that tells it apart.
+pub fn arms(models: &[&Model], isolations: &[Isolation], handlers: &[String]) -> Vec<Arm> {
+    let mut arms = Vec::new();
+    for handler in handlers {
+        for isolation in isolations {
+            for model in models {
+                let mut label = vec![];
+                if models.len() > 1 || isolations.len() == 1 && handlers.len() == 1 {
+                    label.push(model.name.to_string());
+                }
+                if isolations.len() > 1 {
+                    label.push(isolation.to_string());
+                }
+                if handlers.len() > 1 {
+                    label.push(handler.clone());
+                }
+                arms.push(Arm {
+                    label: label.join(" "),
+                    model: model.name.to_string(),
+                    isolation: isolation.to_string(),
+                    handler: handler.clone(),
+                });
+            }
+        }
+    }
+    arms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::find;
+
+    fn labels(models: &[&str], isolations: &[Isolation], handlers: &[&str]) -> Vec<String> {
+        let models: Vec<_> = models.iter().map(|name| find(name).unwrap()).collect();
+        let handlers: Vec<_> = handlers.iter().map(|name| name.to_string()).collect();
+        arms(&models, isolations, &handlers)
+            .into_iter()
+            .map(|arm| arm.label)
+            .collect()
+    }
+
+    #[test]
+    fn labels_name_what_differs_and_nothing_else() {
+        let reuse = [Isolation::Reuse];
+        assert_eq!(
+            labels(&["epoll", "io_uring"], &reuse, &["hello"]),
+            ["epoll", "io_uring"]
+        );
+        assert_eq!(
+            labels(&["epoll"], &Isolation::ALL, &["hello"]),
+            ["native", "reuse", "fresh"]
+        );
+        assert_eq!(
+            labels(&["epoll"], &reuse, &["hello", "echo"]),
+            ["hello", "echo"]
+        );
+        assert_eq!(labels(&["epoll"], &reuse, &["hello"]), ["epoll"]);
+    }
+}

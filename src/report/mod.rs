@@ -1,0 +1,8 @@
+//! Results in, text out; pure functions. What a number means is decided in [`crate::experiment`];
+//! here it is only written down, in about 80 columns.
+
+mod terminal;
+mod units;
+
+pub use terminal::{agreement, experiment, load};
+pub use units::{count, duration, microseconds};

@@ -1,0 +1,366 @@
+//! Tables and sentences for a terminal of 80 columns.
+
+use std::fmt::Write;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::units::{count, digits, microseconds};
+use crate::experiment::analysis::{Analysis, LoadTable, Row};
+use crate::experiment::plan::{Load, Plan};
+use crate::experiment::result::Experiment;
+use crate::load;
+use crate::measure::stats::{self, Outcome, Ratio, half_width_percent};
+
+/// An experiment: a table for each load, two sentences, the verdict.
+pub fn experiment(experiment: &Experiment) -> String {
+    let Experiment { plan, analysis, .. } = experiment;
+    let mut text = String::new();
+    for table in &analysis.tables {
+        let _ = writeln!(text, "{}\n\n{}\n", heading(plan, table), of_load(table));
+        if let Some(floor) = floor(table) {
+            let _ = writeln!(text, "{}\n", wrap(&floor));
+        }
+    }
+    for reason in &plan.left_out {
+        let _ = writeln!(text, "{}", wrap(&format!("Left out: {reason}.")));
+    }
+    for sentence in sentences(analysis) {
+        let _ = writeln!(text, "{}", wrap(&sentence));
+    }
+    if let Some(until) = &experiment.until {
+        let _ = writeln!(text, "{}", wrap(&format!("{until}.")));
+    }
+    let kind = if experiment.partial {
+        "partial run"
+    } else {
+        "single run"
+    };
+    let _ = writeln!(
+        text,
+        "\n{} ({kind}: a ratio is a finding once `compare --again FILE` agrees)",
+        analysis.verdict.level
+    );
+    for cause in &analysis.verdict.causes {
+        let _ = writeln!(
+            text,
+            "{}",
+            wrap_from("- ", &format!("{}; {}.", cause.what, cause.remedy))
+        );
+    }
+    text
+}
+
+fn heading(plan: &Plan, table: &LoadTable) -> String {
+    let cores = match plan.server_cores.as_slice() {
+        [core] => format!("server on core {core}"),
+        cores => format!("server on {} cores", cores.len()),
+    };
+    let what = format!("{cores}, loopback, {} connections", plan.connections);
+    match (table.load, table.rate) {
+        (Load::EqualRate, Some(rate)) => {
+            format!(
+                "Equal rate: open loop, {} requests/s (Poisson); {what}",
+                count(rate)
+            )
+        }
+        _ => format!(
+            "Saturation: closed loop, {} in flight; {what}",
+            plan.connections
+        ),
+    }
+}
+
+fn of_load(table: &LoadTable) -> Table {
+    let mut shown = Table::new();
+    shown.load_style(presets::NOTHING);
+    shown.set_header([
+        "arm",
+        "CPU/req",
+        "ratio",
+        "95 % interval",
+        "req/s",
+        "p50",
+        "p99",
+        "calls",
+        "switches",
+    ]);
+    shown.add_row(["", "µs", "", "", "", "µs", "µs", "/req", "/req"]);
+    for row in &table.rows {
+        shown.add_row(cells(row));
+    }
+    for (nth, column) in shown.column_iter_mut().enumerate() {
+        column.set_padding((0, if nth == 0 { 2 } else { 1 }));
+        if nth > 0 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    shown
+}
+
+fn cells(row: &Row) -> [String; 9] {
+    let absent = || "n/a".to_string();
+    let latency = |ns: Option<u64>| ns.map_or_else(absent, |ns| microseconds(ns as f64));
+    let (ratio, interval) = match &row.cpu_ratio {
+        Ok(ratio) if is_itself(ratio) => ("1".to_string(), String::new()),
+        Ok(ratio) => (
+            format!("{:.3}", ratio.ratio),
+            format!("{:.3} to {:.3}", ratio.interval.low, ratio.interval.high),
+        ),
+        Err(_) => (absent(), String::new()),
+    };
+    let bound = if row.client_limited { "≥ " } else { "" };
+    [
+        row.label.clone(),
+        row.cpu_ns.map_or_else(absent, microseconds),
+        ratio,
+        interval,
+        format!("{bound}{}", count(row.throughput)),
+        latency(row.latency_ns_p50),
+        latency(row.latency_ns_p99),
+        digits(row.system_calls),
+        digits(row.switches),
+    ]
+}
+
+fn is_itself(ratio: &Ratio) -> bool {
+    ratio.ratio == 1.0 && ratio.interval.low == ratio.interval.high
+}
+
+fn floor(table: &LoadTable) -> Option<String> {
+    let control = table.control.as_ref().ok()?;
+    let mut text = format!(
+        "The control is an arm against itself: effects under {:.1} % are not claimed.",
+        (control.floor - 1.0) * 100.0
+    );
+    if table.rows.iter().any(|row| row.client_limited) {
+        text += " ≥: the server's core was idle more than 5 %, so the generator was the limit; \
+                 CPU per request stands.";
+    }
+    if table.load == Load::Saturation {
+        text += " Latency is queueing, with that many in flight.";
+    }
+    Some(text)
+}
+
+/// What the table means, in two sentences: what was found, and why that may be.
+fn sentences(analysis: &Analysis) -> Vec<String> {
+    let Some(table) = analysis.tables.first() else {
+        return vec!["Nothing was measured.".to_string()];
+    };
+    let base = &table.rows[0];
+    let mut found = Vec::new();
+    let mut open = Vec::new();
+    for row in &table.rows[1..table.rows.len() - 1] {
+        let Some(claim) = &row.claim else { continue };
+        match (&row.cpu_ratio, claim.outcome) {
+            (Ok(ratio), Outcome::FindingCandidate) if ratio.ratio < 1.0 => found.push(format!(
+                "{} needs {:.0} % less server CPU per request than {}",
+                row.label,
+                (1.0 - ratio.ratio) * 100.0,
+                base.label
+            )),
+            (Ok(ratio), Outcome::FindingCandidate) => found.push(format!(
+                "{} needs {:.0} % more server CPU per request than {}",
+                row.label,
+                (ratio.ratio - 1.0) * 100.0,
+                base.label
+            )),
+            _ => open.push(row.label.clone()),
+        }
+    }
+    let mut first = found.join(", and ");
+    if !open.is_empty() {
+        let joint = if first.is_empty() { "" } else { "; " };
+        let _ = write!(
+            first,
+            "{joint}between {} and {} this run shows no difference",
+            open.join(", "),
+            base.label
+        );
+    }
+    if first.is_empty() {
+        first = format!("{} was measured alone", base.label);
+    }
+    let calls = table.rows[..table.rows.len() - 1]
+        .iter()
+        .map(|row| format!("{} {}", row.label, digits(row.system_calls)))
+        .collect::<Vec<_>>()
+        .join(", ");
+    vec![
+        format!("At saturation, {first}."),
+        format!(
+            "System calls per request: {calls}; fewer calls are not less time, since the work they \
+             asked for is still done."
+        ),
+    ]
+}
+
+/// Two runs of one plan: whether they tell the same story, arm by arm.
+pub fn agreement(before: &Analysis, now: &Analysis) -> (bool, String) {
+    let mut text = String::from("Against the stored run:\n");
+    let mut all = true;
+    for (old, new) in before.tables.iter().zip(&now.tables) {
+        let last = new.rows.len().saturating_sub(1);
+        for (was, is) in old.rows.iter().zip(&new.rows[..last]).skip(1) {
+            if let (Ok(was), Ok(is_ratio)) = (&was.cpu_ratio, &is.cpu_ratio) {
+                let agreement = stats::agreement(was, is_ratio);
+                all &= agreement.confirms();
+                let _ = writeln!(
+                    text,
+                    "- {}, {}: {:.3} ±{:.1} % then, {:.3} ±{:.1} % now: {}",
+                    is.label,
+                    new.load.name(),
+                    was.ratio,
+                    half_width_percent(was),
+                    is_ratio.ratio,
+                    half_width_percent(is_ratio),
+                    agreement.sentence()
+                );
+            }
+        }
+    }
+    (all, text)
+}
+
+/// A run of the load generator.
+pub fn load(plan: &load::Plan, outcome: &load::Outcome, findings: &[load::Finding]) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{}, {:.1} s\n",
+        plan.loop_label(),
+        outcome.window.as_secs_f64()
+    );
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.add_row(["sent".to_string(), outcome.sent.to_string()]);
+    table.add_row([
+        "answered as expected".to_string(),
+        outcome.answered.to_string(),
+    ]);
+    table.add_row(["failed".to_string(), outcome.failed.total().to_string()]);
+    for (cause, times) in outcome.failed.occurred() {
+        table.add_row([format!("  {}", cause.name()), times.to_string()]);
+    }
+    table.add_row([
+        "in flight at the end".to_string(),
+        outcome.in_flight_at_end.to_string(),
+    ]);
+    if matches!(outcome.mode, load::Mode::Open { .. }) {
+        table.add_row(["unsent".to_string(), outcome.unsent.to_string()]);
+    }
+    if outcome.reconnects > 0 {
+        table.add_row([
+            "connections opened anew".to_string(),
+            outcome.reconnects.to_string(),
+        ]);
+    }
+    let throughput = outcome.throughput().map_or_else(
+        || "n/a".to_string(),
+        |rate| format!("{} req/s", count(rate)),
+    );
+    table.add_row(["throughput".to_string(), throughput]);
+    let loop_name = match plan.mode {
+        load::Mode::Closed { pipeline } => format!("{} in flight", plan.connections * pipeline),
+        load::Mode::Open { .. } => "from the planned send".to_string(),
+    };
+    for (name, q) in [
+        ("p50", 0.5),
+        ("p90", 0.9),
+        ("p99", 0.99),
+        ("p99.9", 0.999),
+        ("p99.99", 0.9999),
+    ] {
+        if let Some(ns) = outcome.latency_ns(q) {
+            let name = format!("{name}, {loop_name}");
+            table.add_row([name, format!("{} µs", microseconds(ns as f64))]);
+        }
+    }
+    if let Some(ns) = outcome
+        .service_time_ns(0.99)
+        .filter(|_| plan.pipeline() == 1 && matches!(plan.mode, load::Mode::Open { .. }))
+    {
+        table.add_row([
+            "p99, from the actual send".to_string(),
+            format!("{} µs", microseconds(ns as f64)),
+        ]);
+    }
+    if let Some(ns) = outcome.pacing_error_ns(0.99) {
+        table.add_row([
+            "pacing error p99".to_string(),
+            format!("{} µs", microseconds(ns as f64)),
+        ]);
+    }
+    if let Some(ns) = outcome.client_cpu_ns_per_answer() {
+        table.add_row([
+            "generator CPU per request".to_string(),
+            format!("{} µs", microseconds(ns)),
+        ]);
+    }
+    for (nth, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if nth == 1 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let _ = writeln!(text, "{table}");
+    for finding in findings {
+        let _ = writeln!(text, "\n{}", wrap(&finding.to_string()));
+    }
+    text
+}
+
+const COLUMNS: usize = 80;
+
+fn wrap(text: &str) -> String {
+    wrap_from("", text)
+}
+
+/// Breaks lines at [`COLUMNS`]; the first begins with `mark`, the others are indented as far.
+fn wrap_from(mark: &str, text: &str) -> String {
+    let mut lines = vec![mark.to_string()];
+    let indent = " ".repeat(mark.chars().count());
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("there is always one");
+        let used = line.chars().count();
+        let empty = used == indent.len();
+        if !empty && used + 1 + word.chars().count() > COLUMNS {
+            lines.push(format!("{indent}{word}"));
+        } else {
+            if !empty {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_end_before_the_terminal_does() {
+        let text = "word ".repeat(60);
+        let wrapped = wrap_from("- ", &text);
+        assert!(
+            wrapped.lines().all(|line| line.chars().count() <= COLUMNS),
+            "{wrapped}"
+        );
+        assert!(
+            wrapped
+                .lines()
+                .skip(1)
+                .all(|line| line.starts_with("  word")),
+            "{wrapped}"
+        );
+        assert_eq!(
+            wrapped
+                .split_whitespace()
+                .filter(|word| *word == "word")
+                .count(),
+            60
+        );
+    }
+}
