@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// Deadlines are looked at this often, or four times within the shortest, in milliseconds.
 const SWEEP_MS: u64 = 250;
+/// The same while draining.
+const DRAIN_SWEEP_MS: u64 = 10;
 
 /// Serves until the hub says otherwise. Runs on the shard's own thread.
 ///
@@ -200,6 +202,9 @@ impl<D: Driver> Loop<D> {
 
     fn drain(&mut self) {
         self.draining = true;
+        // Drivers may be slow to tell of sends that nobody waited for; now somebody does.
+        self.sweep_ms = self.sweep_ms.min(DRAIN_SWEEP_MS);
+        self.next_sweep_ms = self.context.now_ms + self.sweep_ms;
         self.driver.submit(Token::LISTENER, crate::io::Op::Close);
         self.for_each(|session, _| session.drain());
     }

@@ -231,7 +231,10 @@ impl Session {
     pub fn next_op(&mut self) -> Option<Op> {
         if !self.out.is_empty() && !self.sending {
             self.sending = true;
-            return Some(Op::Send(std::mem::take(&mut self.out)));
+            return Some(Op::Send {
+                buf: std::mem::take(&mut self.out),
+                awaited: self.stalled || self.draining || self.ended || self.state != State::Open,
+            });
         }
         if self.state == State::Open
             && !self.stalled

@@ -209,7 +209,7 @@ fn serve(
             match op {
                 // There is nobody to tell: this thread receives when it has nothing to send.
                 Op::Receive | Op::Pause => {}
-                Op::Send(buf) => {
+                Op::Send { buf, .. } => {
                     desk.doing.store(Doing::Sending as u8, Ordering::Relaxed);
                     match connection.send(&buf, &book.io) {
                         Ok(()) => session.sent(buf, &mut context),

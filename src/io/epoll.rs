@@ -143,7 +143,7 @@ impl Driver for Epoll {
                 connection.receiving = false;
                 Submitted::Queued
             }
-            Op::Send(buf) => self
+            Op::Send { buf, .. } => self
                 .send(token, buf, 0)
                 .map_or(Submitted::Queued, Submitted::Done),
             Op::Shutdown => {
@@ -276,7 +276,9 @@ impl Epoll {
                 self.listener = None;
                 return Submitted::Done(Outcome::Closed);
             }
-            Op::Send(_) | Op::Shutdown => unreachable!("a listener neither sends nor shuts down"),
+            Op::Send { .. } | Op::Shutdown => {
+                unreachable!("a listener neither sends nor shuts down")
+            }
         }
         Submitted::Queued
     }

@@ -1,12 +1,19 @@
 //! Completion-driven I/O on one io_uring ring per shard.
 //!
-//! Multishot accept straight into fixed files, multishot receive into provided buffers, sends that
-//! the kernel completes whole: a request costs one send entry, and a turn costs one
+//! Multishot accept straight into fixed files, multishot receive into provided buffers, sends whose
+//! success is silent: a request costs one completion and one submission, and a turn costs one
 //! `io_uring_enter` for all connections together.
 //!
 //! The ring is single-issuer with deferred task work (Linux 6.1): completions appear only inside
 //! our own `io_uring_enter`, never as an interruption of a running handler. What else the kernel
 //! demands is written where it is obeyed.
+//!
+//! **Silent sends.** A send that nobody waits for is tried without waiting (MSG_DONTWAIT) and its
+//! success is not reported (IOSQE_CQE_SKIP_SUCCESS). The kernel tries it while it takes the entry
+//! in, so when `io_uring_enter` returns, either a completion says how much did not fit, or all of it
+//! went and the buffer is free. The rest, if any, is sent with a completion, whenever there is room.
+//! A completion for each send would cost more than its own time: `io_uring_enter` waits for one
+//! event, and the completion of a send just submitted would always be that one.
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,6 +38,8 @@ const RECEIVE_BYTES: usize = 2048;
 const RECEIVE_GROUP: u16 = 0;
 /// Fixed files beyond the connection limit, for those being refused or still closing.
 const SPARE_FILES: usize = 64;
+/// Rounds of cancelling and reaping before a ring is given up with what it holds.
+const ENDING_ROUNDS: usize = 100;
 
 /// The driver.
 pub struct IoUring {
@@ -51,10 +60,19 @@ pub struct IoUring {
     lent: Option<u16>,
     /// Connections whose receive must be armed (again) before the next wait.
     unarmed: Vec<Token>,
-    /// Entries for which the submission queue had no room.
+    /// Entries for which the submission queue had no room; later ones queue behind them.
     unsubmitted: VecDeque<Entry>,
-    /// Operations of which the kernel still owes the last completion.
+    /// Entries written so far, and how many of them the kernel has taken in.
+    written: u64,
+    taken: u64,
+    /// Sends whose success is silent, each with its place among the entries written.
+    silent: VecDeque<(u64, Token)>,
+    /// More came on a connection whose silent send is not over: the next wait must not sleep on it.
+    hurried: bool,
+    /// Operations that the kernel has not let go of.
     in_flight: usize,
+    /// Everything is being cancelled: nothing is armed again.
+    ending: bool,
     counts: Arc<Counts>,
 }
 
@@ -70,7 +88,10 @@ struct Connection {
 
 struct Sending {
     buf: Buf,
+    /// Bytes that the kernel has taken.
     from: usize,
+    /// The silent send did not do it all: a second one, with a completion, has the rest.
+    loud: bool,
 }
 
 /// The multishot receive of a connection.
@@ -193,7 +214,12 @@ impl Driver for IoUring {
             lent: None,
             unarmed: Vec::new(),
             unsubmitted: VecDeque::new(),
+            written: 0,
+            taken: 0,
+            silent: VecDeque::new(),
+            hurried: false,
             in_flight: 0,
+            ending: false,
             counts,
         };
         this.watch_waker();
@@ -219,8 +245,12 @@ impl Driver for IoUring {
                 connection.receiving = false;
                 self.cancel_receive(token);
             }
-            Op::Send(buf) => {
-                connection.sending = Some(Sending { buf, from: 0 });
+            Op::Send { buf, awaited } => {
+                connection.sending = Some(Sending {
+                    buf,
+                    from: 0,
+                    loud: awaited,
+                });
                 self.push_send(token);
             }
             Op::Shutdown => {
@@ -258,9 +288,9 @@ impl Driver for IoUring {
         if self.accepting && !self.accept_armed {
             self.arm_accept();
         }
-        if let Some(until) = until.filter(|_| self.timer_set.is_none()) {
-            // One timer at a time: an earlier deadline than the armed one does not occur, since
-            // the caller's deadlines lie a whole sweep apart.
+        let sooner = |until: &u64| self.timer_set.is_none_or(|set| *until < set);
+        if let Some(until) = until.filter(sooner) {
+            // A timer is never taken back: it fires once, and wakes nobody who minds.
             self.timer_set = Some(until);
             *self.timer = Timespec::from(std::time::Duration::from_nanos(until));
             let entry = opcode::Timeout::new(&*self.timer)
@@ -268,12 +298,19 @@ impl Driver for IoUring {
                 .build();
             self.push(entry, Kind::Timer, Token::LISTENER);
         }
-        self.enter(1)?;
-        Ok(())
+        let want = if std::mem::take(&mut self.hurried) {
+            0
+        } else {
+            1
+        };
+        self.enter(want)
     }
 
     fn next(&mut self) -> Option<(Token, Done<'_>)> {
         self.recycle_lent();
+        if let Some((token, outcome)) = self.sent_silently() {
+            return Some((token, Done::Finished(outcome)));
+        }
         loop {
             let completion = *self.completions.get(self.cursor)?;
             self.cursor += 1;
@@ -288,7 +325,9 @@ impl Driver for IoUring {
                     }
                 }
                 Kind::Wake => {
-                    self.watch_waker();
+                    if !self.ending {
+                        self.watch_waker();
+                    }
                     return Some((token, Done::Woken));
                 }
                 Kind::Timer => self.timer_set = None,
@@ -352,7 +391,9 @@ impl IoUring {
                     return Submitted::Done(Outcome::Closed);
                 }
             }
-            Op::Send(_) | Op::Shutdown => unreachable!("a listener neither sends nor shuts down"),
+            Op::Send { .. } | Op::Shutdown => {
+                unreachable!("a listener neither sends nor shuts down")
+            }
         }
         Submitted::Queued
     }
@@ -441,6 +482,10 @@ impl IoUring {
         if ended {
             connection.receive = Receive::Idle;
         }
+        self.hurried |= connection
+            .sending
+            .as_ref()
+            .is_some_and(|sending| !sending.loud);
         if connection.closing {
             if let Some(id) = buffer {
                 self.buffers.give_back(id);
@@ -488,37 +533,82 @@ impl IoUring {
             return;
         };
         let rest = &sending.buf[sending.from..];
-        // The bytes stay where they are until the completion: `sending` owns the buffer, and a
-        // moved Vec does not move its bytes.
+        let loud = sending.loud;
+        let wait = if loud { 0 } else { libc::MSG_DONTWAIT };
+        // The bytes stay where they are until the end: `sending` owns the buffer, and a moved Vec
+        // does not move its bytes. Waiting for all makes a short send a failure, which is reported.
         let entry = opcode::Send::new(connection.file, rest.as_ptr(), rest.len() as u32)
-            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL | wait)
             .build();
-        self.push(entry, Kind::Send, token);
+        if loud {
+            self.push(entry, Kind::Send, token);
+        } else {
+            self.push(entry.flags(Flags::SKIP_SUCCESS), Kind::Send, token);
+            self.silent.push_back((self.written, token));
+        }
     }
 
+    /// The next send that the kernel has taken in and not complained about.
+    fn sent_silently(&mut self) -> Option<(Token, Outcome)> {
+        while let Some(&(place, token)) = self.silent.front() {
+            if place > self.taken {
+                return None;
+            }
+            self.silent.pop_front();
+            let Some(connection) = self.connections.get(token) else {
+                continue;
+            };
+            match connection.sending.take() {
+                Some(sending) if !sending.loud => {
+                    self.in_flight -= 1;
+                    if connection.closing {
+                        self.close_if_quiet(token);
+                        continue;
+                    }
+                    return Some((token, Outcome::Sent(sending.buf)));
+                }
+                // It complained, and the rest is on its way.
+                rest => connection.sending = rest,
+            }
+        }
+        None
+    }
+
+    /// A silent send that did not do it all, seen as soon as the kernel says so: before anybody may
+    /// take its silence for success.
+    fn complained(&mut self, token: Token, result: i32) {
+        let Some(connection) = self.connections.get(token) else {
+            return;
+        };
+        if let Some(sending) = &mut connection.sending {
+            sending.loud = true;
+            sending.from += usize::try_from(result).unwrap_or(0);
+        }
+    }
+
+    /// A send's completion: of a silent one, that it did not do it all; of a loud one, its end.
     fn sent(&mut self, token: Token, completion: Completion) -> Option<Outcome> {
         let connection = self.connections.get(token)?;
         let sending = connection.sending.as_mut()?;
-        if completion.result > 0 {
-            sending.from += completion.result as usize;
-            // Short although asked to wait for all: the kernel may (a signal, memory pressure).
-            if sending.from < sending.buf.len() && !connection.closing {
-                self.push_send(token);
-                return None;
-            }
+        let result = completion.result;
+        let left = sending.from < sending.buf.len();
+        let goes_on = result >= 0 || -result == libc::EAGAIN || -result == libc::EINTR;
+        if left && goes_on && !connection.closing && !self.ending {
+            self.push_send(token);
+            return None;
         }
-        let Sending { buf, from } = connection.sending.take().expect("just seen");
+        let Sending { buf, .. } = connection.sending.take().expect("just seen");
         if connection.closing {
             self.close_if_quiet(token);
             return None;
         }
-        if from == buf.len() {
-            return Some(Outcome::Sent(buf));
+        if left {
+            return Some(Outcome::SendFailed(
+                buf,
+                io::Error::from_raw_os_error(-result),
+            ));
         }
-        Some(Outcome::SendFailed(
-            buf,
-            io::Error::from_raw_os_error(-completion.result),
-        ))
+        Some(Outcome::Sent(buf))
     }
 
     /// Closes a connection once nothing of it is under way. An armed receive holds the file, and
@@ -549,12 +639,14 @@ impl IoUring {
     }
 
     fn push(&mut self, entry: Entry, kind: Kind, token: Token) {
-        let entry = entry.user_data(pack(kind, token)).flags(Flags::empty());
+        let entry = entry.user_data(pack(kind, token));
         self.in_flight += 1;
+        self.written += 1;
         self.counts.sqe.add(1);
         // SAFETY: what the entry points to (a send buffer, the timer, the wake count) is owned by
         // this driver and stays in place until its last completion; `Drop` waits for those.
-        let full = unsafe { self.ring.submission().push(&entry).is_err() };
+        let full =
+            !self.unsubmitted.is_empty() || unsafe { self.ring.submission().push(&entry).is_err() };
         if full {
             self.unsubmitted.push_back(entry);
         }
@@ -585,16 +677,15 @@ impl IoUring {
             };
             self.counts.io_uring_enter.add(1);
             let entered = self.ring.submitter().submit_and_wait(want);
-            let taken = self.ring.completion();
-            self.counts.cqe.add(taken.len() as u64);
-            self.completions.extend(taken.map(|cqe| Completion {
-                user_data: cqe.user_data(),
-                result: cqe.result(),
-                flags: cqe.flags(),
-            }));
+            self.take_completions();
             match entered {
-                Ok(_) if more => {}
-                Ok(_) => return Ok(()),
+                Ok(submitted) => {
+                    self.taken += submitted as u64;
+                    // A complaint that found the queue full must be seen before silence is success.
+                    if !more && !self.ring.submission().cq_overflow() {
+                        return Ok(());
+                    }
+                }
                 // EBUSY, EAGAIN: completions must be taken before more can be submitted. They
                 // were, above.
                 Err(error) => match error.raw_os_error() {
@@ -608,32 +699,47 @@ impl IoUring {
             }
         }
     }
+
+    fn take_completions(&mut self) {
+        let from = self.completions.len();
+        self.completions
+            .extend(self.ring.completion().map(|cqe| Completion {
+                user_data: cqe.user_data(),
+                result: cqe.result(),
+                flags: cqe.flags(),
+            }));
+        self.counts.cqe.add((self.completions.len() - from) as u64);
+        for at in from..self.completions.len() {
+            let Completion {
+                user_data, result, ..
+            } = self.completions[at];
+            if let (Kind::Send, token) = unpack(user_data) {
+                self.complained(token, result);
+            }
+        }
+    }
 }
 
 impl Drop for IoUring {
     /// Buffers go only after the kernel has let go of them: everything is cancelled and reaped.
     fn drop(&mut self) {
-        self.recycle_lent();
+        self.ending = true;
         self.accepting = false;
         self.listener = None;
-        let everything = CancelBuilder::any();
-        self.push(
-            opcode::AsyncCancel2::new(everything).build(),
-            Kind::Cancel,
-            Token::LISTENER,
-        );
-        while self.in_flight > 0 {
+        for _ in 0..ENDING_ROUNDS {
+            let everything = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
+            self.push(everything, Kind::Cancel, Token::LISTENER);
             if self.enter(1).is_err() {
-                // The ring is unusable and the kernel may still write: leaking is the safe end.
-                std::mem::forget(std::mem::replace(&mut self.connections, Slots::new(0)));
-                std::mem::forget(std::mem::take(&mut self.wake_count));
+                break;
+            }
+            while self.next().is_some() {}
+            if self.in_flight == 0 {
                 return;
             }
-            for completion in self.completions.drain(..) {
-                if !cqueue::more(completion.flags) {
-                    self.in_flight -= 1;
-                }
-            }
         }
+        // The kernel may still write to what it was given: leaking it is the safe end.
+        std::mem::forget(std::mem::replace(&mut self.connections, Slots::new(0)));
+        std::mem::forget(std::mem::take(&mut self.wake_count));
+        self.buffers.leak();
     }
 }

@@ -57,7 +57,13 @@ pub enum Op {
     /// Deliver nothing more for now; what had been received by the kernel's hand may still come.
     Pause,
     /// Move the whole buffer, or fail. At most one is under way for a token.
-    Send(Buf),
+    Send {
+        /// What to send.
+        buf: Buf,
+        /// Something is to follow as soon as it is over. Otherwise the driver may say so late: with
+        /// the next thing that happens, or at the next deadline.
+        awaited: bool,
+    },
     /// Send FIN after what was sent; receiving goes on.
     Shutdown,
     /// End it all. The last event of the token is [`Done::Closed`] (or [`Outcome::Closed`]).

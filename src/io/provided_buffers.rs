@@ -95,10 +95,18 @@ impl ProvidedBuffers {
             (*tail).store(self.tail, Ordering::Release);
         }
     }
+
+    /// Keeps the mapping for ever: the kernel may still write to it.
+    pub(super) fn leak(&mut self) {
+        self.mapped_bytes = 0;
+    }
 }
 
 impl Drop for ProvidedBuffers {
     fn drop(&mut self) {
+        if self.mapped_bytes == 0 {
+            return;
+        }
         // SAFETY: our own mapping, unmapped once; see `register` for why nobody uses it any more.
         let _ = unsafe { munmap(self.mapping.cast(), self.mapped_bytes) };
     }
