@@ -47,6 +47,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod descriptors;
 pub mod event_loop;
 pub mod experiment;
 mod hash;

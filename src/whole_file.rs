@@ -4,14 +4,31 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+/// Whether a file could be written at `path`: asked before the work whose result goes there.
+///
+/// # Errors
+/// What [`write_whole`] would say.
+pub fn check_writable(path: &Path) -> io::Result<()> {
+    let temporary = beside(path);
+    File::options()
+        .write(true)
+        .create_new(true)
+        .open(&temporary)?;
+    fs::remove_file(&temporary)
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    PathBuf::from(temporary)
+}
+
 /// Writes a file so that it holds either all of `bytes` or what it held before.
 ///
 /// # Errors
 /// The directory cannot be written to, or is full. Nothing half-written is left.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = PathBuf::from(temporary);
+    let temporary = beside(path);
     let write = || {
         let mut file = File::options()
             .write(true)

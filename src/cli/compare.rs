@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Cores, Exit, fail, parse_cores};
 use crate::config::cores;
+use crate::descriptors;
 use crate::experiment::analysis::analyse;
 use crate::experiment::plan::{Plan, arms};
 use crate::experiment::result::{Experiment, FORMAT};
@@ -20,6 +21,7 @@ use crate::measure::stats::Level;
 use crate::models::{self, MODELS, Model};
 use crate::report;
 use crate::sandbox::{Handler, Isolation, Source};
+use crate::whole_file::check_writable;
 
 /// Compare I/O models, isolations or handlers: what a request costs on each
 #[derive(Debug, Parser)]
@@ -84,6 +86,9 @@ pub struct Arguments {
     /// Says what would be done, and how long it would take
     #[arg(long)]
     dry_run: bool,
+    /// Exit code 1 if an arm surely needs more than RATIO times the first arm's CPU per request
+    #[arg(long, value_name = "RATIO")]
+    threshold: Option<f64>,
     /// Counts NOISY as INVALID
     #[arg(long)]
     strict: bool,
@@ -123,6 +128,16 @@ pub fn run(arguments: &Arguments) -> Exit {
         print!("{}", describe(&plan));
         return Exit::Done;
     }
+    let path = arguments.destination();
+    if let Err(error) = check_writable(&path) {
+        return fail(
+            Exit::BadInput,
+            format_args!(
+                "the result cannot be written to {}: {error}; name another file with --json",
+                path.display()
+            ),
+        );
+    }
     if !arguments.quiet {
         eprint!("{}", describe(&plan));
     }
@@ -144,11 +159,7 @@ fn finish(arguments: &Arguments, experiment: &Experiment, before: Option<&Experi
         let (_, text) = report::agreement(&before.analysis, &experiment.analysis);
         print!("{text}");
     }
-    // The stored run stays what it is: a repetition goes beside it.
-    let path = match before {
-        Some(_) => arguments.json.with_extension("again.json"),
-        None => arguments.json.clone(),
-    };
+    let path = arguments.destination();
     if let Err(error) = experiment.store(&path) {
         return fail(Exit::HostCannot, error);
     }
@@ -157,8 +168,33 @@ fn finish(arguments: &Arguments, experiment: &Experiment, before: Option<&Experi
         _ if experiment.partial => Exit::Interrupted,
         Level::Invalid => Exit::Invalid,
         Level::Noisy if arguments.strict => Exit::Invalid,
+        _ if over(experiment, arguments.threshold) => Exit::Threshold,
         Level::Noisy | Level::Valid => Exit::Done,
     }
+}
+
+/// Whether an arm's whole interval lies above the threshold; says which.
+fn over(experiment: &Experiment, threshold: Option<f64>) -> bool {
+    let Some(threshold) = threshold else {
+        return false;
+    };
+    let last = experiment.plan.arms.len();
+    let mut any = false;
+    for table in &experiment.analysis.tables {
+        for row in &table.rows[..last] {
+            if let Ok(ratio) = &row.cpu_ratio
+                && ratio.interval.low > threshold
+            {
+                any = true;
+                println!(
+                    "Over the threshold of {threshold}: {} at {}.",
+                    row.label,
+                    table.load.name()
+                );
+            }
+        }
+    }
+    any
 }
 
 fn carry_out(plan: Plan, quiet: bool) -> Result<Experiment, ExperimentError> {
@@ -239,10 +275,42 @@ impl run::Progress for Shown {
     }
 }
 
+/// Descriptors of this process that are no connections: streams, pipes to the server, /proc files.
+const OWN_DESCRIPTORS: usize = 64;
+
+/// A warning for each server core that shares its execution units with a generator core.
+fn siblings(server: &[usize], client: &[usize]) -> Vec<String> {
+    let together = |core: &usize| {
+        let path = format!("/sys/devices/system/cpu/cpu{core}/topology/core_id");
+        let package = format!("/sys/devices/system/cpu/cpu{core}/topology/physical_package_id");
+        std::fs::read_to_string(path)
+            .ok()
+            .zip(std::fs::read_to_string(package).ok())
+    };
+    let pair = |core: &usize| {
+        let own = together(core)?;
+        let other = client
+            .iter()
+            .find(|other| *other != core && together(other).as_ref() == Some(&own))?;
+        Some(format!(
+            "server core {core} and generator core {other} are SMT siblings and slow each other"
+        ))
+    };
+    server.iter().filter_map(pair).collect()
+}
+
 /// What cannot be, with the exit code that says whose fault it is.
 type Refusal = (Exit, String);
 
 impl Arguments {
+    /// Where the result goes. A stored run stays what it is: its repetition goes beside it.
+    fn destination(&self) -> PathBuf {
+        match &self.again {
+            Some(_) => self.json.with_extension("again.json"),
+            None => self.json.clone(),
+        }
+    }
+
     fn plan(&self) -> Result<Plan, Refusal> {
         let bad = |sentence: String| (Exit::BadInput, sentence);
         let isolations = self.isolations().map_err(bad)?;
@@ -270,6 +338,16 @@ impl Arguments {
             return Err(bad("a rate is at least 1 request per second".to_string()));
         }
         let (server_cores, client_cores) = self.split_cores().map_err(bad)?;
+        let mut warnings = siblings(&server_cores, &client_cores);
+        let mut connections = self.connections as usize;
+        let allowed = descriptors::allow(connections + OWN_DESCRIPTORS);
+        if allowed < connections + OWN_DESCRIPTORS {
+            connections = allowed.saturating_sub(OWN_DESCRIPTORS).max(1);
+            warnings.push(format!(
+                "{allowed} descriptors allow {connections} connections, not {}; raise `ulimit -n`",
+                self.connections
+            ));
+        }
         let arms = arms(&models, &isolations, &self.handler);
         let control_of = arms
             .iter()
@@ -282,7 +360,8 @@ impl Arguments {
             server_cores,
             client_cores,
             path: self.path.clone(),
-            connections: self.connections as usize,
+            warnings,
+            connections,
             rounds: self.rounds as usize,
             equal_rate_rounds: self.equal_rate_rounds as usize,
             warm_up: self.warm_up.into(),

@@ -66,6 +66,9 @@ pub struct Arguments {
     /// The body that is right, from a file
     #[arg(long, value_name = "FILE")]
     expect_body: Option<PathBuf>,
+    /// Exit code 1 if the 99th percentile is above this
+    #[arg(long, value_name = "TIME")]
+    max_p99: Option<humantime::Duration>,
     /// A request without an answer has failed after this time
     #[arg(long, default_value = "5s", value_name = "TIME")]
     request_timeout: humantime::Duration,
@@ -120,6 +123,11 @@ pub fn run(arguments: &Arguments) -> Exit {
         .any(|finding| finding.severity == Severity::Invalid)
     {
         Exit::Invalid
+    } else if let (Some(max), Some(ns)) = (arguments.max_p99, outcome.latency_ns(0.99))
+        && u128::from(ns) > max.as_nanos()
+    {
+        println!("Over the threshold: p99 is above {max}.");
+        Exit::Threshold
     } else {
         Exit::Done
     }

@@ -14,7 +14,8 @@ pub fn run(_: &Arguments) -> Exit {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic);
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(80);
     table.set_header(["axis", "value", "here", "what it is"]);
     for model in MODELS {
         let here = match (model.check)() {

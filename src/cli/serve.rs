@@ -10,6 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use super::{Cores, Exit, fail, parse_cores};
 use crate::config::{Config, ConfigError};
 use crate::control;
+use crate::descriptors;
 use crate::models::{self, MODELS};
 use crate::sandbox::{Isolation, Source};
 use crate::server::{Handle, Server};
@@ -138,18 +139,11 @@ fn watch_signals(signals: SigSet, handle: Handle) {
 /// Raises the soft limit of descriptors as far as it goes, and the connections down to what it
 /// then allows.
 fn fit_descriptors(config: &mut Config) -> Result<(), ConfigError> {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return Ok(());
-    };
     // Per shard: listener, wake-up, timer, epoll set or ring. For the process: streams, spares.
     let own = 32 + 8 * config.cores.len() + SPARE_CONNECTIONS;
-    let needed = (own + config.connections) as u64;
-    if soft < needed {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, needed.min(hard), hard);
-    }
-    let allowed = getrlimit(Resource::RLIMIT_NOFILE).map_or(soft, |(soft, _)| soft) as usize;
-    if allowed < needed as usize {
+    let needed = own + config.connections;
+    let allowed = descriptors::allow(needed);
+    if allowed < needed {
         if allowed <= own {
             return Err(ConfigError::TooFewDescriptors {
                 allowed,

@@ -308,6 +308,13 @@ fn check(plan: &Plan, blocks: &[Block], limits: &Limits, verdict: &mut Verdict) 
             "report this: the generator or the server miscounts",
         );
     }
+    for warning in &plan.warnings {
+        verdict.add(
+            Level::Valid,
+            warning.clone(),
+            "choose other cores, or take it into account",
+        );
+    }
     if plan.shares_a_core() {
         verdict.add(
             Level::Noisy,

@@ -42,8 +42,10 @@ pub struct Plan {
     pub arms: Vec<Arm>,
     /// The arm that runs a second time as if it were another: the A/A control.
     pub control_of: usize,
-    /// Arms that were asked for and cannot run here, each with its reason.
+    /// What was asked for and cannot be here, each with its reason.
     pub left_out: Vec<String>,
+    /// What limits this experiment, each with its cause.
+    pub warnings: Vec<String>,
     /// Cores of the server.
     pub server_cores: Vec<usize>,
     /// Cores of the generator.
