@@ -17,6 +17,8 @@ mod child;
 pub mod plan;
 pub mod result;
 pub mod run;
+#[cfg(test)]
+mod tests;
 
 use crate::load::LoadError;
 
