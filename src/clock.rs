@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use nix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_getres, clock_gettime};
 
 use crate::session::Context;
 
@@ -29,6 +29,13 @@ impl Clock {
 /// CLOCK_MONOTONIC, coarse, in milliseconds.
 pub fn now_ms() -> u64 {
     coarse(ClockId::CLOCK_MONOTONIC_COARSE).as_millis() as u64
+}
+
+/// A step of [`now_ms`] and one more, in milliseconds: a timer set so much later fires when the
+/// coarse clock is sure to show its time.
+pub fn step_ms() -> u64 {
+    let step = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map(Duration::from);
+    step.map_or(10, |step| step.as_millis() as u64) + 1
 }
 
 fn coarse(clock: ClockId) -> Duration {

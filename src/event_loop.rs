@@ -3,7 +3,7 @@
 //!
 //! Generic over the driver, so that nothing stands between them at run time.
 
-use crate::clock::Clock;
+use crate::clock::{Clock, step_ms};
 use crate::io::{Done, Driver, Outcome, Submitted, Token};
 use crate::session::{Context, Session};
 use crate::shard::{AcceptLog, Hub, SPARE_CONNECTIONS, Shard, ShardError, Stage, context};
@@ -38,6 +38,7 @@ pub fn run<D: Driver>(shard: Shard) -> Result<(), ShardError> {
         live: 0,
         context,
         clock: Clock::default(),
+        clock_step_ms: step_ms(),
         hub,
         sweep_ms: SWEEP_MS.min(config.timeouts.shortest_ms() / 4).max(10),
         next_sweep_ms: 0,
@@ -56,6 +57,7 @@ struct Loop<D> {
     live: usize,
     context: Context,
     clock: Clock,
+    clock_step_ms: u64,
     hub: Arc<Hub>,
     sweep_ms: u64,
     next_sweep_ms: u64,
@@ -76,24 +78,27 @@ impl<D: Driver> Loop<D> {
         loop {
             // A timer only while somebody has a deadline: an idle shard sleeps.
             let timed = self.live > 0 || self.accept_again;
-            self.driver
-                .wait(timed.then_some(self.next_sweep_ms * 1_000_000))?;
-            self.clock.tick(&mut self.context);
-            self.turn();
+            let until_ms = self.next_sweep_ms + self.clock_step_ms;
+            self.turn(timed.then_some(until_ms * 1_000_000))?;
             if self.context.now_ms >= self.next_sweep_ms {
                 self.sweep();
             }
             match self.hub.stage() {
                 Stage::Running => {}
-                Stage::Draining if !self.draining => self.drain(),
-                Stage::Draining if self.live > 0 => {}
-                Stage::Draining | Stage::Stopping => return Ok(()),
+                Stage::Draining if !self.draining => self.drain()?,
+                Stage::Draining => {}
+                Stage::Stopping => return Ok(()),
+            }
+            if self.draining && self.live == 0 {
+                return Ok(());
             }
         }
     }
 
-    /// Everything that happened since the last one.
-    fn turn(&mut self) {
+    /// Waits, then takes in everything that has happened.
+    fn turn(&mut self, until_ns: Option<u64>) -> std::io::Result<()> {
+        self.driver.wait(until_ns)?;
+        self.clock.tick(&mut self.context);
         while let Some((token, done)) = self.driver.next() {
             let entry = self
                 .sessions
@@ -119,6 +124,7 @@ impl<D: Driver> Loop<D> {
             }
             self.act(token);
         }
+        Ok(())
     }
 
     /// Does what the session of `token` asks, until it asks nothing more.
@@ -200,13 +206,18 @@ impl<D: Driver> Loop<D> {
         });
     }
 
-    fn drain(&mut self) {
+    /// Takes in what the kernel has already accepted and received, then ends what is idle.
+    fn drain(&mut self) -> std::io::Result<()> {
+        let at_once = Some(1);
+        self.turn(at_once)?;
+        self.driver.submit(Token::LISTENER, crate::io::Op::Close);
+        self.turn(at_once)?;
         self.draining = true;
         // Drivers may be slow to tell of sends that nobody waited for; now somebody does.
         self.sweep_ms = self.sweep_ms.min(DRAIN_SWEEP_MS);
         self.next_sweep_ms = self.context.now_ms + self.sweep_ms;
-        self.driver.submit(Token::LISTENER, crate::io::Op::Close);
         self.for_each(|session, _| session.drain());
+        Ok(())
     }
 
     fn for_each(&mut self, change: impl Fn(&mut Session, &mut Context)) {

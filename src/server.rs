@@ -1,9 +1,10 @@
 //! A server: its shards started, watched and brought down.
 
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, ConfigError};
@@ -21,9 +22,10 @@ pub struct Server {
     address: SocketAddr,
     hub: Arc<Hub>,
     wakers: Vec<Waker>,
-    /// One message from each shard that ended.
+    /// One message from each shard that ended, however it ended.
     ended: Receiver<Result<(), ShardError>>,
-    threads: Vec<JoinHandle<()>>,
+    /// Shards that have not sent theirs.
+    running: usize,
     drain: Duration,
 }
 
@@ -102,7 +104,7 @@ impl Server {
             hub: hub.clone(),
             wakers: Vec::new(),
             ended,
-            threads: Vec::new(),
+            running: 0,
             drain: config.drain,
         };
         for (&core, listener) in config.cores.iter().zip(listeners) {
@@ -123,14 +125,18 @@ impl Server {
                         tracing::warn!(core, "the shard could not be pinned to its core");
                     }
                     let run = shard.config.model.run;
-                    let _ = tell_ended.send(run(shard));
+                    let ended = catch_unwind(AssertUnwindSafe(|| run(shard)));
+                    let _ = tell_ended.send(ended.unwrap_or(Err(ShardError::Panicked { core })));
                 })
                 .map_err(|error| StartError::Thread { core, error });
-            let up = thread.and_then(|thread| {
-                server.threads.push(thread);
+            let up = thread.and_then(|_| {
+                server.running += 1;
                 // A shard that fails drops its end and says why.
                 came_up.recv().map_err(|_| match server.ended.recv() {
-                    Ok(Err(error)) => StartError::Shard(error),
+                    Ok(Err(error)) => {
+                        server.running -= 1;
+                        StartError::Shard(error)
+                    }
                     _ => unreachable!("a shard ends early only with an error"),
                 })
             });
@@ -171,12 +177,10 @@ impl Server {
         loop {
             match self.ended.recv_timeout(Duration::from_millis(50)) {
                 Ok(result) => {
-                    // One shard's end is taken as the server's; `finish` must not wait for it.
-                    self.threads.pop();
+                    self.running -= 1;
                     result?;
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             if self.hub.stage() > Stage::Running {
                 return Ok(());
@@ -202,17 +206,14 @@ impl Server {
     /// Waits for the shards to end; says whether they did within `limit`, or were told to stop.
     fn collect(&mut self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
-        while !self.threads.is_empty() {
+        while self.running > 0 {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
             match self.ended.recv_timeout(left) {
-                Ok(_) => {
-                    self.threads.pop();
-                }
-                Err(RecvTimeoutError::Timeout) => return false,
-                Err(RecvTimeoutError::Disconnected) => return true,
+                Ok(_) => self.running -= 1,
+                Err(_) => return false,
             }
         }
         true

@@ -160,7 +160,8 @@ impl Session {
             return;
         }
         let answered = self.decode(bytes, context);
-        self.set_deadline(answered, context);
+        // Asking for more does not renew the time to take what is being sent.
+        self.set_deadline(answered && !self.sending, context);
     }
 
     /// The client sends no more; it may still read.
@@ -176,12 +177,11 @@ impl Session {
         context.served.bytes_out.add(buf.len() as u64);
         context.pool.put(buf);
         self.sending = false;
-        let mut answered = false;
         if self.stalled && self.state == State::Open {
             self.stalled = false;
-            answered = self.decode(&[], context);
+            self.decode(&[], context);
         }
-        self.set_deadline(answered, context);
+        self.set_deadline(true, context);
     }
 
     /// The connection is of no more use.
@@ -204,6 +204,9 @@ impl Session {
 
     /// The deadline has passed.
     pub fn expire(&mut self, context: &mut Context) {
+        if self.state == State::Closed {
+            return;
+        }
         context.served.timed_out.add(1);
         match self.waits_for {
             Wait::Head => self.reject(Reject::HEAD_TIMEOUT, context),
@@ -268,102 +271,101 @@ impl Session {
         }
     }
 
-    /// Answers every whole request in what is carried and `rest`; says whether there was one.
-    fn decode(&mut self, mut rest: &[u8], context: &mut Context) -> bool {
+    /// Answers every whole request in what is carried and `bytes`; says whether there was one.
+    fn decode(&mut self, bytes: &[u8], context: &mut Context) -> bool {
         let mut answered = false;
-        if !self.carry.is_empty() {
-            match self.decode_carried(rest, context, &mut answered) {
-                Some(tail) => rest = tail,
-                None => return answered,
-            }
+        let mut go_on = true;
+        if self.carry.is_empty() {
+            go_on = self.decode_lent(bytes, context, &mut answered);
+        } else {
+            self.carry.extend_from_slice(bytes);
         }
-        while !rest.is_empty() {
-            if self.is_full() {
-                self.carry_over(rest, context);
-                return answered;
-            }
-            let mut storage = HeaderStorage::new();
-            match self.decoder.decode(rest, &mut storage, &context.limits) {
-                Step::Request { request, consumed } => {
-                    answered = true;
-                    let last = self.draining && consumed == rest.len();
-                    let keep = answer(&request, last, &mut self.out, context);
-                    rest = &rest[consumed..];
-                    if !keep {
-                        self.state = State::Finishing {
-                            linger: !rest.is_empty(),
-                        };
-                        return answered;
-                    }
-                }
-                Step::Incomplete { send_continue } => {
-                    self.incomplete(send_continue, context);
-                    self.carry_over(rest, context);
-                    return answered;
-                }
-                Step::Carry => {
-                    self.carry_over(rest, context);
-                    match self.decode_carried(&[], context, &mut answered) {
-                        Some(tail) => rest = tail,
-                        None => return answered,
-                    }
-                }
-                Step::Reject(reject) => {
-                    self.reject(reject, context);
-                    return answered;
-                }
-            }
+        while go_on && !self.carry.is_empty() {
+            go_on = self.decode_carried(context, &mut answered);
         }
         answered
     }
 
-    /// Goes on with a request that came in parts. Returns what follows it in `rest`, where it lies,
-    /// or `None` when there is nothing more to do for now.
-    fn decode_carried<'r>(
-        &mut self,
-        rest: &'r [u8],
-        context: &mut Context,
-        answered: &mut bool,
-    ) -> Option<&'r [u8]> {
-        self.carry.extend_from_slice(rest);
-        loop {
+    /// Answers the requests in `rest` where they lie, and carries what is left over. Says whether
+    /// that is to be looked at at once.
+    fn decode_lent(&mut self, mut rest: &[u8], context: &mut Context, answered: &mut bool) -> bool {
+        while !rest.is_empty() {
             if self.is_full() {
-                return None;
+                self.carry_over(rest, context);
+                return false;
             }
             let mut storage = HeaderStorage::new();
-            let consumed =
-                match self
-                    .decoder
-                    .decode_carried(&mut self.carry, &mut storage, &context.limits)
-                {
-                    Step::Request { request, consumed } => {
-                        *answered = true;
-                        let keep = answer(&request, self.draining, &mut self.out, context);
-                        if !keep {
-                            let linger = consumed < self.carry.len();
-                            self.state = State::Finishing { linger };
-                            self.drop_carry(context);
-                            return None;
-                        }
-                        consumed
+            match self.decoder.decode(rest, &mut storage, &context.limits) {
+                Step::Request {
+                    request,
+                    consumed,
+                    left,
+                } => {
+                    *answered = true;
+                    let last = self.draining && left == 0;
+                    let keep = answer(&request, last, &mut self.out, context);
+                    if !keep {
+                        self.state = State::Finishing { linger: left > 0 };
+                        return false;
                     }
-                    Step::Incomplete { send_continue } => {
-                        self.incomplete(send_continue, context);
-                        return None;
-                    }
-                    Step::Carry => unreachable!("these bytes are carried"),
-                    Step::Reject(reject) => {
-                        self.reject(reject, context);
-                        return None;
-                    }
-                };
-            let left = self.carry.len() - consumed;
-            if left <= rest.len() {
-                // What follows is the end of what was lent: no need to copy it again.
-                self.drop_carry(context);
-                return Some(&rest[rest.len() - left..]);
+                    rest = &rest[consumed..];
+                }
+                Step::Incomplete { send_continue } => {
+                    self.incomplete(send_continue, context);
+                    self.carry_over(rest, context);
+                    return false;
+                }
+                Step::Carry => {
+                    self.carry_over(rest, context);
+                    return true;
+                }
+                Step::Reject(reject) => {
+                    self.reject(reject, context);
+                    return false;
+                }
             }
-            self.carry.drain(..consumed);
+        }
+        false
+    }
+
+    /// Goes on with the request that came in parts, and with what follows it. Says whether what is
+    /// carried then is to be looked at at once.
+    fn decode_carried(&mut self, context: &mut Context, answered: &mut bool) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        let mut storage = HeaderStorage::new();
+        let step = self
+            .decoder
+            .decode_carried(&mut self.carry, &mut storage, &context.limits);
+        match step {
+            Step::Request {
+                request,
+                consumed,
+                left,
+            } => {
+                *answered = true;
+                let last = self.draining && left == 0;
+                let keep = answer(&request, last, &mut self.out, context);
+                let carried = std::mem::take(&mut self.carry);
+                let go_on = if keep {
+                    self.decode_lent(&carried[consumed..], context, answered)
+                } else {
+                    self.state = State::Finishing { linger: left > 0 };
+                    false
+                };
+                context.pool.put(carried);
+                go_on
+            }
+            Step::Incomplete { send_continue } => {
+                self.incomplete(send_continue, context);
+                false
+            }
+            Step::Carry => unreachable!("these bytes are carried"),
+            Step::Reject(reject) => {
+                self.reject(reject, context);
+                false
+            }
         }
     }
 

@@ -39,6 +39,12 @@ pub enum ShardError {
     /// The handler could not be put into the shard.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A bug of this program's.
+    #[error("the shard on core {core} panicked; please report what it said above")]
+    Panicked {
+        /// Its core.
+        core: usize,
+    },
     /// A system call failed.
     #[error("{step}: {error}")]
     System {

@@ -22,6 +22,10 @@ use crate::shard::{AcceptLog, Book, Hub, SPARE_CONNECTIONS, Shard, ShardError, S
 const SWEEP_MS: u64 = 250;
 /// How often the end of the last connection is looked for while draining, in milliseconds.
 const DRAIN_LOOK_MS: u64 = 10;
+/// Connections accepted before deadlines are looked at again.
+const ACCEPTS_PER_TURN: usize = 64;
+/// No deadline.
+const NEVER_MS: u64 = u64::MAX;
 /// Room on a connection thread's stack for what is not the guest's.
 const STACK_BYTES: usize = 128 * 1024;
 
@@ -39,7 +43,7 @@ pub fn run(shard: Shard) -> Result<(), ShardError> {
         ready,
         ..
     } = shard;
-    let acceptor = Acceptor::open(listener).map_err(ShardError::at("opening the acceptor"))?;
+    let mut acceptor = Acceptor::open(listener).map_err(ShardError::at("opening the acceptor"))?;
     let _ = ready.send(acceptor.waker());
     let room = Arc::new(Room {
         config,
@@ -47,7 +51,7 @@ pub fn run(shard: Shard) -> Result<(), ShardError> {
         sandbox,
         threads: Mutex::default(),
     });
-    accept_all(&acceptor, &room, &book).map_err(ShardError::at("waiting for connections"))
+    accept_all(&mut acceptor, &room, &book).map_err(ShardError::at("waiting for connections"))
 }
 
 /// What the threads of a shard share.
@@ -75,64 +79,61 @@ enum Doing {
     Idle,
     /// In `recv`, for the rest of a request.
     Receiving,
+    /// Not in a call: a deadline of its own bounds the handler.
+    Handling,
     Sending,
 }
 
-fn accept_all(acceptor: &Acceptor, room: &Arc<Room>, book: &Book) -> std::io::Result<()> {
+fn accept_all(acceptor: &mut Acceptor, room: &Arc<Room>, book: &Book) -> std::io::Result<()> {
     let sweep_ms = SWEEP_MS.min(room.config.timeouts.shortest_ms() / 4).max(10);
     let mut log = AcceptLog::default();
     let mut born = 0;
     let mut resting_until_ms = 0;
+    let mut next_sweep_ms = now_ms() + sweep_ms;
     let mut draining = false;
     loop {
         let accepting = !draining && now_ms() >= resting_until_ms;
         let timeout_ms = if draining { DRAIN_LOOK_MS } else { sweep_ms };
         let seen = acceptor.wait(accepting, timeout_ms as u16, &book.io)?;
         if seen.acceptable
-            && accepting
             && let Err(error) = seat_waiting(acceptor, room, &mut born, book)
         {
             book.served.accept_failed.add(1);
             log.failed(&error, now_ms());
             resting_until_ms = now_ms() + sweep_ms;
         }
-        let now = now_ms();
-        let threads = room.threads();
-        for desk in threads.values() {
-            if desk.deadline_ms.load(Ordering::Relaxed) <= now {
-                desk.end(&book.io);
-            }
+        if now_ms() >= next_sweep_ms {
+            next_sweep_ms = now_ms() + sweep_ms;
+            room.end_expired(book);
         }
         match room.hub.stage() {
             Stage::Running => {}
             Stage::Draining if !draining => {
                 draining = true;
-                for desk in threads.values() {
-                    if desk.doing.load(Ordering::SeqCst) == Doing::Idle as u8 {
-                        desk.ender.end_receiving(&book.io);
-                    }
-                }
+                acceptor.close();
+                room.end_idle(book);
             }
-            Stage::Draining if !threads.is_empty() => {}
+            Stage::Draining if !room.threads().is_empty() => {}
             Stage::Draining => return Ok(()),
             Stage::Stopping => {
-                for desk in threads.values() {
-                    desk.ender.end_all(&book.io);
-                }
+                room.end_all(book);
                 return Ok(());
             }
         }
     }
 }
 
-/// Gives every waiting connection a thread.
+/// Gives waiting connections a thread each.
 fn seat_waiting(
     acceptor: &Acceptor,
     room: &Arc<Room>,
     born: &mut u64,
     book: &Book,
 ) -> std::io::Result<()> {
-    while let Some(connection) = acceptor.accept(&book.io)? {
+    for _ in 0..ACCEPTS_PER_TURN {
+        let Some(connection) = acceptor.accept(&book.io)? else {
+            break;
+        };
         *born += 1;
         seat(room, connection, *born, book)?;
     }
@@ -145,78 +146,94 @@ fn seat(room: &Arc<Room>, connection: Connection, number: u64, book: &Book) -> s
     let admitted = room.hub.admit();
     if !admitted {
         book.served.refused.add(1);
-        if room.threads().len() >= room.config.connections + SPARE_CONNECTIONS {
-            connection.close(&book.io);
-            return Ok(());
-        }
     }
     let desk = Arc::new(Desk {
         ender: connection.ender(),
-        deadline_ms: AtomicU64::new(u64::MAX),
+        deadline_ms: AtomicU64::new(NEVER_MS),
         doing: AtomicU8::new(Doing::Receiving as u8),
         expired: AtomicBool::new(false),
     });
-    room.threads().insert(number, desk.clone());
+    let seat = Seat {
+        book: room.hub.open_book(),
+        room: room.clone(),
+        number,
+        connection: Some(connection),
+        desk: desk.clone(),
+        admitted,
+    };
+    if room.threads().len() >= room.config.connections + SPARE_CONNECTIONS {
+        return Err(std::io::Error::from_raw_os_error(libc::ENFILE));
+    }
+    room.threads().insert(number, desk);
     book.io.clone3.add(1);
-    let its_room = room.clone();
-    let spawned = thread::Builder::new()
+    thread::Builder::new()
         .name(format!("connection {number}"))
         .stack_size(room.config.sandbox.thread_stack_bytes() + STACK_BYTES)
         .spawn(move || {
-            let book = its_room.hub.open_book();
-            if let Err(error) = serve(&its_room, &connection, &desk, &book, admitted) {
+            if let Err(error) = serve(&seat) {
                 tracing::warn!(%error, "a connection could not be served");
             }
-            its_room.threads().remove(&number);
-            connection.close(&book.io);
-            book.served.closed.add(1);
-            its_room.hub.close_book(&book);
-            if admitted {
-                its_room.hub.discharge();
-            }
-        });
-    if let Err(error) = spawned {
-        room.threads().remove(&number);
-        if admitted {
-            room.hub.discharge();
-        }
-        return Err(error);
-    }
+        })?;
     Ok(())
 }
 
-/// A connection's life, on its own thread.
-fn serve(
-    room: &Room,
-    connection: &Connection,
-    desk: &Desk,
-    book: &Book,
+/// What a connection's thread holds. However the thread ends, it is given back in the right order:
+/// first nobody else can reach the socket, then it is closed.
+struct Seat {
+    room: Arc<Room>,
+    number: u64,
+    connection: Option<Connection>,
+    desk: Arc<Desk>,
+    book: Arc<Book>,
     admitted: bool,
-) -> Result<(), ShardError> {
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.room.threads().remove(&self.number);
+        if let Some(connection) = self.connection.take() {
+            connection.close(&self.book.io);
+        }
+        self.book.served.closed.add(1);
+        self.room.hub.close_book(&self.book);
+        if self.admitted {
+            self.room.hub.discharge();
+        }
+    }
+}
+
+/// A connection's life, on its own thread.
+fn serve(seat: &Seat) -> Result<(), ShardError> {
+    let Seat {
+        room, desk, book, ..
+    } = seat;
+    let connection = seat
+        .connection
+        .as_ref()
+        .expect("a seat has it until it is dropped");
     let mut context = context(&room.config, room.sandbox.clone(), book.served.clone())?;
     let mut clock = Clock::default();
     clock.tick(&mut context);
-    let mut session = if admitted {
+    let mut session = if seat.admitted {
         Session::new(&context)
     } else {
         Session::refused(&mut context)
     };
     let mut buffer = vec![0; RECEIVE_BYTES];
     loop {
-        desk.deadline_ms
-            .store(session.deadline_ms(), Ordering::Relaxed);
         while let Some(op) = session.next_op() {
             match op {
                 // There is nobody to tell: this thread receives when it has nothing to send.
                 Op::Receive | Op::Pause => {}
                 Op::Send { buf, .. } => {
-                    desk.doing.store(Doing::Sending as u8, Ordering::Relaxed);
-                    match connection.send(&buf, &book.io) {
+                    desk.begin(Doing::Sending, session.deadline_ms());
+                    let sent = connection.send(&buf, &book.io);
+                    clock.tick(&mut context);
+                    match sent {
                         Ok(()) => session.sent(buf, &mut context),
+                        Err(_) if desk.has_expired() => session.expire(&mut context),
                         Err(_) => session.broken(),
                     }
-                    desk.deadline_ms
-                        .store(session.deadline_ms(), Ordering::Relaxed);
                 }
                 Op::Shutdown => connection.shut_down(&book.io),
                 Op::Close => {
@@ -230,9 +247,9 @@ fn serve(
         } else {
             Doing::Receiving
         };
-        desk.doing.store(doing as u8, Ordering::SeqCst);
-        // After the store: either the shard's thread sees that this one is idle, or this one sees
-        // that the server goes down.
+        desk.begin(doing, session.deadline_ms());
+        // After that: either the shard's thread sees that this one is idle, or this one sees that
+        // the server goes down.
         if room.hub.stage() >= Stage::Draining {
             session.drain();
             if session.is_idle() {
@@ -241,12 +258,13 @@ fn serve(
         }
         context.offload.rest();
         let received = connection.receive(&mut buffer, &book.io);
-        desk.doing.store(Doing::Receiving as u8, Ordering::Relaxed);
+        desk.begin(Doing::Handling, NEVER_MS);
         clock.tick(&mut context);
+        if room.hub.stage() >= Stage::Draining {
+            session.drain();
+        }
         match received {
-            Ok(0) if desk.expired.swap(false, Ordering::Relaxed) => {
-                session.expire(&mut context);
-            }
+            Ok(0) if desk.has_expired() => session.expire(&mut context),
             Ok(0) => session.end_of_stream(),
             Ok(n) => session.absorb(&buffer[..n], &mut context),
             Err(_) => session.broken(),
@@ -259,17 +277,53 @@ impl Room {
     fn threads(&self) -> MutexGuard<'_, HashMap<u64, Arc<Desk>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Ends the calls of those whose deadline has passed.
+    fn end_expired(&self, book: &Book) {
+        let now = now_ms();
+        for desk in self.threads().values() {
+            if desk.deadline_ms.load(Ordering::Relaxed) <= now {
+                desk.expire(&book.io);
+            }
+        }
+    }
+
+    /// Ends the calls of those that wait for a request.
+    fn end_idle(&self, book: &Book) {
+        for desk in self.threads().values() {
+            if desk.doing.load(Ordering::SeqCst) == Doing::Idle as u8 {
+                desk.ender.end_receiving(&book.io);
+            }
+        }
+    }
+
+    fn end_all(&self, book: &Book) {
+        for desk in self.threads().values() {
+            desk.ender.end_all(&book.io);
+        }
+    }
 }
 
 impl Desk {
+    /// The thread is about to do something that may take until `deadline_ms`.
+    fn begin(&self, doing: Doing, deadline_ms: u64) {
+        self.deadline_ms.store(deadline_ms, Ordering::Relaxed);
+        self.doing.store(doing as u8, Ordering::SeqCst);
+    }
+
     /// The deadline has passed: whatever the thread waits in returns.
-    fn end(&self, counts: &crate::io::Counts) {
-        self.deadline_ms.store(u64::MAX, Ordering::Relaxed);
+    fn expire(&self, counts: &crate::io::Counts) {
+        self.deadline_ms.store(NEVER_MS, Ordering::Relaxed);
+        self.expired.store(true, Ordering::Relaxed);
         if self.doing.load(Ordering::Relaxed) == Doing::Sending as u8 {
             self.ender.end_all(counts);
         } else {
-            self.expired.store(true, Ordering::Relaxed);
             self.ender.end_receiving(counts);
         }
+    }
+
+    /// Whether a call ended because of that; asked once.
+    fn has_expired(&self) -> bool {
+        self.expired.swap(false, Ordering::Relaxed)
     }
 }

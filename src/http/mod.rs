@@ -34,8 +34,7 @@
 //!
 //! **Carry.** A session without a carry calls `decode` on what it was lent, again and again, and
 //! copies only the part left over. With a carry it appends the read and calls `decode_carried`.
-//! When that yields a request, `carry.len() - consumed` bytes remain, and they are the end of the
-//! read just appended: the session may clear the carry and go on with `decode` on those, where they
+//! When that yields a request, the bytes behind it are looked at with `decode` again, where they
 //! lie. [`Limits::carry_bytes`] bounds what is ever carried.
 //!
 //! **A rejected stream cannot be trusted again:** where its next request begins is unknown. The

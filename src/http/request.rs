@@ -77,6 +77,8 @@ pub enum Step<'h, 'a> {
         request: Request<'h, 'a>,
         /// Bytes at the front of the input, or of the carry as it is now, that are done with.
         consumed: usize,
+        /// Bytes that follow it.
+        left: usize,
     },
     /// A part of a request, or nothing. Carry all of the input, append what comes, and call
     /// [`Decoder::decode_carried`].
@@ -299,5 +301,6 @@ fn request<'h, 'a>(
             keep_alive: head.plan.keep_alive,
         },
         consumed: body_end,
+        left: input.len() - body_end,
     }
 }

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, SockFlag, accept4, recv, send, shutdown};
 
-use super::{Counts, Listener, Waker};
+use super::{Counts, Listener, Waker, listener};
 
 /// Offered to each `recv`, as on epoll.
 pub const RECEIVE_BYTES: usize = 64 * 1024;
@@ -22,7 +22,7 @@ pub fn check() -> Result<(), String> {
 
 /// The listening side of a shard.
 pub struct Acceptor {
-    listener: Listener,
+    listener: Option<Listener>,
     waker: Waker,
 }
 
@@ -40,7 +40,7 @@ impl Acceptor {
     /// When no eventfd can be had.
     pub fn open(listener: Listener) -> io::Result<Self> {
         Ok(Self {
-            listener,
+            listener: Some(listener),
             waker: Waker::new()?,
         })
     }
@@ -55,31 +55,23 @@ impl Acceptor {
     /// # Errors
     /// What poll(2) said; interruptions are hidden.
     pub fn wait(&self, accepting: bool, timeout_ms: u16, counts: &Counts) -> io::Result<Seen> {
-        let listening = if accepting {
-            PollFlags::POLLIN
-        } else {
-            PollFlags::empty()
-        };
-        // SAFETY: both descriptors are owned by `self` and open for the call.
-        let [listener, waker] = [self.listener.as_raw_fd(), self.waker.as_raw_fd()]
-            .map(|fd| unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) });
-        let mut watched = [
-            PollFd::new(listener, listening),
-            PollFd::new(waker, PollFlags::POLLIN),
-        ];
+        let mut watched = vec![PollFd::new(self.waker.as_fd(), PollFlags::POLLIN)];
+        if let Some(listener) = self.listener.as_ref().filter(|_| accepting) {
+            watched.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+        }
         counts.poll.add(1);
         match poll(&mut watched, PollTimeout::from(timeout_ms)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         let seen = |watched: &PollFd<'_>| watched.any().unwrap_or(false);
-        let woken = seen(&watched[1]);
+        let woken = seen(&watched[0]);
         if woken {
             counts.read.add(1);
             self.waker.clear();
         }
         Ok(Seen {
-            acceptable: seen(&watched[0]),
+            acceptable: watched.get(1).is_some_and(seen),
             woken,
         })
     }
@@ -89,18 +81,26 @@ impl Acceptor {
     /// # Errors
     /// What accept4(2) said, EMFILE and ENFILE among it.
     pub fn accept(&self, counts: &Counts) -> io::Result<Option<Connection>> {
+        let Some(listener) = &self.listener else {
+            return Ok(None);
+        };
         loop {
             counts.accept4.add(1);
             // The accepted socket blocks; only the listener does not, so that a client that left
             // while it waited cannot hold up the acceptor.
-            match accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            match accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
                 // SAFETY: accept4 just opened this descriptor for us, and nobody else has it.
                 Ok(fd) => return Ok(Some(Connection(unsafe { OwnedFd::from_raw_fd(fd) }))),
                 Err(Errno::EAGAIN) => return Ok(None),
-                Err(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO) => {}
+                Err(errno) if listener::is_the_clients(errno) => {}
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Stops listening: who comes now is refused by the kernel.
+    pub fn close(&mut self) {
+        self.listener = None;
     }
 }
 
@@ -148,9 +148,6 @@ impl Connection {
     }
 
     /// A hold on the same socket for another thread, which can end its calls with it.
-    ///
-    /// # Errors
-    /// When no descriptor can be had.
     pub fn ender(&self) -> Ender {
         Ender(self.0.as_fd().as_raw_fd())
     }

@@ -36,6 +36,8 @@ crate::measure::counter::counters! {
     rearmed,
     /// Receives that found the ring of provided buffers empty.
     enobufs,
+    /// Operations that the kernel hands to its own threads.
+    io_wq,
     /// Turns in which the kernel had completions for which the queue had no room.
     cq_overflow,
     }

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -19,11 +19,12 @@ use nix::sys::socket::{MsgFlags, Shutdown, SockFlag, accept4, recv, send, shutdo
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use super::listener;
 use super::slots::Slots;
 use super::{Counts, Done, Driver, Listener, Op, Outcome, Submitted, Token, Waker};
 use crate::io::Buf;
 
-/// Events taken by one `epoll_wait`: enough for a full turn of the default connection limit.
+/// Events taken by one `epoll_wait`; more wait for the next.
 const EVENTS: usize = 512;
 /// Offered to each `recv`. One buffer serves all connections, since bytes are lent and used at once.
 const RECEIVE_BYTES: usize = 64 * 1024;
@@ -67,6 +68,8 @@ struct Connection {
     receiving: bool,
     /// An edge came, and the socket has not been read dry since.
     readable: bool,
+    /// An edge told of the peer's end, which lies behind the bytes: no further edge will.
+    hung_up: bool,
     /// The set already watches for room to send.
     watches_out: bool,
     /// A buffer of which the kernel took only the first part.
@@ -98,11 +101,11 @@ impl Driver for Epoll {
             TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC,
         )?;
         let edge = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-        // SAFETY: each descriptor is owned by this driver or its caller and open for the call.
-        let [listening, waking] = [listener.as_raw_fd(), waker.as_raw_fd()]
-            .map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
-        set.add(listening, EpollEvent::new(edge, pack(Token::LISTENER)))?;
-        set.add(waking, EpollEvent::new(edge, pack(WAKER)))?;
+        set.add(
+            listener.as_fd(),
+            EpollEvent::new(edge, pack(Token::LISTENER)),
+        )?;
+        set.add(waker.as_fd(), EpollEvent::new(edge, pack(WAKER)))?;
         set.add(&timer, EpollEvent::new(edge, pack(TIMER)))?;
         Ok(Self {
             set,
@@ -212,18 +215,20 @@ impl Driver for Epoll {
             let Some(connection) = self.connections.get(token) else {
                 continue; // closed earlier in this turn
             };
-            if flags.intersects(!EpollFlags::EPOLLOUT) {
-                connection.readable = true;
-            }
-            if let Some((buf, from)) = connection.sending.take() {
-                if connection.readable && connection.receiving {
-                    self.again.push_back(token);
+            let ends = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
+            connection.readable |= flags.intersects(!EpollFlags::EPOLLOUT);
+            connection.hung_up |= flags.intersects(ends);
+            let sendable = flags.intersects(ends | EpollFlags::EPOLLOUT);
+            if let Some((buf, from)) = connection.sending.take_if(|_| sendable) {
+                let receives = connection.readable && connection.receiving;
+                if let Some(outcome) = self.send(token, buf, from) {
+                    if receives {
+                        self.again.push_back(token);
+                    }
+                    return Some((token, Done::Finished(outcome)));
                 }
-                match self.send(token, buf, from) {
-                    Some(outcome) => return Some((token, Done::Finished(outcome))),
-                    None => continue,
-                }
             }
+            let connection = self.connections.get(token).expect("seen above");
             if !(connection.readable && connection.receiving) {
                 continue;
             }
@@ -238,11 +243,7 @@ impl Driver for Epoll {
                     return Some((token, Done::EndOfStream));
                 }
                 Ok(n) => {
-                    // A hang-up behind the last bytes raised its edge already: look again for it.
-                    let hung_up = flags.intersects(
-                        EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR,
-                    );
-                    connection.readable = n == self.buffer.len() || hung_up;
+                    connection.readable = n == self.buffer.len() || connection.hung_up;
                     if connection.readable {
                         self.again.push_back(token);
                     }
@@ -300,8 +301,7 @@ impl Epoll {
                     self.acceptable = false;
                     return None;
                 }
-                // The client left while it waited: not the server's failure (accept(2)).
-                Err(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO) => {}
+                Err(errno) if listener::is_the_clients(errno) => {}
                 Err(error) => {
                     self.accepting = false;
                     return Some(Err(error.into()));
@@ -315,13 +315,14 @@ impl Epoll {
             socket,
             receiving: false,
             readable: false,
+            hung_up: false,
             watches_out: false,
             sending: None,
         };
-        let token = self
-            .connections
-            .insert(connection)
-            .map_err(|_| io::Error::from(Errno::ENFILE))?;
+        let token = self.connections.insert(connection).map_err(|_| {
+            self.accepting = false;
+            io::Error::from(Errno::ENFILE)
+        })?;
         let watched = EpollEvent::new(
             EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET,
             pack(token),
@@ -329,6 +330,7 @@ impl Epoll {
         self.counts.epoll_ctl.add(1);
         let connection = self.connections.get(token).expect("just inserted");
         if let Err(error) = self.set.add(&connection.socket, watched) {
+            self.accepting = false;
             self.connections.remove(token);
             return Err(error.into());
         }

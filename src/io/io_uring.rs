@@ -22,10 +22,11 @@ use std::sync::Arc;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, Fd, Fixed, TimeoutFlags, Timespec};
 use io_uring::{cqueue, opcode};
+use nix::errno::Errno;
 
 use super::provided_buffers::ProvidedBuffers;
 use super::slots::Slots;
-use super::{Buf, Counts, Done, Driver, Listener, Op, Outcome, Submitted, Token, Waker};
+use super::{Buf, Counts, Done, Driver, Listener, Op, Outcome, Submitted, Token, Waker, listener};
 
 /// Entries written before an `io_uring_enter` must push them. Small: the ring's own cache lines
 /// compete with the connections'.
@@ -36,8 +37,9 @@ const COMPLETIONS: u32 = 1024;
 const RECEIVE_BUFFERS: u16 = 128;
 const RECEIVE_BYTES: usize = 2048;
 const RECEIVE_GROUP: u16 = 0;
-/// Fixed files beyond the connection limit, for those being refused or still closing.
-const SPARE_FILES: usize = 64;
+/// Places beyond the fixed files: an older kernel may accept into a file's place before it has told
+/// that the file is closed.
+const SPARE_PLACES: usize = 64;
 /// Rounds of cancelling and reaping before a ring is given up with what it holds.
 const ENDING_ROUNDS: usize = 100;
 
@@ -90,7 +92,7 @@ struct Sending {
     buf: Buf,
     /// Bytes that the kernel has taken.
     from: usize,
-    /// The silent send did not do it all: a second one, with a completion, has the rest.
+    /// With a completion: somebody waits for its end, or a silent send did not do it all.
     loud: bool,
 }
 
@@ -190,8 +192,7 @@ fn build() -> io::Result<io_uring::IoUring> {
 impl Driver for IoUring {
     fn open(listener: Listener, connections: usize, counts: Arc<Counts>) -> io::Result<Self> {
         let ring = build()?;
-        let files = connections + SPARE_FILES;
-        ring.submitter().register_files_sparse(files as u32)?;
+        ring.submitter().register_files_sparse(connections as u32)?;
         let buffers = ProvidedBuffers::register(
             &ring.submitter(),
             RECEIVE_GROUP,
@@ -208,7 +209,7 @@ impl Driver for IoUring {
             wake_count: Box::new(0),
             timer: Box::new(Timespec::new()),
             timer_set: None,
-            connections: Slots::new(files.min(INDEX_MASK as usize)),
+            connections: Slots::new((connections + SPARE_PLACES).min(INDEX_MASK as usize)),
             completions: Vec::with_capacity(COMPLETIONS as usize),
             cursor: 0,
             lent: None,
@@ -246,6 +247,12 @@ impl Driver for IoUring {
                 self.cancel_receive(token);
             }
             Op::Send { buf, awaited } => {
+                // The kernel reads from the buffer until it says otherwise: a second one, or one
+                // that a close overtakes, would free it under the kernel's hands.
+                assert!(
+                    connection.sending.is_none() && !connection.closing,
+                    "one send at a time, none after close"
+                );
                 connection.sending = Some(Sending {
                     buf,
                     from: 0,
@@ -254,6 +261,8 @@ impl Driver for IoUring {
                 self.push_send(token);
             }
             Op::Shutdown => {
+                // Not done at once by the kernel but always by one of its io-wq threads.
+                self.counts.io_wq.add(1);
                 let entry = opcode::Shutdown::new(connection.file, libc::SHUT_WR).build();
                 self.push(entry, Kind::Shutdown, token);
             }
@@ -282,9 +291,10 @@ impl Driver for IoUring {
 
     fn wait(&mut self, until: Option<u64>) -> io::Result<()> {
         self.recycle_lent();
-        for token in std::mem::take(&mut self.unarmed) {
-            self.arm_receive(token);
+        for at in 0..self.unarmed.len() {
+            self.arm_receive(self.unarmed[at]);
         }
+        self.unarmed.clear();
         if self.accepting && !self.accept_armed {
             self.arm_accept();
         }
@@ -349,8 +359,7 @@ impl Driver for IoUring {
                     self.connections.remove(token);
                     return Some((token, Done::Finished(Outcome::Closed)));
                 }
-                Kind::Shutdown => self.close_if_quiet(token),
-                Kind::Cancel => {}
+                Kind::Shutdown | Kind::Cancel => {}
             }
         }
     }
@@ -413,11 +422,9 @@ impl IoUring {
         self.accept_armed = cqueue::more(completion.flags);
         if completion.result < 0 {
             let errno = -completion.result;
-            // Ended by us, or the client left while it waited; the latter is armed again.
-            if matches!(
-                errno,
-                libc::ECANCELED | libc::ECONNABORTED | libc::EINTR | libc::EBADF
-            ) {
+            // Ended by us, or by the waiting client; the latter is armed again.
+            let ours = matches!(errno, libc::ECANCELED | libc::EBADF);
+            if ours || listener::is_the_clients(Errno::from_raw(errno)) {
                 return None;
             }
             self.accepting = false;
@@ -432,10 +439,18 @@ impl IoUring {
             closing: false,
             closed: false,
         };
-        let Ok(token) = self.connections.insert(connection) else {
-            unreachable!("there are as many places as fixed files");
-        };
-        Some((token, Done::Accepted))
+        match self.connections.insert(connection) {
+            Ok(token) => Some((token, Done::Accepted)),
+            Err(connection) => {
+                let entry = opcode::Close::new(connection.file).build();
+                self.push(entry, Kind::Cancel, Token::LISTENER);
+                self.accepting = false;
+                Some((
+                    Token::LISTENER,
+                    Done::AcceptFailed(io::Error::from_raw_os_error(libc::ENFILE)),
+                ))
+            }
+        }
     }
 
     /// Arms the receive of a connection that still wants one.
@@ -732,9 +747,13 @@ impl Drop for IoUring {
             if self.enter(1).is_err() {
                 break;
             }
+            let before = self.in_flight;
             while self.next().is_some() {}
-            if self.in_flight == 0 {
-                return;
+            match self.in_flight {
+                0 => return,
+                // One of the kernel's own threads is at work on it.
+                left if left >= before => std::thread::sleep(std::time::Duration::from_millis(1)),
+                _ => {}
             }
         }
         // The kernel may still write to what it was given: leaking it is the safe end.

@@ -3,8 +3,9 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, sockopt,
 };
@@ -37,7 +38,8 @@ pub fn bind(address: SocketAddr, shards: usize) -> io::Result<(Vec<Listener>, So
     for _ in 1..shards {
         sockets.push(bound(in_force, true)?);
     }
-    // Only now does anyone listen: a connection never meets a group that is still growing.
+    // A socket joins its group when it listens (reuseport_alloc in net/core/sock_reuseport.c);
+    // nobody knows the address yet.
     for socket in &sockets {
         socket::listen(socket, Backlog::new(BACKLOG)?)?;
     }
@@ -48,6 +50,25 @@ pub fn bind(address: SocketAddr, shards: usize) -> io::Result<(Vec<Listener>, So
             .collect(),
         in_force,
     ))
+}
+
+/// Whether accept(2) failed for the waiting client alone: it left, or its network did. The manual
+/// page says to treat these like EAGAIN.
+pub(super) fn is_the_clients(errno: Errno) -> bool {
+    use Errno::*;
+    matches!(
+        errno,
+        ECONNABORTED
+            | EINTR
+            | EPROTO
+            | ENETDOWN
+            | ENOPROTOOPT
+            | EHOSTDOWN
+            | ENONET
+            | EHOSTUNREACH
+            | EOPNOTSUPP
+            | ENETUNREACH
+    )
 }
 
 fn bound(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
@@ -78,6 +99,10 @@ fn port_of(name: &SockaddrStorage) -> u16 {
 impl Listener {
     pub(super) fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

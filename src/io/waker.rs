@@ -1,7 +1,7 @@
 //! Wakes a driver from another thread, through an eventfd that each model watches in its own way.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -25,6 +25,10 @@ impl Waker {
 
     pub(super) fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     /// Takes the wake-up back, so that the descriptor is quiet until the next one.

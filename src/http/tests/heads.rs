@@ -87,7 +87,10 @@ fn a_request_shows_its_fields_and_its_reply() {
     let wire = b"\r\nHEAD /a?b HTTP/1.0\r\nHost:\ta \r\nX-Empty:\r\nx-utf: \xc3\xa9\r\n\r\n";
     let mut storage = HeaderStorage::new();
     let step = Decoder::new().decode(wire, &mut storage, &SMALL);
-    let Step::Request { request, consumed } = step else {
+    let Step::Request {
+        request, consumed, ..
+    } = step
+    else {
         panic!("{step:?}");
     };
     assert_eq!(consumed, wire.len());

@@ -53,7 +53,9 @@ impl Peer {
             if self.carry.is_empty() {
                 let mut storage = HeaderStorage::new();
                 match self.decoder.decode(lent, &mut storage, &self.limits) {
-                    Step::Request { request, consumed } => {
+                    Step::Request {
+                        request, consumed, ..
+                    } => {
                         self.requests.push(render(&request));
                         lent = &lent[consumed..];
                         continue;
@@ -98,7 +100,9 @@ impl Peer {
             .decoder
             .decode_carried(&mut self.carry, &mut storage, &self.limits);
         match step {
-            Step::Request { request, consumed } => {
+            Step::Request {
+                request, consumed, ..
+            } => {
                 self.requests.push(render(&request));
                 Some(self.carry.len() - consumed)
             }
