@@ -25,14 +25,10 @@ use io_uring::{cqueue, opcode};
 use nix::errno::Errno;
 
 use super::provided_buffers::ProvidedBuffers;
+use super::ring::{Completion, Ring};
 use super::slots::Slots;
 use super::{Buf, Counts, Done, Driver, Listener, Op, Outcome, Submitted, Token, Waker, listener};
 
-/// Entries written before an `io_uring_enter` must push them. Small: the ring's own cache lines
-/// compete with the connections'.
-const SUBMISSIONS: u32 = 64;
-/// A burst of completions beyond this waits in the kernel's overflow list, which costs more.
-const COMPLETIONS: u32 = 1024;
 /// Sized to a turn, not to the connections: who finds the ring of buffers empty waits its turn.
 const RECEIVE_BUFFERS: u16 = 128;
 const RECEIVE_BYTES: usize = 2048;
@@ -45,7 +41,7 @@ const ENDING_ROUNDS: usize = 100;
 
 /// The driver.
 pub struct IoUring {
-    ring: io_uring::IoUring,
+    ring: Ring,
     buffers: ProvidedBuffers,
     listener: Option<Listener>,
     accepting: bool,
@@ -62,11 +58,6 @@ pub struct IoUring {
     lent: Option<u16>,
     /// Connections whose receive must be armed (again) before the next wait.
     unarmed: Vec<Token>,
-    /// Entries for which the submission queue had no room; later ones queue behind them.
-    unsubmitted: VecDeque<Entry>,
-    /// Entries written so far, and how many of them the kernel has taken in.
-    written: u64,
-    taken: u64,
     /// Sends whose success is silent, each with its place among the entries written.
     silent: VecDeque<(u64, Token)>,
     /// More came on a connection whose silent send is not over: the next wait must not sleep on it.
@@ -104,13 +95,6 @@ enum Receive {
     Listed,
     Armed,
     Cancelled,
-}
-
-#[derive(Clone, Copy)]
-struct Completion {
-    user_data: u64,
-    result: i32,
-    flags: u32,
 }
 
 /// What a completion is of. In the top byte of its user data; the token has the rest.
@@ -174,27 +158,18 @@ pub fn check() -> Result<(), String> {
         _ => error.to_string(),
     }
     };
-    let ring = build().map_err(explain)?;
+    let ring = Ring::open().map_err(explain)?;
     ring.submitter().register_files_sparse(1).map_err(explain)?;
-    drop(ProvidedBuffers::register(&ring.submitter(), RECEIVE_GROUP, 1, 64).map_err(explain)?);
+    drop(ProvidedBuffers::register(ring.submitter(), RECEIVE_GROUP, 1, 64).map_err(explain)?);
     Ok(())
-}
-
-fn build() -> io::Result<io_uring::IoUring> {
-    io_uring::IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_cqsize(COMPLETIONS)
-        .setup_submit_all()
-        .build(SUBMISSIONS)
 }
 
 impl Driver for IoUring {
     fn open(listener: Listener, connections: usize, counts: Arc<Counts>) -> io::Result<Self> {
-        let ring = build()?;
+        let ring = Ring::open()?;
         ring.submitter().register_files_sparse(connections as u32)?;
         let buffers = ProvidedBuffers::register(
-            &ring.submitter(),
+            ring.submitter(),
             RECEIVE_GROUP,
             RECEIVE_BUFFERS,
             RECEIVE_BYTES,
@@ -210,13 +185,10 @@ impl Driver for IoUring {
             timer: Box::new(Timespec::new()),
             timer_set: None,
             connections: Slots::new((connections + SPARE_PLACES).min(INDEX_MASK as usize)),
-            completions: Vec::with_capacity(COMPLETIONS as usize),
+            completions: Vec::new(),
             cursor: 0,
             lent: None,
             unarmed: Vec::new(),
-            unsubmitted: VecDeque::new(),
-            written: 0,
-            taken: 0,
             silent: VecDeque::new(),
             hurried: false,
             in_flight: 0,
@@ -559,14 +531,14 @@ impl IoUring {
             self.push(entry, Kind::Send, token);
         } else {
             self.push(entry.flags(Flags::SKIP_SUCCESS), Kind::Send, token);
-            self.silent.push_back((self.written, token));
+            self.silent.push_back((self.ring.written(), token));
         }
     }
 
     /// The next send that the kernel has taken in and not complained about.
     fn sent_silently(&mut self) -> Option<(Token, Outcome)> {
         while let Some(&(place, token)) = self.silent.front() {
-            if place > self.taken {
+            if place > self.ring.taken() {
                 return None;
             }
             self.silent.pop_front();
@@ -654,76 +626,19 @@ impl IoUring {
     }
 
     fn push(&mut self, entry: Entry, kind: Kind, token: Token) {
-        let entry = entry.user_data(pack(kind, token));
         self.in_flight += 1;
-        self.written += 1;
         self.counts.sqe.add(1);
         // SAFETY: what the entry points to (a send buffer, the timer, the wake count) is owned by
-        // this driver and stays in place until its last completion; `Drop` waits for those.
-        let full =
-            !self.unsubmitted.is_empty() || unsafe { self.ring.submission().push(&entry).is_err() };
-        if full {
-            self.unsubmitted.push_back(entry);
-        }
+        // this driver and stays in place until the kernel has let go; `Drop` waits for that.
+        unsafe { self.ring.push(entry.user_data(pack(kind, token))) };
     }
 
     /// Submits everything and takes over the completions, waiting for at least `want` of them.
     fn enter(&mut self, want: usize) -> io::Result<()> {
         self.completions.drain(..self.cursor);
         self.cursor = 0;
-        loop {
-            let mut queue = self.ring.submission();
-            while let Some(entry) = self.unsubmitted.front() {
-                // SAFETY: as in `push`.
-                if unsafe { queue.push(entry).is_err() } {
-                    break;
-                }
-                self.unsubmitted.pop_front();
-            }
-            if queue.cq_overflow() {
-                self.counts.cq_overflow.add(1);
-            }
-            drop(queue);
-            let more = !self.unsubmitted.is_empty();
-            let want = if more || !self.completions.is_empty() {
-                0
-            } else {
-                want
-            };
-            self.counts.io_uring_enter.add(1);
-            let entered = self.ring.submitter().submit_and_wait(want);
-            self.take_completions();
-            match entered {
-                Ok(submitted) => {
-                    self.taken += submitted as u64;
-                    // A complaint that found the queue full must be seen before silence is success.
-                    if !more && !self.ring.submission().cq_overflow() {
-                        return Ok(());
-                    }
-                }
-                // EBUSY, EAGAIN: completions must be taken before more can be submitted. They
-                // were, above.
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR) => return Ok(()),
-                    Some(libc::EBUSY | libc::EAGAIN) if !self.completions.is_empty() => {
-                        return Ok(());
-                    }
-                    Some(libc::EBUSY | libc::EAGAIN) => {}
-                    _ => return Err(error),
-                },
-            }
-        }
-    }
-
-    fn take_completions(&mut self) {
         let from = self.completions.len();
-        self.completions
-            .extend(self.ring.completion().map(|cqe| Completion {
-                user_data: cqe.user_data(),
-                result: cqe.result(),
-                flags: cqe.flags(),
-            }));
-        self.counts.cqe.add((self.completions.len() - from) as u64);
+        self.ring.enter(want, &mut self.completions, &self.counts)?;
         for at in from..self.completions.len() {
             let Completion {
                 user_data, result, ..
@@ -732,6 +647,7 @@ impl IoUring {
                 self.complained(token, result);
             }
         }
+        Ok(())
     }
 }
 

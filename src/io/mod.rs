@@ -14,6 +14,7 @@ pub mod epoll;
 pub mod io_uring;
 pub mod listener;
 mod provided_buffers;
+mod ring;
 mod slots;
 mod waker;
 

@@ -1,0 +1,186 @@
+//! An io_uring ring with its two queues open for as long as it lives, and what every user of one
+//! must get right: entries that do not fit wait their turn, completions are taken before more is
+//! submitted, and none is overlooked because the queue was full.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::ManuallyDrop;
+
+use io_uring::squeue::Entry;
+use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter};
+
+use super::Counts;
+
+/// Entries written before an `io_uring_enter` must push them. Small: the ring's own cache lines
+/// compete with the connections'.
+const SUBMISSIONS: u32 = 64;
+/// A burst of completions beyond this waits in the kernel's overflow list, which costs more.
+const COMPLETIONS: u32 = 512;
+
+/// What the kernel has told.
+#[derive(Clone, Copy)]
+pub(super) struct Completion {
+    pub(super) user_data: u64,
+    pub(super) result: i32,
+    pub(super) flags: u32,
+}
+
+/// The ring.
+pub(super) struct Ring {
+    /// Kept, not made anew for each call: it is the one that knows the registered descriptor, which
+    /// spares every `io_uring_enter` the look-up of the ring's file (Linux 5.18).
+    submitter: Submitter<'static>,
+    submissions: ManuallyDrop<SubmissionQueue<'static>>,
+    completions: ManuallyDrop<CompletionQueue<'static>>,
+    /// What the three above borrow from; freed after them.
+    owner: *mut IoUring,
+    /// Entries for which the queue had no room; later ones queue behind them.
+    waiting: VecDeque<Entry>,
+    written: u64,
+    taken: u64,
+}
+
+impl Ring {
+    /// A ring for the calling thread alone, whose completions appear only in its own `enter`.
+    pub(super) fn open() -> io::Result<Ring> {
+        let ring = match build(true) {
+            // Without the array of indices since Linux 6.6.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => build(false)?,
+            result => result?,
+        };
+        let owner = Box::into_raw(Box::new(ring));
+        // SAFETY: `owner` was just made from a box, and is freed only in `drop`, after the three
+        // that borrow from it.
+        let (mut submitter, submissions, completions) = unsafe { (*owner).split() };
+        // A ring that cannot be registered works all the same.
+        let _ = submitter.register_ring_fd();
+        Ok(Ring {
+            submitter,
+            submissions: ManuallyDrop::new(submissions),
+            completions: ManuallyDrop::new(completions),
+            owner,
+            waiting: VecDeque::new(),
+            written: 0,
+            taken: 0,
+        })
+    }
+
+    /// For registering what entries refer to.
+    pub(super) fn submitter(&self) -> &Submitter<'static> {
+        &self.submitter
+    }
+
+    /// Entries written so far: the place of the last one.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Entries that the kernel has taken in so far.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Writes an entry, to be submitted by the next `enter`.
+    ///
+    /// # Safety
+    /// What the entry points to must stay in place until the kernel has let go of it: until its
+    /// last completion, or, if its success is silent, until it has been taken in.
+    pub(super) unsafe fn push(&mut self, entry: Entry) {
+        self.written += 1;
+        // SAFETY: the caller's.
+        if !self.waiting.is_empty() || unsafe { self.submissions.push(&entry).is_err() } {
+            self.waiting.push_back(entry);
+        }
+    }
+
+    /// Submits everything, waits until `want` completions are there, and appends what there is.
+    /// Returns early when a signal came.
+    pub(super) fn enter(
+        &mut self,
+        want: usize,
+        completions: &mut Vec<Completion>,
+        counts: &Counts,
+    ) -> io::Result<()> {
+        loop {
+            let more = self.refill();
+            let want = if more || !completions.is_empty() {
+                0
+            } else {
+                want
+            };
+            counts.io_uring_enter.add(1);
+            let entered = self.submitter.submit_and_wait(want);
+            self.take(completions, counts);
+            let overflown = self.submissions.cq_overflow();
+            if overflown {
+                counts.cq_overflow.add(1);
+            }
+            match entered {
+                Ok(submitted) => {
+                    self.taken += submitted as u64;
+                    // What found the queue full must be seen too: a complaint may be in it.
+                    if !more && !overflown {
+                        return Ok(());
+                    }
+                }
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => return Ok(()),
+                    // Completions must be taken before more can be submitted. They were.
+                    Some(libc::EBUSY | libc::EAGAIN) if !completions.is_empty() => return Ok(()),
+                    Some(libc::EBUSY | libc::EAGAIN) => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// Moves waiting entries into the queue; says whether some still wait.
+    fn refill(&mut self) -> bool {
+        while let Some(entry) = self.waiting.front() {
+            // SAFETY: as its writer promised in `push`.
+            if unsafe { self.submissions.push(entry).is_err() } {
+                break;
+            }
+            self.waiting.pop_front();
+        }
+        self.submissions.sync();
+        !self.waiting.is_empty()
+    }
+
+    fn take(&mut self, completions: &mut Vec<Completion>, counts: &Counts) {
+        self.completions.sync();
+        let before = completions.len();
+        completions.extend(self.completions.by_ref().map(|cqe| Completion {
+            user_data: cqe.user_data(),
+            result: cqe.result(),
+            flags: cqe.flags(),
+        }));
+        self.completions.sync();
+        counts.cqe.add((completions.len() - before) as u64);
+    }
+}
+
+fn build(without_index_array: bool) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_cqsize(COMPLETIONS)
+        .setup_submit_all();
+    if without_index_array {
+        builder.setup_no_sqarray();
+    }
+    builder.build(SUBMISSIONS)
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: dropped once, before what they borrow from; the submitter owns nothing. `owner`
+        // came from a box and is not used again.
+        unsafe {
+            ManuallyDrop::drop(&mut self.submissions);
+            ManuallyDrop::drop(&mut self.completions);
+            drop(Box::from_raw(self.owner));
+        }
+    }
+}
