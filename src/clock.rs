@@ -1,8 +1,10 @@
 //! The shard's time, read once a turn: coarse clocks, which cost a memory read each and step with
 //! the kernel's tick (1 to 10 ms; clock_gettime(2)). Nobody's deadline is finer than that.
 
+use std::io::Write;
 use std::time::{Duration, SystemTime};
 
+use httpdate::HttpDate;
 use nix::time::{ClockId, clock_getres, clock_gettime};
 
 use crate::session::Context;
@@ -44,10 +46,10 @@ fn coarse(clock: ClockId) -> Duration {
 }
 
 fn date(since_epoch: Duration) -> [u8; 29] {
-    let text = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since_epoch);
-    text.as_bytes()
-        .try_into()
-        .expect("an HTTP date has 29 bytes (RFC 9110, section 5.6.7)")
+    let mut text = [0; 29];
+    let date = HttpDate::from(SystemTime::UNIX_EPOCH + since_epoch);
+    write!(&mut text[..], "{date}").expect("an HTTP date has 29 bytes (RFC 9110, section 5.6.7)");
+    text
 }
 
 #[cfg(test)]

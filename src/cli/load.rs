@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{Cores, Exit, fail, parse_cores};
 use crate::load::{
     self, Arrivals, ConnectionUse, LoadError, Mode, Observer, Outcome, Phase, Plan, Progress,
-    Severity, Url,
+    Severity, Target, Url,
 };
 use crate::report;
 
@@ -60,6 +60,10 @@ pub struct Arguments {
     /// Request body of this size
     #[arg(long, value_name = "SIZE")]
     body_size: Option<bytesize::ByteSize>,
+    /// A further path of the same server with its share of the requests, `WEIGHT=PATH`; several times.
+    /// The URL's own has the weight 1
+    #[arg(long = "target", value_name = "WEIGHT=PATH", value_parser = parse_target)]
+    targets: Vec<(u32, String)>,
     /// The status that is right [default: any from 200 to 399]
     #[arg(long)]
     expect_status: Option<u16>,
@@ -88,6 +92,20 @@ fn parse_header(text: &str) -> Result<(String, String), String> {
         .split_once(':')
         .ok_or_else(|| format!("{text:?} is no header; write it as `name: value`"))?;
     Ok((name.trim().to_string(), value.trim().to_string()))
+}
+
+fn parse_target(text: &str) -> Result<(u32, String), String> {
+    let parts = text
+        .split_once('=')
+        .and_then(|(weight, path)| Some((weight.parse().ok()?, path)));
+    match parts {
+        Some((weight, path)) if weight > 0 && path.starts_with('/') => {
+            Ok((weight, path.to_string()))
+        }
+        _ => Err(format!(
+            "{text:?} is no target; write it as `3=/path?query`"
+        )),
+    }
 }
 
 pub fn run(arguments: &Arguments) -> Exit {
@@ -219,6 +237,13 @@ impl Arguments {
         };
         target.expect.status = self.expect_status;
         target.expect.body = self.expect_body.as_ref().map(read).transpose()?;
+        let first = target.clone();
+        plan.targets
+            .extend(self.targets.iter().map(|(weight, path)| Target {
+                weight: *weight,
+                path: path.clone(),
+                ..first.clone()
+            }));
         plan.connections = self.connections;
         plan.idle_connections = self.idle_connections;
         plan.cores = self.cores.as_ref().map(Cores::list).unwrap_or_default();

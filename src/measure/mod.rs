@@ -9,6 +9,8 @@
 //! | `cpu_clock` | CPU time of a process, of this thread, and of all cores                 |
 //! | `noise`     | steal, involuntary switches and run-queue wait of a block, and limits   |
 //! | `host`      | the fingerprint that every result carries, and how two hosts differ     |
+//! | `counter`   | figures with one writing thread, and groups of them                     |
+//! | `probe`     | the time of each stage of a thread, or nothing at all                   |
 //! | `order`     | which arm runs when: balanced rounds                                    |
 //! | `stats`     | ratios with intervals, the A/A control, claims and the verdict          |
 
@@ -17,6 +19,7 @@ pub mod cpu_clock;
 pub mod host;
 pub mod noise;
 pub mod order;
+pub mod probe;
 pub mod reading;
 pub mod stats;
 
