@@ -7,6 +7,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 
 use io_uring::squeue::Entry;
+use io_uring::types::SubmitArgs;
 use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter};
 
 use super::Counts;
@@ -16,6 +17,10 @@ use super::Counts;
 const SUBMISSIONS: u32 = 64;
 /// A burst of completions beyond this waits in the kernel's overflow list, which costs more.
 const COMPLETIONS: u32 = 512;
+
+/// A wait for several completions ends after so many microseconds with what there is, or else with
+/// the next one.
+const MIN_WAIT_US: u32 = 50;
 
 /// What the kernel has told.
 #[derive(Clone, Copy)]
@@ -38,6 +43,8 @@ pub(super) struct Ring {
     waiting: VecDeque<Entry>,
     written: u64,
     taken: u64,
+    /// The kernel knows the minimum wait (Linux 6.12).
+    waits_for_several: bool,
 }
 
 impl Ring {
@@ -54,7 +61,10 @@ impl Ring {
         let (mut submitter, submissions, completions) = unsafe { (*owner).split() };
         // A ring that cannot be registered works all the same.
         let _ = submitter.register_ring_fd();
+        // SAFETY: as above.
+        let waits_for_several = unsafe { (*owner).params().is_feature_min_timeout() };
         Ok(Ring {
+            waits_for_several,
             submitter,
             submissions: ManuallyDrop::new(submissions),
             completions: ManuallyDrop::new(completions),
@@ -93,8 +103,8 @@ impl Ring {
         }
     }
 
-    /// Submits everything, waits until `want` completions are there, and appends what there is.
-    /// Returns early when a signal came.
+    /// Submits everything, waits for a completion, or for `want` of them where the kernel can bound
+    /// that in time, and appends what there is. Returns early when a signal came.
     pub(super) fn enter(
         &mut self,
         want: usize,
@@ -109,7 +119,7 @@ impl Ring {
                 want
             };
             counts.io_uring_enter.add(1);
-            let entered = self.submitter.submit_and_wait(want);
+            let entered = self.submit_and_wait(want);
             self.take(completions, counts);
             let overflown = self.submissions.cq_overflow();
             if overflown {
@@ -131,6 +141,18 @@ impl Ring {
                     _ => return Err(error),
                 },
             }
+        }
+    }
+
+    fn submit_and_wait(&self, want: usize) -> io::Result<usize> {
+        if want <= 1 || !self.waits_for_several {
+            return self.submitter.submit_and_wait(want.min(1));
+        }
+        let arguments = SubmitArgs::new().min_wait_usec(MIN_WAIT_US);
+        match self.submitter.submit_with_args(want, &arguments) {
+            // Fewer came in time; nothing had been submitted, or it would have been said.
+            Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(0),
+            result => result,
         }
     }
 

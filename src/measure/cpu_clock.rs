@@ -230,7 +230,11 @@ mod tests {
         // thread burns; with the threads read first, the sum moves at every reading.
         let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
-            scope.spawn(|| while !stop.load(std::sync::atomic::Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::hint::spin_loop()
+                }
+            });
             let tid = |()| {
                 let ids = fs::read_dir("/proc/self/task").unwrap().flatten();
                 ids.map(|id| id.file_name().to_str().unwrap().parse::<i32>().unwrap())
