@@ -1,0 +1,98 @@
+//! What a server says about its own work.
+
+use std::time::Duration;
+
+use crate::client::{Client, get, post};
+use crate::{Lab, on_every_model};
+
+on_every_model![
+    requests_bytes_and_connections_are_counted,
+    a_request_costs_few_system_calls,
+    a_pipeline_shares_its_system_calls,
+    connections_that_are_idle_cost_no_system_calls_but_the_timers,
+];
+
+fn requests_bytes_and_connections_are_counted(lab: Lab) {
+    let mut server = lab.serve("echo", &[]);
+    let (mut sent, mut received) = (0, 0);
+    for nth in 0..20 {
+        let mut client = server.connect();
+        for _ in 0..5 {
+            let request = post(&vec![b'x'; nth * 1000]);
+            client.send(&request);
+            let response = client.receive();
+            sent += request.len() as u64;
+            received += (response.head.len() + response.body.len()) as u64;
+        }
+    }
+    let served = server.until("closed", |now| now.served.closed == 20).served;
+    assert_eq!((served.accepted, served.refused), (20, 0));
+    assert_eq!((served.answered, served.failed), (100, 0));
+    assert_eq!((served.rejected, served.timed_out), (0, 0));
+    assert_eq!((served.bytes_in, served.bytes_out), (sent, received));
+}
+
+const REQUESTS: u64 = 500;
+
+/// One request at a time on one connection is the worst case: nothing can be shared.
+fn a_request_costs_few_system_calls(lab: Lab) {
+    let mut server = lab.serve("hello", &[]);
+    let mut client = server.connect();
+    client.expect_open();
+    let before = server.figures();
+    for _ in 0..REQUESTS {
+        client.expect_open();
+    }
+    let io = server.figures().since(&before).io;
+    // Now and then a timer or a wake-up adds one.
+    let at_most = |calls: u64, per_request: u64| {
+        assert!(calls <= REQUESTS * per_request + REQUESTS / 2, "{io:?}");
+    };
+    match lab.model.name {
+        "io_uring" => {
+            assert_eq!((io.recv, io.send, io.accept4), (0, 0, 0));
+            assert!(io.cqe >= REQUESTS, "{io:?}");
+            at_most(io.system_calls(), 2);
+        }
+        name => {
+            assert_eq!(io.send, REQUESTS);
+            assert!(io.recv >= REQUESTS, "{io:?}");
+            at_most(io.recv + io.send, 2);
+            let waits = if name == "epoll" { 1 } else { 0 };
+            at_most(io.system_calls(), 2 + waits);
+            assert_eq!(io.epoll_ctl, 0, "no set-up per request");
+        }
+    }
+}
+
+fn a_pipeline_shares_its_system_calls(lab: Lab) {
+    const DEPTH: usize = 16;
+    let mut server = lab.serve("hello", &[]);
+    let mut client = server.connect();
+    client.expect_open();
+    let before = server.figures();
+    for _ in 0..REQUESTS {
+        client.send(get("/").repeat(DEPTH));
+        for _ in 0..DEPTH {
+            assert_eq!(client.receive().status, 200);
+        }
+    }
+    let done = server.figures().since(&before);
+    assert_eq!(done.served.answered, REQUESTS * DEPTH as u64);
+    assert!(
+        done.io.system_calls() < done.served.answered / 2,
+        "{done:?}"
+    );
+}
+
+fn connections_that_are_idle_cost_no_system_calls_but_the_timers(lab: Lab) {
+    let mut server = lab.serve("hello", &[]);
+    let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(Client::expect_open);
+    let before = server.figures();
+    std::thread::sleep(Duration::from_millis(600));
+    let io = server.figures().since(&before).io;
+    // Deadlines are looked at four times a second, for a few calls each.
+    assert!(io.system_calls() + io.sqe < 200, "{io:?}");
+    clients.iter_mut().for_each(Client::expect_open);
+}

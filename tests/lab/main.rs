@@ -1,0 +1,120 @@
+//! The lab from outside: the real program in a process of its own, spoken to over real sockets.
+//!
+//! A behaviour is a function from a [`Lab`] to nothing; [`on_every_model`] and its kin make tests
+//! of it, named `subject::model::behaviour`. What this kernel cannot do is skipped and said so.
+//! No test asserts a speed: every wait has a generous bound and ends as soon as what it waits for
+//! has happened.
+//!
+//! | module | what it holds the server to |
+//! |---|---|
+//! | `connections` | keep-alive, pipelining, half-close, HEAD, 100-continue, HTTP/1.0 |
+//! | `bodies` | echoes of every size, slow readers, those who never read |
+//! | `identical` | the same bytes from every model and isolation |
+//! | `bad_input`, `timeouts`, `limits` | the named answer, and nobody else notices |
+//! | `vanishing` | clients that leave at any byte |
+//! | `misbehaving` | guests that trap, loop and lie |
+//! | `startup`, `drain` | how a server begins and ends |
+//! | `figures` | what it says about itself |
+//! | `modules` | the built-in handlers as WebAssembly |
+//! | `architecture` | DESIGN's invariants that show in the source |
+//! | `allocations` | a steady request allocates nothing |
+//!
+//! `server`, `client` and `guests` are the instruments.
+
+mod allocations;
+mod architecture;
+mod bad_input;
+mod bodies;
+mod client;
+mod connections;
+mod drain;
+mod figures;
+mod guests;
+mod identical;
+mod limits;
+mod misbehaving;
+mod modules;
+mod server;
+mod startup;
+mod timeouts;
+mod vanishing;
+
+use std::io::Write;
+use std::time::Duration;
+
+use ringlab::models::{self, MODELS, Model};
+use ringlab::sandbox::Isolation;
+
+/// How long anything may take before a test gives up: far more than it ever does.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One place on the axes, at which a behaviour is tried.
+#[derive(Clone, Copy)]
+struct Lab {
+    model: &'static Model,
+    isolation: Isolation,
+}
+
+/// Runs `behaviour` at this place, or says why this kernel cannot.
+fn run(model: &str, isolation: Isolation, behaviour: fn(Lab)) {
+    let model = models::find(model).expect("the macros name models of the table");
+    match (model.check)() {
+        Ok(()) => behaviour(Lab { model, isolation }),
+        Err(reason) => say_skipped(model, &reason),
+    }
+}
+
+/// Past the test harness, which keeps what a passing test prints to itself.
+fn say_skipped(model: &Model, reason: &str) {
+    let test = std::thread::current();
+    let test = test.name().unwrap_or_default();
+    let line = format!(
+        "skipped: {test}: {} cannot run here: {reason}\n",
+        model.name
+    );
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// Makes a test `model::behaviour` of each behaviour, on every model, with isolation `reuse`.
+macro_rules! on_every_model {
+    ($($behaviour:ident),+ $(,)?) => {
+        $crate::tests_at!(blocking, "blocking", Reuse, $($behaviour),+);
+        $crate::tests_at!(epoll, "epoll", Reuse, $($behaviour),+);
+        $crate::tests_at!(io_uring, "io_uring", Reuse, $($behaviour),+);
+    };
+}
+use on_every_model;
+
+/// Makes a test `model_isolation::behaviour` of each behaviour, on every model and isolation that
+/// has a sandbox.
+macro_rules! on_every_sandbox {
+    ($($behaviour:ident),+ $(,)?) => {
+        $crate::tests_at!(blocking_reuse, "blocking", Reuse, $($behaviour),+);
+        $crate::tests_at!(blocking_fresh, "blocking", Fresh, $($behaviour),+);
+        $crate::tests_at!(epoll_reuse, "epoll", Reuse, $($behaviour),+);
+        $crate::tests_at!(epoll_fresh, "epoll", Fresh, $($behaviour),+);
+        $crate::tests_at!(io_uring_reuse, "io_uring", Reuse, $($behaviour),+);
+        $crate::tests_at!(io_uring_fresh, "io_uring", Fresh, $($behaviour),+);
+    };
+}
+use on_every_sandbox;
+
+macro_rules! tests_at {
+    ($module:ident, $model:literal, $isolation:ident, $($behaviour:ident),+) => {
+        mod $module {
+            $(#[test]
+            fn $behaviour() {
+                $crate::run($model, ringlab::sandbox::Isolation::$isolation, super::$behaviour);
+            })+
+        }
+    };
+}
+use tests_at;
+
+#[test]
+fn the_macros_name_every_model_and_isolation() {
+    let models: Vec<_> = MODELS.iter().map(|model| model.name).collect();
+    assert_eq!(models, ["blocking", "epoll", "io_uring"]);
+    let isolations = [Isolation::Native, Isolation::Reuse, Isolation::Fresh];
+    assert_eq!(Isolation::ALL, isolations);
+}

@@ -1,0 +1,44 @@
+//! The built-in handlers as WebAssembly: the package's build makes one module of each.
+
+use ringlab_guest::handlers::ALL;
+use wasmtime::{Engine, ExternType, Module};
+
+// `WASM: &[(&str, &[u8])]`, as the sandbox includes it.
+include!(concat!(env!("OUT_DIR"), "/handlers.rs"));
+
+#[test]
+fn every_handler_has_a_module_and_every_module_a_handler() {
+    let mut handlers: Vec<_> = ALL.iter().map(|(name, _, _)| *name).collect();
+    let mut modules: Vec<_> = WASM.iter().map(|(name, _)| *name).collect();
+    handlers.sort_unstable();
+    modules.sort_unstable();
+    assert_eq!(handlers, modules);
+}
+
+/// The pages that a module's memory has at first, and at most.
+fn pages(wasm: &[u8]) -> (u64, Option<u64>) {
+    let module = Module::new(&Engine::default(), wasm).expect("the build made it");
+    assert_eq!(module.imports().len(), 0);
+    let Some(ExternType::Memory(memory)) = module.get_export("memory") else {
+        panic!("its memory is exported");
+    };
+    assert!(matches!(
+        module.get_export("ringlab_v1"),
+        Some(ExternType::Global(_))
+    ));
+    assert!(matches!(
+        module.get_export("handle"),
+        Some(ExternType::Func(_))
+    ));
+    (memory.minimum(), memory.maximum())
+}
+
+/// A fresh sandbox is cheap because there is little to make and nothing grows.
+#[test]
+fn the_memory_of_every_module_is_small_and_fixed() {
+    for (name, wasm) in WASM {
+        // One page, but for the one that takes a whole body and a head.
+        let expected = if *name == "echo" { 17 } else { 1 };
+        assert_eq!(pages(wasm), (expected, Some(expected)), "{name}");
+    }
+}

@@ -1,0 +1,247 @@
+//! The real program as a child process: started on a free port, asked for its figures, signalled,
+//! and killed by its own handle at the latest when a test ends.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ringlab::control::Report;
+use ringlab::shard::Figures;
+
+use crate::client::Client;
+use crate::{Lab, PATIENCE};
+
+/// The program, as this test run built it.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlab");
+
+/// How often a wait looks again.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// A server at work.
+pub struct Server {
+    process: Child,
+    address: SocketAddr,
+    /// Closing it tells the server to end.
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    /// Gathers what it says on standard error, until its end.
+    errors: Option<JoinHandle<String>>,
+}
+
+impl Lab {
+    /// A server with `handler` at this place on the axes.
+    pub fn serve(self, handler: &str, options: &[&str]) -> Server {
+        let mut command = Command::new(PROGRAM);
+        let core = some_core().to_string();
+        command.args(self.arguments(handler, &core)).args(options);
+        Server::start(command)
+    }
+
+    /// The same with a shard on every core.
+    pub fn serve_on_all_cores(self, handler: &str) -> Server {
+        let mut command = Command::new(PROGRAM);
+        command.args(self.arguments(handler, "all"));
+        Server::start(command)
+    }
+
+    /// The same under a limit of descriptors, soft and hard.
+    pub fn serve_with_descriptors(self, limit: usize, handler: &str) -> Server {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+        command.args(["-c", &script, PROGRAM]);
+        command.args(self.arguments(handler, &some_core().to_string()));
+        Server::start(command)
+    }
+
+    fn arguments(self, handler: &str, cores: &str) -> Vec<String> {
+        let isolation = self.isolation.to_string();
+        let arguments = [
+            "serve",
+            "--control",
+            "--listen",
+            "127.0.0.1:0",
+            "--model",
+            self.model.name,
+            "--isolation",
+            &isolation,
+            "--handler",
+            handler,
+            "--cores",
+            cores,
+        ];
+        arguments.map(str::to_owned).to_vec()
+    }
+}
+
+/// The cores in turn: tests run side by side, and so should their servers.
+pub fn some_core() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let cores = ringlab::config::cores();
+    cores[NEXT.fetch_add(1, Ordering::Relaxed) % cores.len()]
+}
+
+impl Server {
+    fn start(mut command: Command) -> Self {
+        let mut process = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program can be started");
+        let mut errors = process.stderr.take().expect("it is piped");
+        let errors = thread::spawn(move || {
+            let mut text = String::new();
+            let _ = errors.read_to_string(&mut text);
+            text
+        });
+        let input = process.stdin.take();
+        let output = process.stdout.take().expect("it is piped");
+        let mut server = Self {
+            process,
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+            input,
+            output: BufReader::new(output),
+            errors: Some(errors),
+        };
+        let said = server.line();
+        server.address = said
+            .strip_prefix("listening on http://")
+            .and_then(|address| address.trim_end().parse().ok())
+            .unwrap_or_else(|| panic!("the server said {said:?} where its address was expected"));
+        server
+    }
+
+    /// A new connection to it.
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output
+            .read_line(&mut line)
+            .expect("its output is text");
+        line
+    }
+
+    /// What it has done so far.
+    pub fn figures(&mut self) -> Figures {
+        let input = self.input.as_mut().expect("its input is still open");
+        input.write_all(b"\n").expect("it reads its input");
+        let line = self.line();
+        let report: Report =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        report.figures
+    }
+
+    /// Waits until the figures are as expected.
+    pub fn until(&mut self, what: &str, expected: impl Fn(&Figures) -> bool) -> Figures {
+        let mut last = self.figures();
+        let start = Instant::now();
+        while !expected(&last) {
+            assert!(start.elapsed() < PATIENCE, "not {what}: {last:?}");
+            thread::sleep(LOOK);
+            last = self.figures();
+        }
+        last
+    }
+
+    /// Waits until it has received `bytes` in all: what was sent next is then a read of its own.
+    pub fn until_received(&mut self, bytes: u64) {
+        self.until("all received", |now| now.served.bytes_in >= bytes);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("it is a child of this process");
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.process.id().cast_signed())
+    }
+
+    /// Its descriptors and threads now.
+    pub fn holdings(&self) -> (usize, usize) {
+        let count = |what: &str| {
+            std::fs::read_dir(format!("/proc/{}/{what}", self.pid()))
+                .expect("it is running")
+                .count()
+        };
+        (count("fd"), count("task"))
+    }
+
+    /// Its limit of descriptors, soft and hard, and the limit that it has from now on, if any.
+    pub fn limit_descriptors(&self, limit: Option<(u64, u64)>) -> (u64, u64) {
+        let mut before = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        let new = limit.map(|(rlim_cur, rlim_max)| libc::rlimit { rlim_cur, rlim_max });
+        let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: prlimit(2) reads one rlimit where `new` is not null, and writes one: both are
+        // values of this function. The process is a child that has not been waited for.
+        let result =
+            unsafe { libc::prlimit(self.pid().as_raw(), libc::RLIMIT_NOFILE, new, &mut before) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+        (before.rlim_cur, before.rlim_max)
+    }
+
+    /// The most memory that it ever had resident, in bytes: `VmHWM` of proc_pid_status(5).
+    pub fn peak_memory_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = std::fs::read_to_string(path).expect("it is running");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.parse::<u64>().ok())
+            .expect("the kernel writes it so")
+            * 1024
+    }
+
+    /// Closes its standard input.
+    pub fn close_input(&mut self) {
+        self.input = None;
+    }
+
+    /// Waits for its end: how it ended, and what it had said on standard error.
+    pub fn end(mut self) -> (ExitStatus, String) {
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.process.try_wait().expect("it is a child") {
+                break status;
+            }
+            assert!(start.elapsed() < PATIENCE, "the server does not end");
+            thread::sleep(LOOK);
+        };
+        (status, self.said())
+    }
+
+    /// Ends it at once; what it had said on standard error.
+    pub fn kill(mut self) -> String {
+        self.stop();
+        self.said()
+    }
+
+    fn stop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    fn said(&mut self) -> String {
+        let errors = self.errors.take().map(JoinHandle::join);
+        errors.and_then(Result::ok).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+        let said = self.said();
+        if thread::panicking() && !said.is_empty() {
+            eprintln!("the server had said: {said}");
+        }
+    }
+}

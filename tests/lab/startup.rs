@@ -1,0 +1,206 @@
+//! What is asked for and cannot be: exit code 2, and a sentence with fact, cause and remedy.
+
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+use crate::client::get;
+use crate::guests::{File, misbehaving};
+use crate::server::PROGRAM;
+use crate::{Lab, on_every_sandbox};
+
+on_every_sandbox![a_handler_in_text_format_is_served_as_it_is];
+
+fn a_handler_in_text_format_is_served_as_it_is(lab: Lab) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/guest/text/hello.wat");
+    let server = lab.serve(path, &[]);
+    let mut client = server.connect();
+    for _ in 0..3 {
+        client.send(get("/"));
+        let response = client.receive();
+        assert_eq!(response.text(), "Hello from the text format\n");
+        assert_eq!(response.header("content-type"), Some("text/plain"));
+    }
+}
+
+/// Runs the program with `arguments`; it refuses them with all of `words` in what it says.
+/// Returns that.
+fn check(arguments: &[&str], words: &[&str]) -> String {
+    let mut command = Command::new(PROGRAM);
+    // Without input: should it not refuse, it ends at once.
+    command.args(["serve", "--control"]).stdin(Stdio::null());
+    if !arguments.contains(&"--listen") {
+        command.args(["--listen", "127.0.0.1:0"]);
+    }
+    let output = command.args(arguments).output();
+    let output = output.expect("the program can be started");
+    let said = String::from_utf8(output.stderr).expect("it speaks UTF-8");
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    for word in words {
+        assert!(said.contains(word), "{word:?} is not in {said:?}");
+    }
+    said
+}
+
+/// As [`check`], and what is said is one line.
+fn check_line(arguments: &[&str], words: &[&str]) {
+    let said = check(arguments, words);
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+/// As [`check_line`], of a handler.
+fn check_handler(handler: &str, words: &[&str]) {
+    for isolation in ["reuse", "fresh"] {
+        check_line(&["--handler", handler, "--isolation", isolation], words);
+    }
+}
+
+/// As [`check_handler`], with a file of this content.
+fn check_file(name: &str, content: impl AsRef<[u8]>, words: &[&str]) {
+    let file = File::new(name, content);
+    let mut all = vec![file.path()];
+    all.extend(words);
+    check_handler(file.path(), &all);
+}
+
+/// A good guest but for one replaced text.
+fn guest_but(text: &str, with: &str) -> String {
+    let good = misbehaving([]);
+    assert!(good.contains(text));
+    good.replace(text, with)
+}
+
+#[test]
+fn a_file_that_is_no_handler() {
+    check_handler(
+        "./no-such.wasm",
+        &["./no-such.wasm", "no such file", "give the path"],
+    );
+    check_handler(
+        env!("CARGO_TARGET_TMPDIR"),
+        &["cannot be read", "regular file"],
+    );
+    check_file("empty.wasm", "", &["is empty", "build the handler"]);
+    let elf = b"\x7fELF and so on";
+    check_file("elf.wasm", elf, &["7f 45 4c 46", "wasm32-unknown-unknown"]);
+    check_file(
+        "half.wat",
+        "(module (func",
+        &["its text is refused", "correct the text"],
+    );
+    let cut = b"\0asm\x01\0\0\0\x01\x80";
+    check_file("cut.wasm", cut, &["its code is refused", "build it"]);
+}
+
+#[test]
+fn a_module_that_is_no_guest() {
+    let lacks = [
+        "ringlab_v1",
+        "lacks the export",
+        "build it with the guest SDK",
+    ];
+    check_file("empty.wat", "(module)", &lacks);
+    let no_handle = guest_but("(export \"handle\")", "");
+    check_file(
+        "no-handle.wat",
+        no_handle,
+        &["handle", "lacks the export", "guest SDK"],
+    );
+    let no_memory = guest_but("(export \"memory\")", "");
+    check_file(
+        "no-memory.wat",
+        no_memory,
+        &["memory", "lacks the export", "guest SDK"],
+    );
+    let another = guest_but(
+        "(param i32) (result i32)\n                \n",
+        "(result i32)",
+    );
+    check_file(
+        "another.wat",
+        another,
+        &["handle", "another function", "guest SDK"],
+    );
+    let version = guest_but("ringlab_v1", "ringlab_v2");
+    check_file(
+        "v2.wat",
+        version,
+        &["ringlab_v2", "this host speaks ringlab_v1", "SDK"],
+    );
+    let import = guest_but("(module", "(module (import \"wasi\" \"exit\" (func))");
+    check_file(
+        "imports.wat",
+        import,
+        &["wasi.exit", "imports nothing", "build it without"],
+    );
+    let memory = guest_but("\"memory\") 4", "\"memory\") 4000");
+    check_file(
+        "large.wat",
+        memory,
+        &["262144000 bytes", "limit", "raise the memory limit"],
+    );
+    let area = guest_but("i32 (i32.const 1024)", "i32 (i32.const -4)");
+    check_file("area.wat", area, &["request area", "ringlab_v1"]);
+    let start = guest_but("(table", "(func $bad unreachable) (start $bad) (table");
+    check_file(
+        "start.wat",
+        start,
+        &["trapped", "unreachable", "start function"],
+    );
+    let endless = guest_but(
+        "(table",
+        "(func $bad (loop $l (br $l))) (start $bad) (table",
+    );
+    check_file("endless.wat", endless, &["deadline", "start function"]);
+}
+
+#[test]
+fn names_that_nothing_has() {
+    check_handler(
+        "helo",
+        &["helo", "no built-in handler", "did you mean hello?"],
+    );
+    check_handler("unlike-any", &["unlike-any", "choose one of hello, echo"]);
+    check_line(
+        &["--handler", "./x.wat", "--isolation", "native"],
+        &["linked in", "choose"],
+    );
+    check(
+        &["--model", "poll"],
+        &["poll", "--model", "blocking, epoll, io_uring"],
+    );
+    check(&["--isolation", "none"], &["none", "native, reuse, fresh"]);
+    check(&["--deadline", "soon"], &["soon", "--deadline"]);
+    check(&["--listen", "nowhere"], &["nowhere", "--listen"]);
+    check(&["--cores", "0,x"], &["\"x\"", "--cores"]);
+    check(&["--connections", "0"], &["0", "--connections"]);
+    check(&["--cores", "first"], &["first", "`0,2` or `all`"]);
+}
+
+#[test]
+fn a_core_that_does_not_exist() {
+    let core = (0..).find(|core| !ringlab::config::cores().contains(core));
+    let core = core.expect("no machine has them all").to_string();
+    let there = ringlab::config::cores()[0].to_string();
+    check_line(
+        &["--cores", &core],
+        &[&core, "no core", "choose from", &there],
+    );
+    let twice = format!("{there},{there}");
+    check_line(&["--cores", &twice], &["twice", "core of its own"]);
+}
+
+#[test]
+fn a_port_in_use() {
+    let held = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = held.local_addr().expect("it is bound").to_string();
+    let words = [&*address, "the port is in use", "choose another"];
+    check_line(&["--listen", &address], &words);
+}
+
+#[test]
+fn an_address_of_no_interface_here() {
+    // Of TEST-NET-1 (RFC 5737): nobody's.
+    let words = ["192.0.2.1", "no interface", "127.0.0.1"];
+    check_line(&["--listen", "192.0.2.1:0"], &words);
+}
