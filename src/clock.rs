@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use httpdate::HttpDate;
 use nix::time::{ClockId, clock_getres, clock_gettime};
 
+use crate::measure::probe::Probe;
 use crate::session::Context;
 
 /// Keeps a [`Context`]'s time and date.
@@ -17,7 +18,7 @@ pub struct Clock {
 
 impl Clock {
     /// Brings the context up to date; the date is written anew when its second has changed.
-    pub fn tick(&mut self, context: &mut Context) {
+    pub fn tick<P: Probe>(&mut self, context: &mut Context<P>) {
         context.now_ms = now_ms();
         let wall = coarse(ClockId::CLOCK_REALTIME_COARSE);
         let second = wall.as_secs() as i64;

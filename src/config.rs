@@ -32,6 +32,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How long a draining server waits for its clients.
     pub drain: Duration,
+    /// Records where the time goes, at a price.
+    pub probed: bool,
 }
 
 /// A configuration that cannot be.
@@ -112,6 +114,7 @@ impl Config {
             sandbox: sandbox::Limits::default(),
             timeouts: Timeouts::default(),
             drain: Duration::from_secs(10),
+            probed: false,
         }
     }
 

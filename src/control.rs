@@ -20,6 +20,8 @@ pub struct Report {
     /// CPU time of the process, in nanoseconds: ended threads and the kernel's own io_uring workers
     /// are in it.
     pub cpu_ns: u64,
+    /// Of that, the time of threads that do not serve: signals, this report, the kernel's workers.
+    pub helpers_ns: u64,
     /// What the shards counted.
     pub figures: Figures,
     /// Context switches because a thread waited.
@@ -38,6 +40,7 @@ impl Report {
         Report {
             now_ns: self.now_ns - earlier.now_ns,
             cpu_ns: self.cpu_ns - earlier.cpu_ns,
+            helpers_ns: self.helpers_ns.saturating_sub(earlier.helpers_ns),
             figures: self.figures.since(&earlier.figures),
             voluntary_switches: self.voluntary_switches - earlier.voluntary_switches,
             involuntary_switches: self.involuntary_switches - earlier.involuntary_switches,
@@ -52,11 +55,19 @@ impl Report {
             usage.as_ref().map_or(0, |usage| read(usage) as u64)
         };
         // The clock and the requests stand side by side: whatever delays one delays both.
+        let serving = handle.serving_threads();
+        let threads = cpu_clock::own_threads_ns();
+        let helpers_ns = threads
+            .iter()
+            .filter(|(thread, _)| !serving.contains(thread))
+            .map(|(_, ns)| ns)
+            .sum();
         let cpu_ns = cpu_clock::own_process_ns();
         let figures = handle.figures();
         Report {
             now_ns: monotonic_ns(),
             cpu_ns,
+            helpers_ns,
             figures,
             voluntary_switches: count(nix::sys::resource::Usage::voluntary_context_switches),
             involuntary_switches: count(nix::sys::resource::Usage::involuntary_context_switches),

@@ -5,6 +5,7 @@
 
 use crate::clock::{Clock, step_ms};
 use crate::io::{Done, Driver, Outcome, Submitted, Token};
+use crate::measure::probe::Probe;
 use crate::session::{Context, Session};
 use crate::shard::{AcceptLog, Hub, SPARE_CONNECTIONS, Shard, ShardError, Stage, context};
 use std::sync::Arc;
@@ -18,8 +19,9 @@ const DRAIN_SWEEP_MS: u64 = 10;
 ///
 /// # Errors
 /// What kept the shard from serving, or made its driver unusable.
-pub fn run<D: Driver>(shard: Shard) -> Result<(), ShardError> {
+pub fn run<D: Driver, P: Probe>(shard: Shard) -> Result<(), ShardError> {
     let book = shard.hub.open_book();
+    book.begin::<P>();
     let sandbox = shard.sandbox()?;
     let Shard {
         listener,
@@ -31,7 +33,7 @@ pub fn run<D: Driver>(shard: Shard) -> Result<(), ShardError> {
     let places = config.connections + SPARE_CONNECTIONS;
     let driver = D::open(listener, places, book.io.clone())
         .map_err(ShardError::at("opening the I/O model"))?;
-    let context = context(&config, sandbox, book.served.clone())?;
+    let context = context::<P>(&config, sandbox, book.served.clone())?;
     let mut this = Loop {
         driver,
         sessions: Vec::new(),
@@ -51,11 +53,11 @@ pub fn run<D: Driver>(shard: Shard) -> Result<(), ShardError> {
     this.serve().map_err(ShardError::at("waiting for events"))
 }
 
-struct Loop<D> {
+struct Loop<D, P: Probe> {
     driver: D,
     sessions: Vec<Option<Entry>>,
     live: usize,
-    context: Context,
+    context: Context<P>,
     clock: Clock,
     clock_step_ms: u64,
     hub: Arc<Hub>,
@@ -73,7 +75,7 @@ struct Entry {
     admitted: bool,
 }
 
-impl<D: Driver> Loop<D> {
+impl<D: Driver, P: Probe> Loop<D, P> {
     fn serve(&mut self) -> std::io::Result<()> {
         loop {
             // A timer only while somebody has a deadline: an idle shard sleeps.
@@ -220,7 +222,7 @@ impl<D: Driver> Loop<D> {
         Ok(())
     }
 
-    fn for_each(&mut self, change: impl Fn(&mut Session, &mut Context)) {
+    fn for_each(&mut self, change: impl Fn(&mut Session, &mut Context<P>)) {
         for index in 0..self.sessions.len() {
             let Some(entry) = &mut self.sessions[index] else {
                 continue;

@@ -4,6 +4,7 @@
 use crate::io::epoll::Epoll;
 use crate::io::io_uring::IoUring;
 use crate::io::{blocking, epoll, io_uring};
+use crate::measure::probe::{Off, On};
 use crate::shard::{Shard, ShardError};
 use crate::{event_loop, thread_per_connection};
 
@@ -18,8 +19,13 @@ pub struct Model {
     /// Why it cannot run here, if so.
     pub check: fn() -> Result<(), String>,
     /// Serves on the calling thread until the hub says otherwise.
-    pub run: fn(Shard) -> Result<(), ShardError>,
+    pub run: Run,
+    /// The same, recording where the time goes.
+    pub run_probed: Run,
 }
+
+/// The loop of a shard's thread.
+pub type Run = fn(Shard) -> Result<(), ShardError>;
 
 /// What owns the loop of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,21 +43,24 @@ pub static MODELS: &[Model] = &[
         sentence: "A thread for each connection, which waits in recv and in send.",
         shape: Shape::ThreadPerConnection,
         check: blocking::check,
-        run: thread_per_connection::run,
+        run: thread_per_connection::run::<Off>,
+        run_probed: thread_per_connection::run::<On>,
     },
     Model {
         name: "epoll",
         sentence: "One thread a core asks which sockets are ready, then receives and sends itself.",
         shape: Shape::EventLoop,
         check: epoll::check,
-        run: event_loop::run::<Epoll>,
+        run: event_loop::run::<Epoll<Off>, Off>,
+        run_probed: event_loop::run::<Epoll<On>, On>,
     },
     Model {
         name: "io_uring",
         sentence: "One thread a core hands operations to a ring and takes their completions from it.",
         shape: Shape::EventLoop,
         check: io_uring::check,
-        run: event_loop::run::<IoUring>,
+        run: event_loop::run::<IoUring<Off>, Off>,
+        run_probed: event_loop::run::<IoUring<On>, On>,
     },
 ];
 

@@ -124,7 +124,9 @@ impl Server {
                     if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
                         tracing::warn!(core, "the shard could not be pinned to its core");
                     }
-                    let run = shard.config.model.run;
+                    let model = shard.config.model;
+                    let probed = shard.config.probed;
+                    let run = if probed { model.run_probed } else { model.run };
                     let ended = catch_unwind(AssertUnwindSafe(|| run(shard)));
                     let _ = tell_ended.send(ended.unwrap_or(Err(ShardError::Panicked { core })));
                 })
@@ -231,6 +233,11 @@ impl Handle {
     /// What the server has done so far.
     pub fn figures(&self) -> Figures {
         self.hub.figures()
+    }
+
+    /// The threads that serve, as opposed to those that help.
+    pub fn serving_threads(&self) -> Vec<i32> {
+        self.hub.serving_threads()
     }
 
     /// Goes on to `stage`, and wakes every shard to see it.

@@ -9,8 +9,11 @@
 //! gather; when they reach [`OUT_BYTES`], reading pauses until the client has taken some, so that
 //! neither a fast sender nor a slow reader makes a session grow.
 
+use std::marker::PhantomData;
+
 use crate::http::{self, Decoder, HeaderStorage, Reject, Step, Waiting};
 use crate::io::{Buf, Op};
+use crate::measure::probe::{Probe, Stage};
 use crate::offload::Offload;
 use crate::pool::Pool;
 use crate::served::Served;
@@ -60,7 +63,7 @@ impl Timeouts {
 }
 
 /// What sessions of one thread share. The thread that owns it keeps the time in it.
-pub struct Context {
+pub struct Context<P: Probe> {
     /// Where and when handlers run.
     pub offload: Box<dyn Offload>,
     /// Bounds on requests.
@@ -75,6 +78,8 @@ pub struct Context {
     pub date: [u8; 29],
     /// This turn's time, CLOCK_MONOTONIC in milliseconds.
     pub now_ms: u64,
+    /// What is recorded of where the time goes.
+    pub probe: PhantomData<P>,
 }
 
 /// One connection.
@@ -125,7 +130,7 @@ enum Wait {
 
 impl Session {
     /// A connection that was just accepted.
-    pub fn new(context: &Context) -> Self {
+    pub fn new<P: Probe>(context: &Context<P>) -> Self {
         Self {
             decoder: Decoder::new(),
             carry: Buf::new(),
@@ -142,7 +147,7 @@ impl Session {
     }
 
     /// A connection over the limit: it is told so, and closed.
-    pub fn refused(context: &mut Context) -> Self {
+    pub fn refused<P: Probe>(context: &mut Context<P>) -> Self {
         let mut session = Self::new(context);
         session.reject(Reject::TOO_MANY_CONNECTIONS, context);
         session.set_deadline(false, context);
@@ -150,7 +155,7 @@ impl Session {
     }
 
     /// Bytes came.
-    pub fn absorb(&mut self, bytes: &[u8], context: &mut Context) {
+    pub fn absorb<P: Probe>(&mut self, bytes: &[u8], context: &mut Context<P>) {
         context.served.bytes_in.add(bytes.len() as u64);
         if self.state != State::Open {
             return;
@@ -173,7 +178,7 @@ impl Session {
     }
 
     /// The buffer of the last `Op::Send` is gone; here it is back.
-    pub fn sent(&mut self, buf: Buf, context: &mut Context) {
+    pub fn sent<P: Probe>(&mut self, buf: Buf, context: &mut Context<P>) {
         context.served.bytes_out.add(buf.len() as u64);
         context.pool.put(buf);
         self.sending = false;
@@ -192,7 +197,7 @@ impl Session {
     }
 
     /// The connection is gone: its buffers are free again.
-    pub fn closed(self, context: &mut Context) {
+    pub fn closed<P: Probe>(self, context: &mut Context<P>) {
         context.pool.put(self.carry);
         context.pool.put(self.out);
     }
@@ -203,7 +208,7 @@ impl Session {
     }
 
     /// The deadline has passed.
-    pub fn expire(&mut self, context: &mut Context) {
+    pub fn expire<P: Probe>(&mut self, context: &mut Context<P>) {
         if self.state == State::Closed {
             return;
         }
@@ -272,13 +277,13 @@ impl Session {
     }
 
     /// Answers every whole request in what is carried and `bytes`; says whether there was one.
-    fn decode(&mut self, bytes: &[u8], context: &mut Context) -> bool {
+    fn decode<P: Probe>(&mut self, bytes: &[u8], context: &mut Context<P>) -> bool {
         let mut answered = false;
         let mut go_on = true;
         if self.carry.is_empty() {
             go_on = self.decode_lent(bytes, context, &mut answered);
         } else {
-            self.carry.extend_from_slice(bytes);
+            P::within(Stage::Copy, || self.carry.extend_from_slice(bytes));
         }
         while go_on && !self.carry.is_empty() {
             go_on = self.decode_carried(context, &mut answered);
@@ -288,14 +293,22 @@ impl Session {
 
     /// Answers the requests in `rest` where they lie, and carries what is left over. Says whether
     /// that is to be looked at at once.
-    fn decode_lent(&mut self, mut rest: &[u8], context: &mut Context, answered: &mut bool) -> bool {
+    fn decode_lent<P: Probe>(
+        &mut self,
+        mut rest: &[u8],
+        context: &mut Context<P>,
+        answered: &mut bool,
+    ) -> bool {
         while !rest.is_empty() {
             if self.is_full() {
                 self.carry_over(rest, context);
                 return false;
             }
             let mut storage = HeaderStorage::new();
-            match self.decoder.decode(rest, &mut storage, &context.limits) {
+            let step = P::within(Stage::Http, || {
+                self.decoder.decode(rest, &mut storage, &context.limits)
+            });
+            match step {
                 Step::Request {
                     request,
                     consumed,
@@ -330,14 +343,15 @@ impl Session {
 
     /// Goes on with the request that came in parts, and with what follows it. Says whether what is
     /// carried then is to be looked at at once.
-    fn decode_carried(&mut self, context: &mut Context, answered: &mut bool) -> bool {
+    fn decode_carried<P: Probe>(&mut self, context: &mut Context<P>, answered: &mut bool) -> bool {
         if self.is_full() {
             return false;
         }
         let mut storage = HeaderStorage::new();
-        let step = self
-            .decoder
-            .decode_carried(&mut self.carry, &mut storage, &context.limits);
+        let step = P::within(Stage::Http, || {
+            self.decoder
+                .decode_carried(&mut self.carry, &mut storage, &context.limits)
+        });
         match step {
             Step::Request {
                 request,
@@ -375,14 +389,14 @@ impl Session {
         self.stalled
     }
 
-    fn incomplete(&mut self, send_continue: bool, context: &mut Context) {
+    fn incomplete<P: Probe>(&mut self, send_continue: bool, context: &mut Context<P>) {
         if send_continue {
             self.own_out(context);
             self.out.extend_from_slice(http::CONTINUE);
         }
     }
 
-    fn reject(&mut self, reject: Reject, context: &mut Context) {
+    fn reject<P: Probe>(&mut self, reject: Reject, context: &mut Context<P>) {
         context.served.rejected.add(1);
         self.own_out(context);
         http::encode_reject(
@@ -395,24 +409,24 @@ impl Session {
         self.drop_carry(context);
     }
 
-    fn carry_over(&mut self, bytes: &[u8], context: &mut Context) {
+    fn carry_over<P: Probe>(&mut self, bytes: &[u8], context: &mut Context<P>) {
         if self.carry.capacity() == 0 {
             self.carry = context.pool.take();
         }
-        self.carry.extend_from_slice(bytes);
+        P::within(Stage::Copy, || self.carry.extend_from_slice(bytes));
     }
 
-    fn drop_carry(&mut self, context: &mut Context) {
+    fn drop_carry<P: Probe>(&mut self, context: &mut Context<P>) {
         context.pool.put(std::mem::take(&mut self.carry));
     }
 
-    fn own_out(&mut self, context: &mut Context) {
+    fn own_out<P: Probe>(&mut self, context: &mut Context<P>) {
         own(&mut self.out, context);
     }
 
     /// Sets the deadline if the session waits for something else than before, or has just
     /// `answered` a request.
-    fn set_deadline(&mut self, answered: bool, context: &Context) {
+    fn set_deadline<P: Probe>(&mut self, answered: bool, context: &Context<P>) {
         let sending = self.sending || !self.out.is_empty();
         let waits_for = match (self.state, self.decoder.waiting_for()) {
             (State::Lingering | State::Finishing { linger: true }, _) if !sending => Wait::Linger,
@@ -438,18 +452,18 @@ impl Session {
     }
 }
 
-fn own(out: &mut Buf, context: &mut Context) {
+fn own<P: Probe>(out: &mut Buf, context: &mut Context<P>) {
     if out.capacity() == 0 {
         *out = context.pool.take();
     }
 }
 
 /// Answers one request into `out`; says whether the connection stays. `last`: it must not.
-fn answer(
+fn answer<P: Probe>(
     request: &http::Request<'_, '_>,
     last: bool,
     out: &mut Buf,
-    context: &mut Context,
+    context: &mut Context<P>,
 ) -> bool {
     own(out, context);
     let mut reply = request.reply();

@@ -1,7 +1,8 @@
 //! One pinned thread and all that it owns, and the little that shards share: the number of
 //! connections, the stage the server is in, and the books that the figures are read from.
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::http;
 use crate::io::{Counts, CountsSnapshot, Listener, Waker};
+use crate::measure::probe::{self, Probe, StageNs, StageTimes};
 use crate::offload::Inline;
 use crate::pool::Pool;
 use crate::sandbox::{Handler, LoadError, Sandbox, ShardSandbox};
@@ -78,20 +80,21 @@ impl Shard {
 ///
 /// # Errors
 /// The thread's deadline timer could not be made.
-pub fn context(
+pub fn context<P: Probe>(
     config: &Config,
     sandbox: Arc<ShardSandbox>,
     served: Arc<Served>,
-) -> Result<Context, ShardError> {
+) -> Result<Context<P>, ShardError> {
     let sandbox = Sandbox::new(sandbox).map_err(ShardError::at("starting the deadline timer"))?;
     Ok(Context {
-        offload: Box::new(Inline::new(sandbox)),
+        offload: Box::new(Inline::<P>::new(sandbox)),
         limits: config.http,
         timeouts: config.timeouts,
         pool: Pool::new(config.connections),
         served,
         date: [b' '; 29],
         now_ms: 0,
+        probe: PhantomData,
     })
 }
 
@@ -123,6 +126,19 @@ pub struct Book {
     pub io: Arc<Counts>,
     /// What its sessions did.
     pub served: Arc<Served>,
+    /// Where its time went, if that is recorded.
+    pub stages: Arc<StageTimes>,
+    /// The thread's id, once it has begun.
+    thread: AtomicI32,
+}
+
+impl Book {
+    /// The calling thread is the one whose figures these are.
+    pub fn begin<P: Probe>(&self) {
+        self.thread
+            .store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
+        probe::begin::<P>(&self.stages);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -132,12 +148,14 @@ struct Books {
 }
 
 /// The figures of all threads together, ended ones among them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     /// What the drivers did.
     pub io: CountsSnapshot,
     /// What the sessions did.
     pub served: ServedSnapshot,
+    /// Where the time of the threads that serve went.
+    pub stages: StageNs,
 }
 
 impl Figures {
@@ -146,6 +164,7 @@ impl Figures {
         Figures {
             io: self.io.since(&earlier.io),
             served: self.served.since(&earlier.served),
+            stages: self.stages.since(&earlier.stages),
         }
     }
 
@@ -153,6 +172,7 @@ impl Figures {
         Figures {
             io: self.io.plus(&book.io.snapshot()),
             served: self.served.plus(&book.served.snapshot()),
+            stages: self.stages.plus(&book.stages.snapshot()),
         }
     }
 }
@@ -207,6 +227,16 @@ impl Hub {
         let mut books = self.books();
         books.open.retain(|open| !Arc::ptr_eq(open, book));
         books.closed = books.closed.plus(book);
+    }
+
+    /// The threads that serve, as opposed to those that help.
+    pub fn serving_threads(&self) -> Vec<i32> {
+        let books = self.books();
+        books
+            .open
+            .iter()
+            .map(|book| book.thread.load(Ordering::Relaxed))
+            .collect()
     }
 
     /// All figures now.

@@ -14,6 +14,7 @@ use crate::clock::{Clock, now_ms};
 use crate::config::Config;
 use crate::io::Op;
 use crate::io::blocking::{Acceptor, Connection, Ender, RECEIVE_BYTES};
+use crate::measure::probe::Probe;
 use crate::sandbox::ShardSandbox;
 use crate::session::Session;
 use crate::shard::{AcceptLog, Book, Hub, SPARE_CONNECTIONS, Shard, ShardError, Stage, context};
@@ -33,8 +34,9 @@ const STACK_BYTES: usize = 128 * 1024;
 ///
 /// # Errors
 /// What kept the shard from serving, or made its listener unusable.
-pub fn run(shard: Shard) -> Result<(), ShardError> {
+pub fn run<P: Probe>(shard: Shard) -> Result<(), ShardError> {
     let book = shard.hub.open_book();
+    book.begin::<P>();
     let sandbox = shard.sandbox()?;
     let Shard {
         listener,
@@ -51,7 +53,7 @@ pub fn run(shard: Shard) -> Result<(), ShardError> {
         sandbox,
         threads: Mutex::default(),
     });
-    accept_all(&mut acceptor, &room, &book).map_err(ShardError::at("waiting for connections"))
+    accept_all::<P>(&mut acceptor, &room, &book).map_err(ShardError::at("waiting for connections"))
 }
 
 /// What the threads of a shard share.
@@ -84,7 +86,11 @@ enum Doing {
     Sending,
 }
 
-fn accept_all(acceptor: &mut Acceptor, room: &Arc<Room>, book: &Book) -> std::io::Result<()> {
+fn accept_all<P: Probe>(
+    acceptor: &mut Acceptor,
+    room: &Arc<Room>,
+    book: &Book,
+) -> std::io::Result<()> {
     let sweep_ms = SWEEP_MS.min(room.config.timeouts.shortest_ms() / 4).max(10);
     let mut log = AcceptLog::default();
     let mut born = 0;
@@ -94,9 +100,9 @@ fn accept_all(acceptor: &mut Acceptor, room: &Arc<Room>, book: &Book) -> std::io
     loop {
         let accepting = !draining && now_ms() >= resting_until_ms;
         let timeout_ms = if draining { DRAIN_LOOK_MS } else { sweep_ms };
-        let seen = acceptor.wait(accepting, timeout_ms as u16, &book.io)?;
+        let seen = acceptor.wait::<P>(accepting, timeout_ms as u16, &book.io)?;
         if seen.acceptable
-            && let Err(error) = seat_waiting(acceptor, room, &mut born, book)
+            && let Err(error) = seat_waiting::<P>(acceptor, room, &mut born, book)
         {
             book.served.accept_failed.add(1);
             log.failed(&error, now_ms());
@@ -124,24 +130,29 @@ fn accept_all(acceptor: &mut Acceptor, room: &Arc<Room>, book: &Book) -> std::io
 }
 
 /// Gives waiting connections a thread each.
-fn seat_waiting(
+fn seat_waiting<P: Probe>(
     acceptor: &Acceptor,
     room: &Arc<Room>,
     born: &mut u64,
     book: &Book,
 ) -> std::io::Result<()> {
     for _ in 0..ACCEPTS_PER_TURN {
-        let Some(connection) = acceptor.accept(&book.io)? else {
+        let Some(connection) = acceptor.accept::<P>(&book.io)? else {
             break;
         };
         *born += 1;
-        seat(room, connection, *born, book)?;
+        seat::<P>(room, connection, *born, book)?;
     }
     Ok(())
 }
 
 /// Gives a connection a thread.
-fn seat(room: &Arc<Room>, connection: Connection, number: u64, book: &Book) -> std::io::Result<()> {
+fn seat<P: Probe>(
+    room: &Arc<Room>,
+    connection: Connection,
+    number: u64,
+    book: &Book,
+) -> std::io::Result<()> {
     book.served.accepted.add(1);
     let admitted = room.hub.admit();
     if !admitted {
@@ -170,7 +181,7 @@ fn seat(room: &Arc<Room>, connection: Connection, number: u64, book: &Book) -> s
         .name(format!("connection {number}"))
         .stack_size(room.config.sandbox.thread_stack_bytes() + STACK_BYTES)
         .spawn(move || {
-            if let Err(error) = serve(&seat) {
+            if let Err(error) = serve::<P>(&seat) {
                 tracing::warn!(%error, "a connection could not be served");
             }
         })?;
@@ -203,7 +214,7 @@ impl Drop for Seat {
 }
 
 /// A connection's life, on its own thread.
-fn serve(seat: &Seat) -> Result<(), ShardError> {
+fn serve<P: Probe>(seat: &Seat) -> Result<(), ShardError> {
     let Seat {
         room, desk, book, ..
     } = seat;
@@ -211,7 +222,8 @@ fn serve(seat: &Seat) -> Result<(), ShardError> {
         .connection
         .as_ref()
         .expect("a seat has it until it is dropped");
-    let mut context = context(&room.config, room.sandbox.clone(), book.served.clone())?;
+    book.begin::<P>();
+    let mut context = context::<P>(&room.config, room.sandbox.clone(), book.served.clone())?;
     let mut clock = Clock::default();
     clock.tick(&mut context);
     let mut session = if seat.admitted {
@@ -227,7 +239,7 @@ fn serve(seat: &Seat) -> Result<(), ShardError> {
                 Op::Receive | Op::Pause => {}
                 Op::Send { buf, .. } => {
                     desk.begin(Doing::Sending, session.deadline_ms());
-                    let sent = connection.send(&buf, &book.io);
+                    let sent = connection.send::<P>(&buf, &book.io);
                     clock.tick(&mut context);
                     match sent {
                         Ok(()) => session.sent(buf, &mut context),
@@ -257,7 +269,7 @@ fn serve(seat: &Seat) -> Result<(), ShardError> {
             }
         }
         context.offload.rest();
-        let received = connection.receive(&mut buffer, &book.io);
+        let received = connection.receive::<P>(&mut buffer, &book.io);
         desk.begin(Doing::Handling, NEVER_MS);
         clock.tick(&mut context);
         if room.hub.stage() >= Stage::Draining {

@@ -11,6 +11,7 @@ use super::{Cores, Exit, fail, parse_cores};
 use crate::config::{Config, ConfigError};
 use crate::control;
 use crate::descriptors;
+use crate::measure::probe;
 use crate::models::{self, MODELS};
 use crate::sandbox::{Isolation, Source};
 use crate::server::{Handle, Server};
@@ -76,6 +77,9 @@ pub struct Arguments {
     /// Answer lines on standard input with figures on standard output; end when it closes
     #[arg(long, hide = true)]
     control: bool,
+    /// Record where the time goes
+    #[arg(long, hide = true)]
+    probed: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Exit {
@@ -86,6 +90,9 @@ pub fn run(arguments: &Arguments) -> Exit {
             Exit::HostCannot,
             format_args!("signals cannot be blocked: {error}"),
         );
+    }
+    if arguments.probed {
+        probe::calibrate();
     }
     let mut config = match arguments.config() {
         Ok(config) => config,
@@ -172,6 +179,7 @@ impl Arguments {
         config.listen = self.listen;
         config.connections = self.connections as usize;
         config.drain = self.drain.into();
+        config.probed = self.probed;
         config.http.target_bytes = self.target.as_u64() as usize;
         config.http.head_bytes = self.head.as_u64() as usize;
         config.http.body_bytes = self.body.as_u64() as usize;

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::block::Block;
+use super::block::{Block, Pass};
+use super::ledger::{self, Ledger};
 use super::plan::{Load, Plan};
 use crate::measure::noise::{Limits, Noise};
 use crate::measure::stats::{
@@ -21,6 +22,8 @@ const IDLE_LIMIT: f64 = 0.05;
 pub struct Analysis {
     /// A table for each load that has blocks.
     pub tables: Vec<LoadTable>,
+    /// Where the time goes, for each load that was recorded.
+    pub ledgers: Vec<Ledger>,
     /// How far it may be trusted.
     pub verdict: Verdict,
 }
@@ -76,6 +79,14 @@ pub struct Row {
 /// Draws the conclusions.
 pub fn analyse(plan: &Plan, blocks: &[Block], rate: f64, limits: &Limits) -> Analysis {
     let mut verdict = Verdict::default();
+    let ledgers = ledger::ledgers(plan, blocks);
+    // Blocks with an observer in them say where time goes, not how much there is.
+    let plain: Vec<Block> = blocks
+        .iter()
+        .filter(|block| block.pass == Pass::Plain)
+        .cloned()
+        .collect();
+    let blocks = plain.as_slice();
     let mut tables: Vec<LoadTable> = Load::ALL
         .into_iter()
         .filter(|load| blocks.iter().any(|block| block.load == *load))
@@ -83,7 +94,11 @@ pub fn analyse(plan: &Plan, blocks: &[Block], rate: f64, limits: &Limits) -> Ana
         .collect();
     claim_all(&mut tables, plan);
     check(plan, blocks, limits, &mut verdict);
-    Analysis { tables, verdict }
+    Analysis {
+        tables,
+        ledgers,
+        verdict,
+    }
 }
 
 /// The widest interval at saturation, as ± percent; `None` if there is none yet.

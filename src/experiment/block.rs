@@ -23,7 +23,9 @@ pub struct Block {
     pub arm: usize,
     /// Under which load.
     pub load: Load,
-    /// In which round of that load, from 0.
+    /// What was recorded besides.
+    pub pass: Pass,
+    /// In which round of that load and pass, from 0.
     pub round: usize,
     /// What the server did in the window, by its own count and clock.
     pub server: Report,
@@ -40,6 +42,17 @@ pub struct Block {
     /// From planned or actual send to answer, of this block alone.
     #[serde(skip, default = "empty")]
     pub latency: Histogram<u64>,
+}
+
+/// What is recorded in a block. Observers have their price, so each has blocks of its own
+/// (METHOD.md, rule 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pass {
+    /// Nothing besides what is counted anyway: the blocks that are compared.
+    Plain,
+    /// Where the server's time goes.
+    Time,
 }
 
 fn empty() -> Histogram<u64> {
@@ -132,7 +145,9 @@ pub struct Place {
     pub arm: usize,
     /// Under which load.
     pub load: Load,
-    /// In which round of that load.
+    /// What is recorded besides.
+    pub pass: Pass,
+    /// In which round of that load and pass.
     pub round: usize,
     /// Requests per second, at the equal rate.
     pub rate: f64,
@@ -149,7 +164,7 @@ pub fn run(
     limits: &crate::measure::noise::Limits,
     stop: &AtomicBool,
 ) -> Result<Block, ExperimentError> {
-    let server = Server::start(arm, &plan.server_cores)?;
+    let server = Server::start(arm, &plan.server_cores, place.pass)?;
     let mut request = Target::get(&plan.path);
     request.expect.status = Some(200);
     let mut work = load::Plan::new(
@@ -198,6 +213,7 @@ pub fn run(
     Ok(Block {
         arm: place.arm,
         load: place.load,
+        pass: place.pass,
         round: place.round,
         server,
         first_half: watch

@@ -6,6 +6,7 @@
 //! | `child` | a server process of one block |
 //! | `block` | one arm under one load, once |
 //! | `run` | all blocks of a plan, one after the other |
+//! | `ledger` | where each request's time goes, in rows that sum to the whole |
 //! | `analysis` | blocks in, rows with intervals and a verdict out |
 //! | `result` | what is kept of it all, and how it gets to disk whole |
 //!
@@ -14,6 +15,7 @@
 pub mod analysis;
 pub mod block;
 mod child;
+pub mod ledger;
 pub mod plan;
 pub mod result;
 pub mod run;

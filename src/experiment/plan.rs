@@ -58,6 +58,9 @@ pub struct Plan {
     pub rounds: usize,
     /// Rounds at the equal rate.
     pub equal_rate_rounds: usize,
+    /// Rounds at each load in which the server records where its time goes; they follow the others,
+    /// and count for the ledger alone.
+    pub ledger_rounds: usize,
     /// Load before measuring, in every block.
     pub warm_up: Duration,
     /// The measured part of every block.
@@ -91,7 +94,9 @@ impl Plan {
     pub fn estimate(&self) -> Duration {
         let pilot = 1;
         let rounds = pilot + self.rounds + self.equal_rate_rounds;
-        (START + self.warm_up + self.window) * (self.runners().len() * rounds) as u32
+        let loads = if self.equal_rate_rounds > 0 { 2 } else { 1 };
+        let blocks = self.runners().len() * rounds + self.arms.len() * self.ledger_rounds * loads;
+        (START + self.warm_up + self.window) * blocks as u32
     }
 
     /// Both ends on one core: nothing but CPU per request can be read from it.

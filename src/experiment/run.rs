@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::ExperimentError;
 use super::analysis;
-use super::block::{self, Block, Place};
+use super::block::{self, Block, Pass, Place};
 use super::plan::{Arm, Load, Plan};
 use crate::measure::noise::Limits;
 use crate::measure::order::rounds;
@@ -87,7 +87,7 @@ impl Runner<'_> {
                 .unwrap_or(1.0);
             self.rounds(Load::EqualRate, self.plan.equal_rate_rounds, 0)?;
         }
-        Ok(())
+        self.ledger()
     }
 
     /// Every arm once, thrown away: it shows that each runs, and pages everything in.
@@ -96,6 +96,7 @@ impl Runner<'_> {
             let place = Place {
                 arm,
                 load: Load::Saturation,
+                pass: Pass::Plain,
                 round: 0,
                 rate: 0.0,
             };
@@ -121,6 +122,7 @@ impl Runner<'_> {
                 let place = Place {
                     arm,
                     load,
+                    pass: Pass::Plain,
                     round,
                     rate: self.run.rate,
                 };
@@ -130,6 +132,38 @@ impl Runner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Every arm once a round and load, with its time recorded.
+    fn ledger(&mut self) -> Result<(), ExperimentError> {
+        let order = rounds(
+            self.plan.arms.len(),
+            self.plan.ledger_rounds,
+            self.plan.seed,
+        );
+        for (round, arms) in order.into_iter().enumerate() {
+            for load in self.loads() {
+                for &arm in &arms {
+                    let rate = self.run.rate;
+                    let place = Place {
+                        arm,
+                        load,
+                        pass: Pass::Time,
+                        round,
+                        rate,
+                    };
+                    if let Some(block) = self.block("ledger", place)? {
+                        self.run.blocks.push(block);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn loads(&self) -> Vec<Load> {
+        let ran = |load: &Load| self.run.blocks.iter().any(|block| block.load == *load);
+        Load::ALL.into_iter().filter(ran).collect()
     }
 
     /// Adds rounds, one design at a time, until the intervals are as narrow as asked for.
@@ -169,7 +203,13 @@ impl Runner<'_> {
             return Ok(None);
         }
         let per_load = self.runners.len() * (self.plan.rounds + self.plan.equal_rate_rounds);
-        let of = (self.plan.arms.len() + per_load).max(self.done + 1);
+        let loads = if self.plan.equal_rate_rounds > 0 {
+            2
+        } else {
+            1
+        };
+        let ledger = self.plan.arms.len() * self.plan.ledger_rounds * loads;
+        let of = (self.plan.arms.len() + per_load + ledger).max(self.done + 1);
         let arm = &self.runners[place.arm];
         self.progress
             .block(self.done, of, &format!("{what}: {}", arm.label));

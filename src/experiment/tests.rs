@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::analysis::{Analysis, analyse};
-use super::block::{Block, Client, Finding};
+use super::block::{Block, Client, Finding, Pass};
 use super::plan::{Load, Plan, arms};
 use super::result::{Experiment, FORMAT, StoreError};
 use crate::control::Report;
@@ -29,6 +29,7 @@ fn plan() -> Plan {
         warnings: Vec::new(),
         server_cores: vec![1],
         client_cores: vec![0],
+        ledger_rounds: 0,
         path: "/".to_string(),
         connections: 64,
         rounds: ROUNDS,
@@ -51,6 +52,7 @@ fn report(cpu_ns: u64, requests: u64, now_ns: u64) -> Report {
     Report {
         now_ns,
         cpu_ns,
+        helpers_ns: cpu_ns / 100,
         figures,
         voluntary_switches: 0,
         involuntary_switches: 0,
@@ -69,6 +71,7 @@ fn block(arm: usize, round: usize, ns: f64) -> Block {
     Block {
         arm,
         load: Load::Saturation,
+        pass: Pass::Plain,
         round,
         server: report(cpu_ns, requests, WINDOW_NS),
         first_half: Some(report(cpu_ns / 2, requests / 2, WINDOW_NS / 2)),

@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, SockFlag, accept4, recv, send, shutdown};
 
 use super::{Counts, Listener, Waker, listener};
+use crate::measure::probe::{Probe, Stage};
 
 /// Offered to each `recv`, as on epoll.
 pub const RECEIVE_BYTES: usize = 64 * 1024;
@@ -54,13 +55,25 @@ impl Acceptor {
     ///
     /// # Errors
     /// What poll(2) said; interruptions are hidden.
-    pub fn wait(&self, accepting: bool, timeout_ms: u16, counts: &Counts) -> io::Result<Seen> {
-        let mut watched = vec![PollFd::new(self.waker.as_fd(), PollFlags::POLLIN)];
-        if let Some(listener) = self.listener.as_ref().filter(|_| accepting) {
-            watched.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
-        }
+    pub fn wait<P: Probe>(
+        &self,
+        accepting: bool,
+        timeout_ms: u16,
+        counts: &Counts,
+    ) -> io::Result<Seen> {
+        let waker = PollFd::new(self.waker.as_fd(), PollFlags::POLLIN);
+        let listener = self.listener.as_ref().filter(|_| accepting);
+        let listener = match listener {
+            Some(listener) => PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+            // In its place, so that nothing is allocated: it is asked for nothing.
+            None => PollFd::new(self.waker.as_fd(), PollFlags::empty()),
+        };
+        let mut watched = [waker, listener];
         counts.poll.add(1);
-        match poll(&mut watched, PollTimeout::from(timeout_ms)) {
+        let polled = P::within(Stage::Poll, || {
+            poll(&mut watched, PollTimeout::from(timeout_ms))
+        });
+        match polled {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -71,7 +84,7 @@ impl Acceptor {
             self.waker.clear();
         }
         Ok(Seen {
-            acceptable: watched.get(1).is_some_and(seen),
+            acceptable: seen(&watched[1]),
             woken,
         })
     }
@@ -80,7 +93,7 @@ impl Acceptor {
     ///
     /// # Errors
     /// What accept4(2) said, EMFILE and ENFILE among it.
-    pub fn accept(&self, counts: &Counts) -> io::Result<Option<Connection>> {
+    pub fn accept<P: Probe>(&self, counts: &Counts) -> io::Result<Option<Connection>> {
         let Some(listener) = &self.listener else {
             return Ok(None);
         };
@@ -88,7 +101,10 @@ impl Acceptor {
             counts.accept4.add(1);
             // The accepted socket blocks; only the listener does not, so that a client that left
             // while it waited cannot hold up the acceptor.
-            match accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            let accepted = P::within(Stage::Accept, || {
+                accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)
+            });
+            match accepted {
                 // SAFETY: accept4 just opened this descriptor for us, and nobody else has it.
                 Ok(fd) => return Ok(Some(Connection(unsafe { OwnedFd::from_raw_fd(fd) }))),
                 Err(Errno::EAGAIN) => return Ok(None),
@@ -113,10 +129,13 @@ impl Connection {
     ///
     /// # Errors
     /// When the connection is broken.
-    pub fn receive(&self, buffer: &mut [u8], counts: &Counts) -> io::Result<usize> {
+    pub fn receive<P: Probe>(&self, buffer: &mut [u8], counts: &Counts) -> io::Result<usize> {
         loop {
             counts.recv.add(1);
-            match recv(self.0.as_raw_fd(), buffer, MsgFlags::empty()) {
+            let received = P::within(Stage::BlockingReceive, || {
+                recv(self.0.as_raw_fd(), buffer, MsgFlags::empty())
+            });
+            match received {
                 Err(Errno::EINTR) => {}
                 result => return Ok(result?),
             }
@@ -127,11 +146,14 @@ impl Connection {
     ///
     /// # Errors
     /// When the peer can no longer be reached.
-    pub fn send(&self, bytes: &[u8], counts: &Counts) -> io::Result<()> {
+    pub fn send<P: Probe>(&self, bytes: &[u8], counts: &Counts) -> io::Result<()> {
         let mut from = 0;
         while from < bytes.len() {
             counts.send.add(1);
-            match send(self.0.as_raw_fd(), &bytes[from..], MsgFlags::MSG_NOSIGNAL) {
+            let sent = P::within(Stage::BlockingSend, || {
+                send(self.0.as_raw_fd(), &bytes[from..], MsgFlags::MSG_NOSIGNAL)
+            });
+            match sent {
                 Ok(n) => from += n,
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),

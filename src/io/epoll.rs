@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use super::listener;
 use super::slots::Slots;
 use super::{Counts, Done, Driver, Listener, Op, Outcome, Submitted, Token, Waker};
 use crate::io::Buf;
+use crate::measure::probe::{Probe, Stage};
 
 /// Events taken by one `epoll_wait`; more wait for the next.
 const EVENTS: usize = 512;
@@ -41,7 +43,7 @@ const TIMER: Token = Token {
 };
 
 /// The driver.
-pub struct Epoll {
+pub struct Epoll<P> {
     set: nix::sys::epoll::Epoll,
     listener: Option<Listener>,
     accepting: bool,
@@ -61,6 +63,7 @@ pub struct Epoll {
     again_now: usize,
     buffer: Box<[u8]>,
     counts: Arc<Counts>,
+    probe: PhantomData<P>,
 }
 
 struct Connection {
@@ -92,7 +95,7 @@ fn unpack(data: u64) -> Token {
     }
 }
 
-impl Driver for Epoll {
+impl<P: Probe> Driver for Epoll<P> {
     fn open(listener: Listener, connections: usize, counts: Arc<Counts>) -> io::Result<Self> {
         let set = nix::sys::epoll::Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let waker = Waker::new()?;
@@ -124,6 +127,7 @@ impl Driver for Epoll {
             again_now: 0,
             buffer: vec![0; RECEIVE_BYTES].into_boxed_slice(),
             counts,
+            probe: PhantomData,
         })
     }
 
@@ -152,12 +156,14 @@ impl Driver for Epoll {
             Op::Shutdown => {
                 self.counts.shutdown.add(1);
                 // A failure means that the peer is gone; receiving will say so.
-                let _ = shutdown(connection.socket.as_raw_fd(), Shutdown::Write);
+                let _ = P::within(Stage::OtherCalls, || {
+                    shutdown(connection.socket.as_raw_fd(), Shutdown::Write)
+                });
                 Submitted::Queued
             }
             Op::Close => {
-                self.connections.remove(token);
                 self.counts.close.add(1);
+                P::within(Stage::OtherCalls, || self.connections.remove(token));
                 Submitted::Done(Outcome::Closed)
             }
         }
@@ -168,7 +174,9 @@ impl Driver for Epoll {
             let at = Expiration::OneShot(TimeSpec::from_duration(std::time::Duration::from_nanos(
                 until,
             )));
-            self.timer.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
+            P::within(Stage::OtherCalls, || {
+                self.timer.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME)
+            })?;
             self.counts.timerfd_settime.add(1);
             self.timer_set = Some(until);
         }
@@ -179,7 +187,10 @@ impl Driver for Epoll {
             EpollTimeout::ZERO
         };
         self.counts.epoll_wait.add(1);
-        self.filled = match self.set.wait(&mut self.events, timeout) {
+        let waited = P::within(Stage::EpollWait, || {
+            self.set.wait(&mut self.events, timeout)
+        });
+        self.filled = match waited {
             Ok(n) => n,
             Err(Errno::EINTR) => 0,
             Err(error) => return Err(error.into()),
@@ -206,7 +217,7 @@ impl Driver for Epoll {
                     TIMER => self.timer_set = None,
                     _ => {
                         self.counts.read.add(1);
-                        self.waker.clear();
+                        P::within(Stage::OtherCalls, || self.waker.clear());
                         return Some((token, Done::Woken));
                     }
                 }
@@ -233,11 +244,14 @@ impl Driver for Epoll {
                 continue;
             }
             self.counts.recv.add(1);
-            match recv(
-                connection.socket.as_raw_fd(),
-                &mut self.buffer,
-                MsgFlags::empty(),
-            ) {
+            let received = P::within(Stage::Receive, || {
+                recv(
+                    connection.socket.as_raw_fd(),
+                    &mut self.buffer,
+                    MsgFlags::empty(),
+                )
+            });
+            match received {
                 Ok(0) => {
                     connection.readable = false;
                     return Some((token, Done::EndOfStream));
@@ -264,7 +278,7 @@ impl Driver for Epoll {
     }
 }
 
-impl Epoll {
+impl<P: Probe> Epoll<P> {
     fn submit_to_listener(&mut self, op: Op) -> Submitted {
         match op {
             Op::Receive => {
@@ -291,7 +305,7 @@ impl Epoll {
             self.accepts_left = self.accepts_left.checked_sub(1)?;
             self.counts.accept4.add(1);
             let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-            match accept4(listener.as_raw_fd(), flags) {
+            match P::within(Stage::Accept, || accept4(listener.as_raw_fd(), flags)) {
                 Ok(fd) => {
                     // SAFETY: accept4 just opened this descriptor for us, and nobody else has it.
                     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -329,7 +343,10 @@ impl Epoll {
         );
         self.counts.epoll_ctl.add(1);
         let connection = self.connections.get(token).expect("just inserted");
-        if let Err(error) = self.set.add(&connection.socket, watched) {
+        let added = P::within(Stage::EpollControl, || {
+            self.set.add(&connection.socket, watched)
+        });
+        if let Err(error) = added {
             self.accepting = false;
             self.connections.remove(token);
             return Err(error.into());
@@ -355,11 +372,14 @@ impl Epoll {
         let connection = self.connections.get(token)?;
         while from < buf.len() {
             self.counts.send.add(1);
-            match send(
-                connection.socket.as_raw_fd(),
-                &buf[from..],
-                MsgFlags::MSG_NOSIGNAL,
-            ) {
+            let sent = P::within(Stage::Send, || {
+                send(
+                    connection.socket.as_raw_fd(),
+                    &buf[from..],
+                    MsgFlags::MSG_NOSIGNAL,
+                )
+            });
+            match sent {
                 Ok(n) => from += n,
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
@@ -374,7 +394,10 @@ impl Epoll {
                             pack(token),
                         );
                         self.counts.epoll_ctl.add(1);
-                        if let Err(error) = self.set.modify(&connection.socket, &mut watched) {
+                        let modified = P::within(Stage::EpollControl, || {
+                            self.set.modify(&connection.socket, &mut watched)
+                        });
+                        if let Err(error) = modified {
                             let (buf, _) = connection.sending.take().expect("just set");
                             return Some(Outcome::SendFailed(buf, error.into()));
                         }

@@ -17,6 +17,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use io_uring::squeue::{Entry, Flags};
@@ -28,6 +29,7 @@ use super::provided_buffers::ProvidedBuffers;
 use super::ring::{Completion, Ring};
 use super::slots::Slots;
 use super::{Buf, Counts, Done, Driver, Listener, Op, Outcome, Submitted, Token, Waker, listener};
+use crate::measure::probe::Probe;
 
 /// Completions found at a time from which on a wait asks for several, and the most it asks for.
 const BATCH_FROM: usize = 4;
@@ -43,7 +45,7 @@ const SPARE_PLACES: usize = 64;
 const ENDING_ROUNDS: usize = 100;
 
 /// The driver.
-pub struct IoUring {
+pub struct IoUring<P: Probe> {
     ring: Ring,
     buffers: ProvidedBuffers,
     listener: Option<Listener>,
@@ -72,6 +74,7 @@ pub struct IoUring {
     /// Everything is being cancelled: nothing is armed again.
     ending: bool,
     counts: Arc<Counts>,
+    probe: PhantomData<P>,
 }
 
 struct Connection {
@@ -187,7 +190,7 @@ fn next_batch(asked: usize, got: usize) -> usize {
     }
 }
 
-impl Driver for IoUring {
+impl<P: Probe> Driver for IoUring<P> {
     fn open(listener: Listener, connections: usize, counts: Arc<Counts>) -> io::Result<Self> {
         let ring = Ring::open()?;
         ring.submitter().register_files_sparse(connections as u32)?;
@@ -218,6 +221,7 @@ impl Driver for IoUring {
             in_flight: 0,
             ending: false,
             counts,
+            probe: PhantomData,
         };
         this.watch_waker();
         Ok(this)
@@ -377,7 +381,7 @@ fn connection_armed(connection: Option<&mut Connection>) -> bool {
     connection.is_some_and(|connection| connection.receive == Receive::Armed)
 }
 
-impl IoUring {
+impl<P: Probe> IoUring<P> {
     fn submit_to_listener(&mut self, op: Op) -> Submitted {
         match op {
             Op::Receive => self.accepting = true,
@@ -662,7 +666,8 @@ impl IoUring {
         self.completions.drain(..self.cursor);
         self.cursor = 0;
         let from = self.completions.len();
-        self.ring.enter(want, &mut self.completions, &self.counts)?;
+        self.ring
+            .enter::<P>(want, &mut self.completions, &self.counts)?;
         for at in from..self.completions.len() {
             let Completion {
                 user_data, result, ..
@@ -675,7 +680,7 @@ impl IoUring {
     }
 }
 
-impl Drop for IoUring {
+impl<P: Probe> Drop for IoUring<P> {
     /// Buffers go only after the kernel has let go of them: everything is cancelled and reaped.
     fn drop(&mut self) {
         self.ending = true;

@@ -11,6 +11,7 @@ use io_uring::types::SubmitArgs;
 use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter};
 
 use super::Counts;
+use crate::measure::probe::{Probe, Stage};
 
 /// Entries written before an `io_uring_enter` must push them. Small: the ring's own cache lines
 /// compete with the connections'.
@@ -105,7 +106,7 @@ impl Ring {
 
     /// Submits everything, waits for a completion, or for `want` of them where the kernel can bound
     /// that in time, and appends what there is. Returns early when a signal came.
-    pub(super) fn enter(
+    pub(super) fn enter<P: Probe>(
         &mut self,
         want: usize,
         completions: &mut Vec<Completion>,
@@ -119,7 +120,7 @@ impl Ring {
                 want
             };
             counts.io_uring_enter.add(1);
-            let entered = self.submit_and_wait(want);
+            let entered = self.submit_and_wait::<P>(want);
             self.take(completions, counts);
             let overflown = self.submissions.cq_overflow();
             if overflown {
@@ -144,7 +145,18 @@ impl Ring {
         }
     }
 
-    fn submit_and_wait(&self, want: usize) -> io::Result<usize> {
+    /// Both at once; for a ledger one after the other, which takes a call more.
+    fn submit_and_wait<P: Probe>(&self, want: usize) -> io::Result<usize> {
+        if !P::ON {
+            return self.wait(want);
+        }
+        let submitted = P::within(Stage::EnterSubmit, || self.submitter.submit())?;
+        let waited = P::within(Stage::EnterWait, || self.wait(want));
+        // Entries that were taken in are taken in, whatever became of the wait.
+        waited.map_or(Ok(submitted), |more| Ok(submitted + more))
+    }
+
+    fn wait(&self, want: usize) -> io::Result<usize> {
         if want <= 1 || !self.waits_for_several {
             return self.submitter.submit_and_wait(want.min(1));
         }

@@ -49,22 +49,21 @@ pub fn process_ns(pid: i32) -> Result<u64, CpuClockError> {
 /// (`task_sched_runtime` in kernel/sched/core.c), which only threads of the same process may do. So
 /// each is read once before the sum is.
 pub fn own_process_ns() -> u64 {
+    own_threads_ns();
+    read_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("Linux has had this clock since 2.6.12")
+}
+
+/// CPU time in ns of each thread of this process that has not ended, by its id.
+pub fn own_threads_ns() -> Vec<(i32, u64)> {
     let threads = fs::read_dir("/proc/self/task")
         .into_iter()
         .flatten()
         .flatten();
-    for thread in threads {
-        let Some(tid) = thread
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<i32>().ok())
-        else {
-            continue;
-        };
-        // A thread that has ended since is in the sum already.
-        let _ = read_ns(thread_clock(tid));
-    }
-    read_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("Linux has had this clock since 2.6.12")
+    threads
+        .filter_map(|thread| thread.file_name().to_str()?.parse::<i32>().ok())
+        // One that has ended since is in the process's sum already.
+        .filter_map(|thread| Some((thread, read_ns(thread_clock(thread)).ok()?)))
+        .collect()
 }
 
 /// The CPU clock of a thread of this process: the inverted id above three bits that mean "this

@@ -11,6 +11,7 @@
 //! | `host`      | the fingerprint that every result carries, and how two hosts differ     |
 //! | `counter`   | figures with one writing thread, and groups of them                     |
 //! | `probe`     | the time of each stage of a thread, or nothing at all                   |
+//! | `perf`      | the kernel's own counts of a process: calls, switches, faults, cycles   |
 //! | `order`     | which arm runs when: balanced rounds                                    |
 //! | `stats`     | ratios with intervals, the A/A control, claims and the verdict          |
 
@@ -19,6 +20,7 @@ pub mod cpu_clock;
 pub mod host;
 pub mod noise;
 pub mod order;
+pub mod perf;
 pub mod probe;
 pub mod reading;
 pub mod stats;

@@ -1,25 +1,32 @@
 //! The handler runs here and now, on the I/O thread: Node's event loop. Nothing is cheaper, and
 //! everything else on this thread waits for it.
 
+use std::marker::PhantomData;
+
 use super::Offload;
 use crate::http;
 use crate::io::Buf;
+use crate::measure::probe::{Probe, Stage};
 use crate::sandbox::{Call, Failure, Sandbox};
 use crate::served::Served;
 
 /// The policy: a sandbox of one's own.
-pub struct Inline {
+pub struct Inline<P> {
     sandbox: Sandbox,
+    probe: PhantomData<P>,
 }
 
-impl Inline {
+impl<P: Probe> Inline<P> {
     /// Runs handlers in `sandbox`, on the thread that owns it.
     pub fn new(sandbox: Sandbox) -> Self {
-        Self { sandbox }
+        Self {
+            sandbox,
+            probe: PhantomData,
+        }
     }
 }
 
-impl Offload for Inline {
+impl<P: Probe> Offload for Inline<P> {
     fn answer(
         &mut self,
         request: &http::Request<'_, '_>,
@@ -35,17 +42,20 @@ impl Offload for Inline {
             headers: request.headers,
             body: request.body,
         };
-        self.sandbox.call(&call, |result| match result {
-            Ok(answer) => {
-                let answer = http::Answer {
-                    status: answer.status,
-                    header_lines: answer.header_lines,
-                    body: answer.body,
-                };
-                http::encode(out, date, &answer, reply);
-            }
-            Err(failure) => encode_failure(&failure, reply, date, out, served),
-        });
+        let before = P::enter(Stage::Sandbox);
+        self.sandbox
+            .call_probed::<P, _>(&call, |result| match result {
+                Ok(answer) => {
+                    let answer = http::Answer {
+                        status: answer.status,
+                        header_lines: answer.header_lines,
+                        body: answer.body,
+                    };
+                    P::within(Stage::Http, || http::encode(out, date, &answer, reply));
+                }
+                Err(failure) => encode_failure(&failure, reply, date, out, served),
+            });
+        P::enter(before);
     }
 
     fn rest(&mut self) {

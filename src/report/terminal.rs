@@ -6,9 +6,11 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::units::{count, digits, microseconds};
 use crate::experiment::analysis::{Analysis, LoadTable, Row};
+use crate::experiment::ledger::{self, Column, Ledger};
 use crate::experiment::plan::{Load, Plan};
 use crate::experiment::result::Experiment;
 use crate::load;
+use crate::measure::probe::Stage;
 use crate::measure::stats::{self, Outcome, Ratio, half_width_percent};
 
 /// An experiment: a table for each load, two sentences, the verdict.
@@ -20,6 +22,9 @@ pub fn experiment(experiment: &Experiment) -> String {
         if let Some(floor) = floor(table) {
             let _ = writeln!(text, "{}\n", wrap(&floor));
         }
+    }
+    for ledger in &analysis.ledgers {
+        let _ = writeln!(text, "{}", ledger_text(ledger));
     }
     for reason in &plan.left_out {
         let _ = writeln!(text, "{}", wrap(&format!("Left out: {reason}.")));
@@ -193,6 +198,91 @@ fn sentences(analysis: &Analysis) -> Vec<String> {
              asked for is still done."
         ),
     ]
+}
+
+/// The time ledger of one load, the arms side by side, and where they differ.
+fn ledger_text(ledger: &Ledger) -> String {
+    let mut shown = Table::new();
+    shown.load_style(presets::NOTHING);
+    let columns = &ledger.columns;
+    let row = |name: &str, cell: &dyn Fn(&Column) -> String| {
+        std::iter::once(name.to_string())
+            .chain(columns.iter().map(cell))
+            .collect::<Vec<_>>()
+    };
+    shown.set_header(row("ns of server CPU per request", &|column| {
+        column.label.clone()
+    }));
+    for stage in Stage::ALL {
+        if columns
+            .iter()
+            .any(|column| column.ns(*stage).is_some_and(|ns| ns >= 0.5))
+        {
+            shown.add_row(row(stage.name(), &|column| {
+                column
+                    .ns(*stage)
+                    .map_or_else(|| "–".to_string(), |ns| format!("{ns:.0}"))
+            }));
+        }
+    }
+    shown.add_row(row("helper threads", &|column| {
+        format!("{:.0}", column.helpers_ns)
+    }));
+    shown.add_row(row("unexplained", &|column| {
+        format!("{:.0}", column.unexplained_ns)
+    }));
+    shown.add_row(row("total, recording", &|column| {
+        format!("{:.0}", column.total_ns)
+    }));
+    shown.add_row(row("total, not recording", &|column| {
+        format!("{:.0}", column.plain_ns)
+    }));
+    shown.add_row(row("price of recording", &|column| {
+        format!("{:+.1} %", column.price() * 100.0)
+    }));
+    for (nth, column) in shown.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if nth > 0 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let mut text = format!("Ledger at {}\n\n{shown}\n", ledger.load.name());
+    if let [base, others @ ..] = columns.as_slice() {
+        for column in others {
+            let _ = write!(text, "\n{}", wrap(&difference(base, column)));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// One sentence: what the arm saves, and what it spends more.
+fn difference(base: &Column, column: &Column) -> String {
+    let changes = ledger::differences(base, column);
+    let total: f64 = column.total_ns - base.total_ns;
+    let list = |sign: f64| {
+        let these = changes
+            .iter()
+            .filter(|(_, change)| change * sign > 0.0)
+            .take(3);
+        let named: Vec<_> = these
+            .map(|(name, change)| format!("{} µs in {name}", digits(change.abs() / 1000.0)))
+            .collect();
+        if named.is_empty() {
+            "nothing".to_string()
+        } else {
+            named.join(", ")
+        }
+    };
+    format!(
+        "{} against {}: {}{} µs; it saves {}, and spends {} more.",
+        column.label,
+        base.label,
+        if total < 0.0 { "−" } else { "+" },
+        digits(total.abs() / 1000.0),
+        list(-1.0),
+        list(1.0),
+    )
 }
 
 /// Two runs of one plan: whether they tell the same story, arm by arm.

@@ -5,6 +5,7 @@ use super::deadline::{Ticker, Watch};
 use super::limits::Limits;
 use super::load_error::Fault;
 use super::{Answer, Call, Failure, abi, engine};
+use crate::measure::probe::{Probe, Stage};
 use wasmtime::{
     Engine, InstancePre, Linker, Memory, ModuleExport, ResourceLimiter, Store, TypedFunc,
 };
@@ -179,9 +180,14 @@ impl Instance {
     /// All but [`Failure::RequestTooLarge`] leave the instance in an unknown state, such as a
     /// displaced stack pointer after a trap: it must not be called again.
     #[inline]
-    pub(super) fn call(&mut self, call: &Call<'_>, limits: &Limits) -> Result<Answer<'_>, Failure> {
+    pub(super) fn call<P: Probe>(
+        &mut self,
+        call: &Call<'_>,
+        limits: &Limits,
+    ) -> Result<Answer<'_>, Failure> {
         let (memory, host) = self.memory.data_and_store_mut(&mut self.store);
-        let length = match abi::write_request(memory, self.area, call) {
+        let written = P::within(Stage::Copy, || abi::write_request(memory, self.area, call));
+        let length = match written {
             Ok(length) => length,
             Err(failure) => {
                 host.end_request();
@@ -190,7 +196,8 @@ impl Instance {
         };
         // The epoch deadline stays where it was. If ticks passed since, the guest calls its watch
         // at once, once; setting it anew would cost every request more than that costs one.
-        let record = match self.handle.call(&mut self.store, length) {
+        let returned = P::within(Stage::Guest, || self.handle.call(&mut self.store, length));
+        let record = match returned {
             Ok(record) => record,
             Err(error) => {
                 let refused = self.store.data().growth_refused;

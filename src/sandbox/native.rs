@@ -5,6 +5,7 @@
 
 use super::limits::Limits;
 use super::{Answer, Call, Failure, abi};
+use crate::measure::probe::{Probe, Stage};
 use ringlab_guest::{Handler, Headers, Request};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -24,7 +25,7 @@ impl Headers for Parsed<'_> {
 
 /// Lets `handler` answer `call` and lends the answer to `take`.
 #[inline]
-pub(super) fn call<R>(
+pub(super) fn call<P: Probe, R>(
     handler: Handler,
     call: &Call<'_>,
     limits: &Limits,
@@ -36,7 +37,7 @@ pub(super) fn call<R>(
     // The answer is taken within: moving a whole response out would double what hello costs. A
     // handler keeps no state between requests, so there is none that its panic could spoil.
     let taken = catch_unwind(AssertUnwindSafe(|| {
-        let response = handler(&request);
+        let response = P::within(Stage::Guest, || handler(&request));
         let answer = Answer {
             status: response.status(),
             header_lines: response.header_lines(),
@@ -57,6 +58,7 @@ pub(super) fn call<R>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::probe::Off;
     use ringlab_guest::Response;
 
     fn faulty<'a>(request: &Request<'a>) -> Response<'a> {
@@ -76,7 +78,7 @@ mod tests {
             headers,
             body,
         };
-        call(faulty, &request, &Limits::default(), |answer| {
+        call::<Off, _>(faulty, &request, &Limits::default(), |answer| {
             answer.map(|answer| answer.status)
         })
     }
@@ -108,7 +110,7 @@ mod tests {
             headers: &[],
             body: b"",
         };
-        call(faulty, &request, &Limits::default(), |_| {
+        call::<Off, _>(faulty, &request, &Limits::default(), |_| {
             panic!("the caller's own")
         })
     }

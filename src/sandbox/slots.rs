@@ -10,6 +10,7 @@ use super::instance::{Blueprint, Instance};
 use super::limits::Limits;
 use super::load_error::LoadError;
 use super::{Answer, Call, Failure, Isolation, native};
+use crate::measure::probe::{Off, Probe};
 use ringlab_guest::Handler as NativeHandler;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -190,6 +191,16 @@ impl Sandbox {
         call: &Call<'_>,
         take: impl FnOnce(Result<Answer<'_>, Failure>) -> R,
     ) -> R {
+        self.call_probed::<Off, R>(call, take)
+    }
+
+    /// [`Sandbox::call`], with the time of its stages recorded.
+    #[inline]
+    pub fn call_probed<P: Probe, R>(
+        &mut self,
+        call: &Call<'_>,
+        take: impl FnOnce(Result<Answer<'_>, Failure>) -> R,
+    ) -> R {
         let Sandbox {
             shard,
             lease,
@@ -199,7 +210,7 @@ impl Sandbox {
         let limits = &shard.limits;
         let (blueprint, keep) = match &shard.runner {
             Runner::Native(handler) => {
-                return native::call(*handler, call, limits, |answer| {
+                return native::call::<P, R>(*handler, call, limits, |answer| {
                     take(answer.and_then(|answer| checker.accept(answer)))
                 });
             }
@@ -220,7 +231,7 @@ impl Sandbox {
             },
         };
         let answer = instance
-            .call(call, limits)
+            .call::<P>(call, limits)
             .and_then(|answer| checker.accept(answer));
         // A request that was never written did the instance no harm.
         let keep = keep && matches!(answer, Ok(_) | Err(Failure::RequestTooLarge));

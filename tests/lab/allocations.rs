@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ringlab::config::Config;
 use ringlab::http;
 use ringlab::io::Op;
+use ringlab::measure::probe::Off;
 use ringlab::sandbox::{Isolation, ShardSandbox, Source};
 use ringlab::served::Served;
 use ringlab::server::Server;
@@ -124,7 +125,7 @@ const ROUNDS: usize = 1000;
 /// A session with a toy for a driver, which takes every send at once.
 struct Toy {
     session: Session,
-    context: Context,
+    context: Context<Off>,
     answers: usize,
 }
 
@@ -137,7 +138,7 @@ impl Toy {
             http::check_header_lines(lines).map_err(http::BadHeaderLine::reason)
         });
         let sandbox = sandbox.expect("it was tried before");
-        let context = ringlab::shard::context(&config, sandbox, Arc::new(Served::default()));
+        let context = ringlab::shard::context::<Off>(&config, sandbox, Arc::new(Served::default()));
         let context = context.expect("a timer can be made");
         Self {
             session: Session::new(&context),

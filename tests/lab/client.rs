@@ -167,20 +167,31 @@ impl Client {
 
     /// Receives some of what there is; 0 is FIN.
     fn fill_up_to(&mut self, limit: usize) -> usize {
+        self.try_to_fill(limit).unwrap_or_else(|error| {
+            let unread = String::from_utf8_lossy(&self.received);
+            panic!("{error}, with {unread:?} unread")
+        })
+    }
+
+    fn try_to_fill(&mut self, limit: usize) -> io::Result<usize> {
         let mut buffer = vec![0; limit];
         loop {
             match self.stream.read(&mut buffer) {
-                Ok(n) => {
-                    self.received.extend_from_slice(&buffer[..n]);
-                    return n;
-                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let unread = String::from_utf8_lossy(&self.received);
-                    panic!("{error}, with {unread:?} unread");
+                result => {
+                    let length = result?;
+                    self.received.extend_from_slice(&buffer[..length]);
+                    return Ok(length);
                 }
             }
         }
+    }
+
+    /// Whether a request is answered, where the server may as well refuse or drop the connection.
+    pub fn is_served(&mut self) -> bool {
+        self.send_what_fits(get("/").as_bytes()).is_ok()
+            && self.try_to_fill(64 * 1024).is_ok_and(|length| length > 0)
+            && self.receive().status == 200
     }
 
     /// Asserts that FIN is all that still comes.

@@ -51,19 +51,9 @@ fn a_flood_over_the_limit_harms_nobody(lab: Lab) {
     server.until("closed", |now| {
         now.served.accepted >= 66 && now.served.closed == now.served.accepted
     });
-    admitted(&server).expect_open();
-}
-
-/// Connects until it is let in: those before may not have been seen to leave.
-fn admitted(server: &Server) -> Client {
-    for _ in 0..1000 {
-        let mut client = server.connect();
-        client.send(get("/"));
-        if client.receive().status == 200 {
-            return client;
-        }
-    }
-    panic!("nobody is let in any more");
+    // Some of the flood may still wait to be accepted, and be in the way.
+    let served = (0..1000).any(|_| server.connect().is_served());
+    assert!(served, "nobody is let in any more");
 }
 
 fn few_descriptors_mean_few_connections(lab: Lab) {

@@ -17,9 +17,12 @@
 //! # What it costs
 //!
 //! While any tracepoint of system calls is open, in whatever process, every system call of every
-//! process leaves the kernel's fast path, and each open event that matches is counted on top. So
-//! these counts belong in a pass of their own (rule 5), apart from the cycles and instructions,
-//! which would count the tracing too. [`Selection`] has a constructor for either pass.
+//! process leaves the kernel's fast path, and each open counter that matches is added to on top:
+//! together they can double a trivial call (`price_of_counting` in the tests). Each counter is also
+//! taken off and put on at every context switch, except between threads that inherited theirs from
+//! the same parent, which merely exchange them. So counting is a pass of its own (rule 5), attached
+//! while the process has few threads; and cycles are counted in another pass than system calls,
+//! since they would count the tracing too. [`Selection`] has a constructor for either.
 
 mod counted;
 mod event;
@@ -96,8 +99,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The pass that counts system calls: all together, and these by name. Fewer names are cheaper
-    /// to open and to close, not to run: a name costs where it is called.
+    /// The pass that counts system calls: all together, and these by name. Name only what the model
+    /// calls: each name costs at context switches, and when it is closed.
     pub fn calls(names: &[&str]) -> Self {
         Self {
             system_calls: true,
@@ -129,8 +132,8 @@ impl Selection {
 /// Counters attached to a running process: to the threads it has, the kernel's io_uring workers
 /// among them, and to those born later, which inherit them. Child processes inherit them too.
 ///
-/// Dropping them takes some 40 ms for each tracepoint: the kernel waits until no core can still be
-/// inside it.
+/// Dropping them sleeps for some 40 ms for each tracepoint: the kernel waits until no core can
+/// still be inside it.
 pub struct Counters {
     counters: Vec<(Event, Result<Open, String>)>,
 }
@@ -145,8 +148,9 @@ struct Open {
 impl Counters {
     /// Attaches to process `pid`. Never fails as a whole: what cannot be counted reads why.
     ///
-    /// Best done before the load starts. If threads are born while counters are attached, nobody
-    /// can tell which of them inherited a counter, so it is done again, up to 8 times.
+    /// Best done before the load starts: threads that are born later cost no descriptors and switch
+    /// cheaply. If threads are born meanwhile, nobody can tell whether they inherited each counter,
+    /// so it is done again, up to 8 times.
     pub fn attach(pid: i32, selection: &Selection) -> Self {
         let tracefs = Tracefs::find(Path::new("/"));
         Self::attach_to(

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use nix::unistd::{getppid, gettid};
 
-use super::super::fixture::Fixture;
 use super::*;
+use crate::measure::fixture::Fixture;
 
 /// Why system calls cannot be counted here, printed, if so.
 fn skipped(kind: Result<(), String>) -> bool {
@@ -53,7 +53,7 @@ fn check_thread(work: impl FnOnce() + Send + 'static, getppid_calls: u64) {
         started.recv().unwrap();
         work();
     });
-    let selection = Selection::calls(&["getppid", "clone3"]);
+    let selection = Selection::calls(&["getppid"]);
     let mut counters = attach_to_thread(tid.recv().unwrap(), &selection);
     go.send(()).unwrap();
     thread.join().unwrap();
@@ -258,6 +258,18 @@ fn a_thread_born_while_attaching_makes_it_begin_again() {
     check_births(&born, Err("threads were born"));
     let crowd: Vec<i32> = (GONE..GONE + MAX_THREADS as i32).collect();
     check_births(&[&crowd], Err("513 threads"));
+}
+
+#[test]
+fn without_descriptors_nothing_is_opened() {
+    let event = Event::MinorFaults;
+    let builder = event.builder(&Tracefs::find(Path::new("/"))).unwrap();
+    let threads = BTreeSet::from([gettid().as_raw()]);
+    let reason = open_one(&event, builder, &threads, &mut 0).err();
+    assert!(
+        reason.as_ref().is_some_and(|why| why.contains("ulimit -n")),
+        "{reason:?}"
+    );
 }
 
 /// What counting adds to a system call. Printed, not judged:

@@ -71,8 +71,8 @@ fn explain(error: &io::Error, events: &Path, group: &str, name: &str) -> String 
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::fixture::Fixture;
     use super::*;
+    use crate::measure::fixture::Fixture;
 
     fn check(fixture: Fixture, event: (&str, &str), expected: Result<u64, &str>) {
         let found = Tracefs::find(fixture.root()).find_event(event.0, event.1);
