@@ -368,6 +368,7 @@ impl Arguments {
             rounds: self.rounds as usize,
             equal_rate_rounds: self.equal_rate_rounds as usize,
             ledger_rounds: self.ledger_rounds as usize,
+            counts: self.ledger_rounds > 0,
             warm_up: self.warm_up.into(),
             window: Duration::from(self.window).max(Duration::from_millis(1)),
             rate: self.rate,

@@ -94,8 +94,8 @@ fn stop_on_signal(stop: Arc<AtomicBool>) {
     std::thread::spawn(move || {
         let _ = signals.wait();
         stop.store(true, Ordering::Relaxed);
-        if let Ok(signal) = signals.wait() {
-            std::process::exit(128 + signal as i32);
+        if signals.wait().is_ok() {
+            std::process::exit(Exit::Interrupted as i32);
         }
     });
 }

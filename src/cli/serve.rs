@@ -137,8 +137,8 @@ fn watch_signals(signals: SigSet, handle: Handle) {
     std::thread::spawn(move || {
         let _ = signals.wait();
         handle.advance(Stage::Draining);
-        if let Ok(signal) = signals.wait() {
-            std::process::exit(128 + signal as i32);
+        if signals.wait().is_ok() {
+            std::process::exit(Exit::Interrupted as i32);
         }
     });
 }

@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Pass};
+use super::counts::{self, CountColumn};
 use super::ledger::{self, Ledger};
 use super::plan::{Load, Plan};
 use crate::measure::noise::{Limits, Noise};
@@ -24,6 +25,8 @@ pub struct Analysis {
     pub tables: Vec<LoadTable>,
     /// Where the time goes, for each load that was recorded.
     pub ledgers: Vec<Ledger>,
+    /// What was done, at saturation, an arm a column; empty if it was not counted.
+    pub counts: Vec<CountColumn>,
     /// How far it may be trusted.
     pub verdict: Verdict,
 }
@@ -80,6 +83,7 @@ pub struct Row {
 pub fn analyse(plan: &Plan, blocks: &[Block], rate: f64, limits: &Limits) -> Analysis {
     let mut verdict = Verdict::default();
     let ledgers = ledger::ledgers(plan, blocks);
+    let counts = counts::counts(plan, blocks, &mut verdict);
     // Blocks with an observer in them say where time goes, not how much there is.
     let plain: Vec<Block> = blocks
         .iter()
@@ -97,6 +101,7 @@ pub fn analyse(plan: &Plan, blocks: &[Block], rate: f64, limits: &Limits) -> Ana
     Analysis {
         tables,
         ledgers,
+        counts,
         verdict,
     }
 }

@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::ExperimentError;
 use super::child::Server;
+use super::counts;
 use super::plan::{Arm, Load, Plan};
 use crate::control::Report;
 use crate::load::{self, Arrivals, Mode, Observer, Progress, Severity, Target};
 use crate::measure::cpu_clock::non_idle;
 use crate::measure::noise::{Mark, Noise, Snapshot};
+use crate::measure::perf::{Counted, Counters, Selection};
 use crate::measure::reading::Reading;
 
 /// What was measured.
@@ -33,6 +35,8 @@ pub struct Block {
     pub first_half: Option<Report>,
     /// Non-idle time of all cores in the window, in nanoseconds: the generator's is in it.
     pub machine_ns: Reading<u64>,
+    /// The kernel's own counts of the window, in the passes that ask for them.
+    pub kernel: Option<Counted>,
     /// What the generator did.
     pub client: Client,
     /// What disturbed it.
@@ -53,6 +57,10 @@ pub enum Pass {
     Plain,
     /// Where the server's time goes.
     Time,
+    /// Its system calls, by the kernel's count. Tracing puts every one on a slower path.
+    Calls,
+    /// Its switches and faults, and its cycles where there are counters, by the kernel's count.
+    Work,
 }
 
 fn empty() -> Histogram<u64> {
@@ -184,7 +192,17 @@ pub fn run(
             arrivals: Arrivals::Poisson,
         };
     }
+    let counters = match place.pass {
+        Pass::Plain | Pass::Time => None,
+        // Before the load starts: threads born later inherit the counters.
+        Pass::Calls => Some(Counters::attach(
+            server.pid(),
+            &Selection::calls(counts::KERNEL_NAMES),
+        )),
+        Pass::Work => Some(Counters::attach(server.pid(), &Selection::work())),
+    };
     let mut watch = Watch {
+        counters,
         server,
         cores: plan.server_cores.clone(),
         half: plan.warm_up + plan.window / 2,
@@ -211,6 +229,7 @@ pub fn run(
         (Reading::Missing(reason), _) | (_, Reading::Missing(reason)) => Reading::Missing(reason),
     };
     Ok(Block {
+        kernel: closed.kernel,
         arm: place.arm,
         load: place.load,
         pass: place.pass,
@@ -258,9 +277,12 @@ struct Edge {
     report: Report,
     noise: Snapshot,
     machine_ns: Reading<u64>,
+    /// The kernel's counts since the edge before.
+    kernel: Option<Counted>,
 }
 
 struct Watch {
+    counters: Option<Counters>,
     server: Server,
     cores: Vec<usize>,
     /// When the window is half over, from the start of the load.
@@ -274,7 +296,9 @@ impl Watch {
     fn edge(&mut self) -> Option<Edge> {
         let proc = Path::new("/proc");
         let report = self.server.report().ok()?;
+        let kernel = self.counters.as_mut().map(Counters::take);
         Some(Edge {
+            kernel,
             report,
             noise: Snapshot::take(proc, self.server.pid(), &self.cores),
             machine_ns: non_idle(proc).map(|non_idle| non_idle.ns),

@@ -7,6 +7,7 @@
 //! | `block` | one arm under one load, once |
 //! | `run` | all blocks of a plan, one after the other |
 //! | `ledger` | where each request's time goes, in rows that sum to the whole |
+//! | `counts` | what was done for a request, by the program's count and the kernel's |
 //! | `analysis` | blocks in, rows with intervals and a verdict out |
 //! | `result` | what is kept of it all, and how it gets to disk whole |
 //!
@@ -15,6 +16,7 @@
 pub mod analysis;
 pub mod block;
 mod child;
+pub mod counts;
 pub mod ledger;
 pub mod plan;
 pub mod result;

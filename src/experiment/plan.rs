@@ -61,6 +61,9 @@ pub struct Plan {
     /// Rounds at each load in which the server records where its time goes; they follow the others,
     /// and count for the ledger alone.
     pub ledger_rounds: usize,
+    /// Whether a block of each arm has its system calls counted by the kernel too, and another its
+    /// switches, faults and, where there are counters, cycles.
+    pub counts: bool,
     /// Load before measuring, in every block.
     pub warm_up: Duration,
     /// The measured part of every block.
@@ -95,7 +98,8 @@ impl Plan {
         let pilot = 1;
         let rounds = pilot + self.rounds + self.equal_rate_rounds;
         let loads = if self.equal_rate_rounds > 0 { 2 } else { 1 };
-        let blocks = self.runners().len() * rounds + self.arms.len() * self.ledger_rounds * loads;
+        let recorded = self.ledger_rounds * loads + if self.counts { 2 } else { 0 };
+        let blocks = self.runners().len() * rounds + self.arms.len() * recorded;
         (START + self.warm_up + self.window) * blocks as u32
     }
 

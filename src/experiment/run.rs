@@ -87,7 +87,8 @@ impl Runner<'_> {
                 .unwrap_or(1.0);
             self.rounds(Load::EqualRate, self.plan.equal_rate_rounds, 0)?;
         }
-        self.ledger()
+        self.ledger()?;
+        self.counts()
     }
 
     /// Every arm once, thrown away: it shows that each runs, and pages everything in.
@@ -161,6 +162,29 @@ impl Runner<'_> {
         Ok(())
     }
 
+    /// Every arm once, counted by the kernel too.
+    fn counts(&mut self) -> Result<(), ExperimentError> {
+        if !self.plan.counts {
+            return Ok(());
+        }
+        for pass in [Pass::Calls, Pass::Work] {
+            for arm in 0..self.plan.arms.len() {
+                let load = Load::Saturation;
+                let place = Place {
+                    arm,
+                    load,
+                    pass,
+                    round: 0,
+                    rate: 0.0,
+                };
+                if let Some(block) = self.block("counts", place)? {
+                    self.run.blocks.push(block);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn loads(&self) -> Vec<Load> {
         let ran = |load: &Load| self.run.blocks.iter().any(|block| block.load == *load);
         Load::ALL.into_iter().filter(ran).collect()
@@ -208,7 +232,8 @@ impl Runner<'_> {
         } else {
             1
         };
-        let ledger = self.plan.arms.len() * self.plan.ledger_rounds * loads;
+        let recorded = self.plan.ledger_rounds * loads + if self.plan.counts { 2 } else { 0 };
+        let ledger = self.plan.arms.len() * recorded;
         let of = (self.plan.arms.len() + per_load + ledger).max(self.done + 1);
         let arm = &self.runners[place.arm];
         self.progress

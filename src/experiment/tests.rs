@@ -30,6 +30,7 @@ fn plan() -> Plan {
         server_cores: vec![1],
         client_cores: vec![0],
         ledger_rounds: 0,
+        counts: false,
         path: "/".to_string(),
         connections: 64,
         rounds: ROUNDS,
@@ -76,6 +77,7 @@ fn block(arm: usize, round: usize, ns: f64) -> Block {
         server: report(cpu_ns, requests, WINDOW_NS),
         first_half: Some(report(cpu_ns / 2, requests / 2, WINDOW_NS / 2)),
         machine_ns: Reading::Value(2 * WINDOW_NS),
+        kernel: None,
         client: Client {
             sent: requests,
             answered: requests,

@@ -43,20 +43,21 @@ crate::measure::counter::counters! {
     }
 }
 
+/// What is counted here and is no system call.
+const NOT_CALLS: [&str; 6] = ["sqe", "cqe", "rearmed", "enobufs", "io_wq", "cq_overflow"];
+
 impl CountsSnapshot {
+    /// Whether the figure of that name counts system calls.
+    pub fn is_system_call(name: &str) -> bool {
+        !NOT_CALLS.contains(&name)
+    }
+
     /// All system calls together.
     pub fn system_calls(&self) -> u64 {
-        self.accept4
-            + self.recv
-            + self.send
-            + self.epoll_wait
-            + self.epoll_ctl
-            + self.io_uring_enter
-            + self.poll
-            + self.read
-            + self.shutdown
-            + self.close
-            + self.timerfd_settime
-            + self.clone3
+        let calls = self
+            .named()
+            .into_iter()
+            .filter(|(name, _)| Self::is_system_call(name));
+        calls.map(|(_, value)| value).sum()
     }
 }

@@ -6,11 +6,13 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::units::{count, digits, microseconds};
 use crate::experiment::analysis::{Analysis, LoadTable, Row};
+use crate::experiment::counts::CountColumn;
 use crate::experiment::ledger::{self, Column, Ledger};
 use crate::experiment::plan::{Load, Plan};
 use crate::experiment::result::Experiment;
 use crate::load;
 use crate::measure::probe::Stage;
+use crate::measure::reading::Reading;
 use crate::measure::stats::{self, Outcome, Ratio, half_width_percent};
 
 /// An experiment: a table for each load, two sentences, the verdict.
@@ -25,6 +27,9 @@ pub fn experiment(experiment: &Experiment) -> String {
     }
     for ledger in &analysis.ledgers {
         let _ = writeln!(text, "{}", ledger_text(ledger));
+    }
+    if !analysis.counts.is_empty() {
+        let _ = writeln!(text, "{}", counts_text(&analysis.counts));
     }
     for reason in &plan.left_out {
         let _ = writeln!(text, "{}", wrap(&format!("Left out: {reason}.")));
@@ -254,6 +259,79 @@ fn ledger_text(ledger: &Ledger) -> String {
         text.push('\n');
     }
     text
+}
+
+/// The count ledger: the program's count, and the kernel's where it has one.
+fn counts_text(columns: &[CountColumn]) -> String {
+    let mut shown = Table::new();
+    shown.load_style(presets::NOTHING);
+    let mut header = vec!["per request, at saturation".to_string()];
+    for column in columns {
+        header.extend([column.label.clone(), "kernel".to_string()]);
+    }
+    shown.set_header(header);
+    let mut names: Vec<&str> = Vec::new();
+    for row in columns.iter().flat_map(|column| &column.rows) {
+        if !names.contains(&row.name.as_str()) {
+            names.push(&row.name);
+        }
+    }
+    let mut reasons: Vec<String> = Vec::new();
+    for name in names {
+        let mut cells = vec![name.to_string()];
+        for column in columns {
+            let row = column.rows.iter().find(|row| row.name == name);
+            let program = row
+                .and_then(|row| row.program)
+                .map_or_else(String::new, figure);
+            let kernel = match row.map(|row| &row.kernel) {
+                Some(Reading::Value(value)) => figure(*value),
+                Some(Reading::Missing(reason)) if row.is_some_and(|row| row.program.is_none()) => {
+                    let reason = format!("n/a, {name}: {reason}");
+                    if !reasons.contains(&reason) {
+                        reasons.push(reason);
+                    }
+                    "n/a".to_string()
+                }
+                _ => String::new(),
+            };
+            cells.extend([program, kernel]);
+        }
+        shown.add_row(cells);
+    }
+    for (nth, column) in shown.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if nth > 0 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let mut text = format!("Counts\n\n{shown}\n");
+    let prices: Vec<_> = columns
+        .iter()
+        .filter_map(|column| Some(format!("{} {:+.1} %", column.label, column.price? * 100.0)))
+        .collect();
+    let _ = write!(
+        text,
+        "\n{}",
+        wrap(&format!(
+            "Counting calls by the kernel has blocks of its own; its price there: {}.",
+            prices.join(", ")
+        ))
+    );
+    for reason in reasons {
+        let _ = write!(text, "\n{}", wrap(&format!("{reason}.")));
+    }
+    text.push('\n');
+    text
+}
+
+/// A count per request, 0 only if nothing was counted.
+fn figure(value: f64) -> String {
+    match value {
+        0.0 => "0".to_string(),
+        v if v < 0.0005 => "<0.001".to_string(),
+        v => digits(v),
+    }
 }
 
 /// One sentence: what the arm saves, and what it spends more.
