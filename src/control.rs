@@ -49,17 +49,17 @@ impl Report {
         }
     }
 
-    fn of_this_process(handle: &Handle) -> Report {
+    fn of_this_process(handle: &Handle, helpers: &[i32]) -> Report {
         let usage = getrusage(UsageWho::RUSAGE_SELF);
         let count = |read: fn(&nix::sys::resource::Usage) -> i64| {
             usage.as_ref().map_or(0, |usage| read(usage) as u64)
         };
         // The clock and the requests stand side by side: whatever delays one delays both.
-        let serving = handle.serving_threads();
         let threads = cpu_clock::own_threads_ns();
+        let helps = |thread: i32| helpers.contains(&thread) || is_kernel_worker(thread, handle);
         let helpers_ns = threads
             .iter()
-            .filter(|(thread, _)| !serving.contains(thread))
+            .filter(|(thread, _)| helps(*thread))
             .map(|(_, ns)| ns)
             .sum();
         let cpu_ns = cpu_clock::own_process_ns();
@@ -77,6 +77,12 @@ impl Report {
     }
 }
 
+/// Whether a thread is one of those that the kernel runs for a ring.
+fn is_kernel_worker(thread: i32, handle: &Handle) -> bool {
+    let name = || std::fs::read_to_string(format!("/proc/self/task/{thread}/comm"));
+    !handle.serving_threads().contains(&thread) && name().is_ok_and(|name| name.starts_with("iou-"))
+}
+
 fn monotonic_ns() -> u64 {
     // This clock always exists; reading it cannot fail.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
@@ -84,14 +90,17 @@ fn monotonic_ns() -> u64 {
     })
 }
 
-/// Answers until standard input ends, on a thread of its own; then drains the server.
+/// Answers until standard input ends, on a thread of its own; then drains the server. The calling
+/// thread and that one count as helpers.
 pub fn answer(handle: Handle) {
+    let asker = nix::unistd::gettid().as_raw();
     std::thread::spawn(move || {
+        let helpers = [asker, nix::unistd::gettid().as_raw()];
         for line in std::io::stdin().lock().lines() {
             if line.is_err() {
                 break;
             }
-            let report = Report::of_this_process(&handle);
+            let report = Report::of_this_process(&handle, &helpers);
             let line = serde_json::to_string(&report).expect("a report is plain data");
             if writeln!(std::io::stdout(), "{line}").is_err() {
                 break;

@@ -1,5 +1,6 @@
 //! Tables and sentences for a terminal of 80 columns.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -276,7 +277,7 @@ fn counts_text(columns: &[CountColumn]) -> String {
             names.push(&row.name);
         }
     }
-    let mut reasons: Vec<String> = Vec::new();
+    let mut reasons: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for name in names {
         let mut cells = vec![name.to_string()];
         for column in columns {
@@ -287,9 +288,9 @@ fn counts_text(columns: &[CountColumn]) -> String {
             let kernel = match row.map(|row| &row.kernel) {
                 Some(Reading::Value(value)) => figure(*value),
                 Some(Reading::Missing(reason)) if row.is_some_and(|row| row.program.is_none()) => {
-                    let reason = format!("n/a, {name}: {reason}");
-                    if !reasons.contains(&reason) {
-                        reasons.push(reason);
+                    let names = reasons.entry(reason.clone()).or_default();
+                    if !names.contains(&name) {
+                        names.push(name);
                     }
                     "n/a".to_string()
                 }
@@ -297,7 +298,13 @@ fn counts_text(columns: &[CountColumn]) -> String {
             };
             cells.extend([program, kernel]);
         }
-        shown.add_row(cells);
+        // Rows of which nobody has a figure are named below, with the reason.
+        if cells[1..]
+            .iter()
+            .any(|cell| !matches!(cell.as_str(), "" | "n/a"))
+        {
+            shown.add_row(cells);
+        }
     }
     for (nth, column) in shown.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
@@ -318,8 +325,12 @@ fn counts_text(columns: &[CountColumn]) -> String {
             prices.join(", ")
         ))
     );
-    for reason in reasons {
-        let _ = write!(text, "\n{}", wrap(&format!("{reason}.")));
+    for (reason, names) in reasons {
+        let _ = write!(
+            text,
+            "\n{}",
+            wrap(&format!("n/a: {}: {reason}.", names.join("; ")))
+        );
     }
     text.push('\n');
     text
