@@ -55,8 +55,9 @@ impl Report {
             usage.as_ref().map_or(0, |usage| read(usage) as u64)
         };
         // The clock and the requests stand side by side: whatever delays one delays both.
+        let serving = handle.serving_threads();
         let threads = cpu_clock::own_threads_ns();
-        let helps = |thread: i32| helpers.contains(&thread) || is_kernel_worker(thread, handle);
+        let helps = |thread: i32| helpers.contains(&thread) || is_kernel_worker(thread, &serving);
         let helpers_ns = threads
             .iter()
             .filter(|(thread, _)| helps(*thread))
@@ -78,9 +79,9 @@ impl Report {
 }
 
 /// Whether a thread is one of those that the kernel runs for a ring.
-fn is_kernel_worker(thread: i32, handle: &Handle) -> bool {
+fn is_kernel_worker(thread: i32, serving: &[i32]) -> bool {
     let name = || std::fs::read_to_string(format!("/proc/self/task/{thread}/comm"));
-    !handle.serving_threads().contains(&thread) && name().is_ok_and(|name| name.starts_with("iou-"))
+    !serving.contains(&thread) && name().is_ok_and(|name| name.starts_with("iou-"))
 }
 
 fn monotonic_ns() -> u64 {

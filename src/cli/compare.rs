@@ -17,6 +17,7 @@ use crate::experiment::result::{Experiment, FORMAT};
 use crate::experiment::{ExperimentError, run};
 use crate::measure::host::{self, Host};
 use crate::measure::noise::Limits;
+use crate::measure::probe;
 use crate::measure::stats::Level;
 use crate::models::{self, MODELS, Model};
 use crate::report;
@@ -278,9 +279,6 @@ impl run::Progress for Shown {
     }
 }
 
-/// Descriptors of this process that are no connections: streams, pipes to the server, /proc files.
-const OWN_DESCRIPTORS: usize = 64;
-
 /// A warning for each server core that shares its execution units with a generator core.
 fn siblings(server: &[usize], client: &[usize]) -> Vec<String> {
     let together = |core: &usize| {
@@ -317,7 +315,7 @@ impl Arguments {
     fn plan(&self) -> Result<Plan, Refusal> {
         let bad = |sentence: String| (Exit::BadInput, sentence);
         let isolations = self.isolations().map_err(bad)?;
-        let (models, left_out) = self.models().map_err(bad)?;
+        let (models, mut left_out) = self.models().map_err(bad)?;
         if models.is_empty() {
             return Err((Exit::HostCannot, left_out.join("; ")));
         }
@@ -343,13 +341,28 @@ impl Arguments {
         let (server_cores, client_cores) = self.split_cores().map_err(bad)?;
         let mut warnings = siblings(&server_cores, &client_cores);
         let mut connections = self.connections as usize;
-        let allowed = descriptors::allow(connections + OWN_DESCRIPTORS);
-        if allowed < connections + OWN_DESCRIPTORS {
-            connections = allowed.saturating_sub(OWN_DESCRIPTORS).max(1);
+        // Server and generator have the same limit, and the server needs more for itself.
+        let own = descriptors::of_a_server(server_cores.len());
+        let allowed = descriptors::allow(connections + own);
+        if allowed <= own {
+            return Err((
+                Exit::HostCannot,
+                format!(
+                    "{allowed} descriptors are too few for a server; raise `ulimit -n` above {own}"
+                ),
+            ));
+        }
+        if allowed < connections + own {
+            connections = allowed - own;
             warnings.push(format!(
                 "{allowed} descriptors allow {connections} connections, not {}; raise `ulimit -n`",
                 self.connections
             ));
+        }
+        let mut ledger_rounds = self.ledger_rounds as usize;
+        if let Err(reason) = probe::check() {
+            left_out.push(format!("the time ledger: {reason}"));
+            ledger_rounds = 0;
         }
         let arms = arms(&models, &isolations, &self.handler);
         let control_of = arms
@@ -367,7 +380,7 @@ impl Arguments {
             connections,
             rounds: self.rounds as usize,
             equal_rate_rounds: self.equal_rate_rounds as usize,
-            ledger_rounds: self.ledger_rounds as usize,
+            ledger_rounds,
             counts: self.ledger_rounds > 0,
             warm_up: self.warm_up.into(),
             window: Duration::from(self.window).max(Duration::from_millis(1)),

@@ -19,10 +19,10 @@ pub fn run(_: &Arguments) -> Exit {
     table.set_header(["axis", "value", "here", "what it is"]);
     for model in MODELS {
         let here = match (model.check)() {
-            Ok(()) => "yes".to_string(),
-            Err(reason) => format!("no: {reason}"),
+            Ok(()) => ("yes", model.sentence.to_string()),
+            Err(reason) => ("no", format!("{} Not here: {reason}.", model.sentence)),
         };
-        table.add_row(["model", model.name, &here, model.sentence]);
+        table.add_row(["model", model.name, here.0, &here.1]);
     }
     for isolation in Isolation::ALL {
         table.add_row([

@@ -15,7 +15,7 @@ use crate::measure::probe;
 use crate::models::{self, MODELS};
 use crate::sandbox::{Isolation, Source};
 use crate::server::{Handle, Server};
-use crate::shard::{SPARE_CONNECTIONS, Stage};
+use crate::shard::Stage;
 
 /// Serve one handler over one I/O model until SIGINT or SIGTERM
 #[derive(Debug, clap::Args)]
@@ -80,6 +80,9 @@ pub struct Arguments {
     /// Record where the time goes
     #[arg(long, hide = true)]
     probed: bool,
+    /// List the guest's functions for perf, in /tmp/perf-PID.map
+    #[arg(long, hide = true)]
+    perf_map: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Exit {
@@ -146,8 +149,7 @@ fn watch_signals(signals: SigSet, handle: Handle) {
 /// Raises the soft limit of descriptors as far as it goes, and the connections down to what it
 /// then allows.
 fn fit_descriptors(config: &mut Config) -> Result<(), ConfigError> {
-    // Per shard: listener, wake-up, timer, epoll set or ring. For the process: streams, spares.
-    let own = 32 + 8 * config.cores.len() + SPARE_CONNECTIONS;
+    let own = descriptors::of_a_server(config.cores.len());
     let needed = own + config.connections;
     let allowed = descriptors::allow(needed);
     if allowed < needed {
@@ -186,6 +188,7 @@ impl Arguments {
         config.sandbox.deadline = self.deadline.into();
         config.sandbox.memory_bytes = self.memory.as_u64() as usize;
         config.sandbox.stack_bytes = self.stack.as_u64() as usize;
+        config.sandbox.perf_map = self.perf_map;
         config.sandbox.response_bytes = self.response.as_u64() as usize;
         config.timeouts.keep_alive_ms = milliseconds(self.keep_alive);
         config.timeouts.head_ms = milliseconds(self.head_timeout);

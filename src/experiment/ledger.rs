@@ -34,6 +34,9 @@ pub struct Column {
     pub total_ns: f64,
     /// The same without it.
     pub plain_ns: f64,
+    /// Non-idle time of all cores per request without it, the generator's in it: work that the
+    /// kernel does elsewhere, such as softirqs, shows only here.
+    pub machine_ns: Option<f64>,
 }
 
 /// A row of one arm.
@@ -117,7 +120,17 @@ fn column(label: &str, recorded: &[&Block], plain: &[&Block]) -> Option<Column> 
         unexplained_ns: (total as f64 - explained as f64) / n as f64,
         total_ns: per_request(total),
         plain_ns: cpu_ns(plain) as f64 / requests(plain).max(1) as f64,
+        machine_ns: machine_ns(plain),
     })
+}
+
+/// `None` where the kernel does not tell.
+fn machine_ns(blocks: &[&Block]) -> Option<f64> {
+    let requests: u64 = blocks.iter().map(|block| block.requests()).sum();
+    let total = blocks
+        .iter()
+        .try_fold(0, |sum, block| Some(sum + block.machine_ns.value()?))?;
+    (requests > 0).then(|| total as f64 / requests as f64)
 }
 
 /// What makes `column` dearer or cheaper than `base`, the largest change first.

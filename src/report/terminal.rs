@@ -29,6 +29,16 @@ pub fn experiment(experiment: &Experiment) -> String {
     for ledger in &analysis.ledgers {
         let _ = writeln!(text, "{}", ledger_text(ledger));
     }
+    if !analysis.ledgers.is_empty() {
+        let accounting = &experiment.host.cpu_accounting;
+        let _ = writeln!(
+            text,
+            "{}\n",
+            wrap(&format!(
+                "The kernel's CPU accounting: {accounting}; all cores are read in its ticks."
+            ))
+        );
+    }
     if !analysis.counts.is_empty() {
         let _ = writeln!(text, "{}", counts_text(&analysis.counts));
     }
@@ -245,6 +255,11 @@ fn ledger_text(ledger: &Ledger) -> String {
     }));
     shown.add_row(row("price of recording", &|column| {
         format!("{:+.1} %", column.price() * 100.0)
+    }));
+    shown.add_row(row("all cores, generator included", &|column| {
+        column
+            .machine_ns
+            .map_or_else(|| "n/a".to_string(), |ns| format!("{ns:.0}"))
     }));
     for (nth, column) in shown.column_iter_mut().enumerate() {
         column.set_padding((0, 2));

@@ -6,7 +6,8 @@
 
 use super::limits::Limits;
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
+    Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ProfilingStrategy,
+    Strategy,
 };
 
 /// Entries of each of a module's tables. Rust's function table has one per function whose address
@@ -48,6 +49,9 @@ pub(super) fn pooling(limits: &Limits, memory_bytes: usize) -> wasmtime::Result<
         .table_keep_resident(TABLE_ENTRIES * size_of::<usize>());
     let mut config = config(limits);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    if limits.perf_map {
+        config.profiler(ProfilingStrategy::PerfMap);
+    }
     Engine::new(&config)
 }
 

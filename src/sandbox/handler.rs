@@ -161,6 +161,8 @@ fn load(
     // One instance on trial, so that whatever is wrong is said before the server listens.
     let trial = Limits {
         instances: 1,
+        // Its code is gone again when the shards' is listed, perhaps at the same addresses.
+        perf_map: false,
         ..limits.clone()
     };
     Blueprint::new(&artifact, &trial)?;

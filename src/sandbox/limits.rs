@@ -25,6 +25,9 @@ pub struct Limits {
     pub response_bytes: usize,
     /// The most instances of one shard at any time, kept and running together; at least 1.
     pub instances: usize,
+    /// No limit: whether the guest's functions are listed in `/tmp/perf-PID.map`, by which perf
+    /// names them. It costs a write for each function when a shard starts, and no request anything.
+    pub perf_map: bool,
 }
 
 impl Default for Limits {
@@ -35,6 +38,7 @@ impl Default for Limits {
             stack_bytes: 256 * 1024,
             response_bytes: 1024 * 1024,
             instances: 64,
+            perf_map: false,
         }
     }
 }

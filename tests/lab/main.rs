@@ -15,6 +15,8 @@
 //! | `misbehaving` | guests that trap, loop and lie |
 //! | `startup`, `drain` | how a server begins and ends |
 //! | `figures` | what it says about itself |
+//! | `measuring` | `compare` and `load`: what they store, refuse, and how they end |
+//! | `regressions` | bugs that were found once, each by what showed it |
 //! | `modules` | the built-in handlers as WebAssembly |
 //! | `architecture` | DESIGN's invariants that show in the source |
 //! | `allocations` | a steady request allocates nothing |
@@ -32,8 +34,10 @@ mod figures;
 mod guests;
 mod identical;
 mod limits;
+mod measuring;
 mod misbehaving;
 mod modules;
+mod regressions;
 mod server;
 mod startup;
 mod timeouts;

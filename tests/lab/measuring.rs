@@ -1,0 +1,838 @@
+//! `compare` and `load` as programs: what they print and store, how they end, and what they refuse.
+//!
+//! Blocks here are far too short to conclude anything from, so no test asserts a speed, a ratio or
+//! how far a verdict goes. Where an exit code depends on the verdict, both must say the same.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use procfs::process::{ProcState, Process, all_processes};
+use ringlab::config::cores;
+use ringlab::control::Report;
+use ringlab::experiment::block::Pass;
+use ringlab::experiment::plan::Load;
+use ringlab::experiment::result::Experiment;
+use ringlab::shard::Figures;
+use serde_json::Value;
+
+use crate::PATIENCE;
+use crate::guests::{File, misbehaving};
+use crate::server::PROGRAM;
+
+/// How often a wait looks again.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Short blocks, since what they measure is of no interest here.
+const SHORT: [&str; 5] = ["--warm-up", "20ms", "--window", "60ms", "--quiet"];
+/// Two arms at saturation and nothing else.
+const TWO_ARMS: [&str; 8] = [
+    "--model",
+    "blocking,epoll",
+    "--rounds",
+    "2",
+    "--equal-rate-rounds",
+    "0",
+    "--ledger-rounds",
+    "0",
+];
+
+/// A directory of one test's own, gone with all its files when it is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static FOLDERS: AtomicUsize = AtomicUsize::new(0);
+        let unique = FOLDERS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("measuring-{}-{unique}", std::process::id());
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir(&path).expect("cargo made the directory that it is in");
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).expect("it is there");
+        let name =
+            |entry: std::io::Result<fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
+        entries.filter_map(name).collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The program at work, what it says going to files beside the test's own.
+struct Run {
+    process: Child,
+    streams: Folder,
+}
+
+/// How a run ended.
+struct Said {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Run {
+    fn start(arguments: &[&str]) -> Self {
+        let streams = Folder::new();
+        let stream = |name| fs::File::create(streams.path(name)).expect("the directory is there");
+        let process = Command::new(PROGRAM)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(stream("out"))
+            .stderr(stream("err"))
+            // A group of its own, as a shell makes it, so that Ctrl-C can be played.
+            .process_group(0)
+            .spawn()
+            .expect("the program can be started");
+        Self { process, streams }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.process.id().cast_signed())
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("it is a child of this process");
+    }
+
+    /// Its own children now.
+    fn servers(&self) -> Vec<Identity> {
+        let all = all_processes().expect("/proc is there");
+        let stats = all.filter_map(|process| process.ok()?.stat().ok());
+        stats
+            .filter(|stat| stat.ppid == self.pid().as_raw())
+            .map(|stat| Identity {
+                pid: stat.pid,
+                born: stat.starttime,
+            })
+            .collect()
+    }
+
+    /// Waits until it has started `count` servers in all, and names the ones that it had.
+    fn until_servers(&self, count: usize) -> Vec<Identity> {
+        let mut seen = Vec::new();
+        wait_for("servers", || {
+            for server in self.servers() {
+                if !seen.contains(&server) {
+                    seen.push(server);
+                }
+            }
+            seen.len() >= count
+        });
+        seen
+    }
+
+    fn end(mut self) -> Said {
+        let mut status = None;
+        wait_for("the end", || {
+            status = self.process.try_wait().expect("it is a child");
+            status.is_some()
+        });
+        let text = |name| fs::read_to_string(self.streams.path(name)).expect("it speaks UTF-8");
+        Said {
+            code: status.and_then(|status| status.code()),
+            out: text("out"),
+            err: text("err"),
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A process, told apart from later ones of the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    pid: i32,
+    born: u64,
+}
+
+impl Identity {
+    /// Not there any more, or only for whoever adopted it to take note of.
+    fn is_gone(self) -> bool {
+        let stat = Process::new(self.pid).and_then(|process| process.stat());
+        stat.is_ok_and(|stat| {
+            stat.starttime == self.born
+                && stat.state().is_ok_and(|state| state != ProcState::Zombie)
+        }) == false
+    }
+}
+
+fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(start.elapsed() < PATIENCE, "{what} did not come");
+        thread::sleep(LOOK);
+    }
+}
+
+impl Said {
+    /// All that was said on standard output as one line: the report breaks lines where it likes.
+    fn flat(&self) -> String {
+        self.out.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    fn expect_words(&self, words: &[&str]) {
+        let flat = self.flat();
+        for word in words {
+            assert!(flat.contains(word), "{word:?} is not in {}", self.out);
+        }
+    }
+
+    /// The code is `done`, or 3 where the verdict is INVALID and says so.
+    fn expect_done(&self, done: i32) {
+        let invalid = self.out.lines().any(|line| line.starts_with("INVALID"));
+        let code = if invalid { 3 } else { done };
+        assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
+    }
+}
+
+/// Runs `compare` to its end, with short blocks and its result in `json`.
+fn compare(json: &Path, options: &[&str]) -> Said {
+    start_compare(json, options).end()
+}
+
+fn start_compare(json: &Path, options: &[&str]) -> Run {
+    let json = json.to_str().expect("cargo's directories are text");
+    let arguments = ["compare", "--json", json];
+    Run::start(&[&arguments, &SHORT[..], options].concat())
+}
+
+fn stored(json: &Path) -> Experiment {
+    Experiment::load(json).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// How many blocks of this kind `arm` has in each of `rounds` rounds.
+fn blocks(
+    experiment: &Experiment,
+    load: Load,
+    pass: Pass,
+    arm: usize,
+    rounds: usize,
+) -> Vec<usize> {
+    let mut per_round = vec![0; rounds];
+    for block in &experiment.blocks {
+        if (block.load, block.pass, block.arm) == (load, pass, arm) {
+            per_round[block.round] += 1;
+        }
+    }
+    per_round
+}
+
+#[test]
+fn every_arm_is_measured_at_both_loads_and_in_the_ledger() {
+    let folder = Folder::new();
+    let json = folder.path("result.json");
+    let rounds = [
+        "--rounds",
+        "2",
+        "--equal-rate-rounds",
+        "1",
+        "--ledger-rounds",
+        "1",
+    ];
+    let said = compare(&json, &rounds);
+    said.expect_done(0);
+    assert_eq!(said.err, "");
+    assert_eq!(folder.names(), ["result.json"]);
+    let experiment = stored(&json);
+    let plan = &experiment.plan;
+    let runners = plan.runners();
+    said.expect_words(&[
+        "Saturation: closed loop, 64 in flight",
+        "Equal rate: open loop",
+        "Ledger at saturation",
+        "Ledger at equal rate",
+        "unexplained",
+        "System calls per request",
+        "single run",
+        &json.display().to_string(),
+    ]);
+    let level = experiment.analysis.verdict.level.to_string();
+    assert!(said.out.lines().any(|line| line.starts_with(&level)));
+    // A row each at both loads; an arm has a column in both ledgers besides.
+    for runner in &runners {
+        let rows = said.out.lines().filter(|line| {
+            let rest = line.strip_prefix(&runner.label);
+            rest.is_some_and(|rest| {
+                rest.starts_with("  ")
+                    || rest.trim_start().starts_with(|c: char| c.is_ascii_digit())
+            })
+        });
+        assert_eq!(rows.count(), 2, "{}: {}", runner.label, said.out);
+    }
+    for arm in &plan.arms {
+        let heads = said.out.lines().filter(|line| {
+            line.starts_with("ns of server CPU")
+                && line.split_whitespace().any(|word| word == arm.label)
+        });
+        assert_eq!(heads.count(), 2, "{}: {}", arm.label, said.out);
+    }
+    assert!(!experiment.partial);
+    for (arm, runner) in runners.iter().enumerate() {
+        // The control has no ledger: what it would say, its twin says.
+        let recorded = usize::from(arm < plan.arms.len());
+        for (load, rounds) in [(Load::Saturation, 2), (Load::EqualRate, 1)] {
+            let of = |pass, rounds| blocks(&experiment, load, pass, arm, rounds);
+            let label = &runner.label;
+            assert_eq!(
+                of(Pass::Plain, rounds),
+                vec![1; rounds],
+                "{label}, {load:?}"
+            );
+            assert_eq!(of(Pass::Time, 1), [recorded], "{label}, {load:?}");
+        }
+    }
+    for block in &experiment.blocks {
+        let client = &block.client;
+        assert!(block.requests() > 0 && client.failed == 0, "{client:?}");
+        let apart = client.answered.abs_diff(client.seen_by_server);
+        assert!(apart <= plan.connections as u64, "{client:?}");
+    }
+}
+
+#[test]
+fn a_stored_run_is_repeated_and_each_arm_compared() {
+    let folder = Folder::new();
+    let json = folder.path("result.json");
+    compare(&json, &TWO_ARMS).expect_done(0);
+    let before = fs::read(&json).expect("it was stored");
+    let said = compare(&json, &["--again", json.to_str().expect("text")]);
+    said.expect_done(0);
+    said.expect_words(&[
+        "Against the stored run: - epoll, saturation: ",
+        " then, ",
+        " now: ",
+    ]);
+    assert!(!said.out.contains("unlike hosts"), "{}", said.out);
+    // The stored one stays, and the new one is of the same plan.
+    assert_eq!(fs::read(&json).expect("it is still there"), before);
+    let plan = |json: &Path| serde_json::to_value(stored(json).plan).expect("plain data");
+    assert_eq!(plan(&folder.path("result.again.json")), plan(&json));
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_done_and_does_nothing() {
+    let folder = Folder::new();
+    let said = compare(&folder.path("result.json"), &["--dry-run", "--rounds", "7"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    said.expect_words(&[
+        "blocking, epoll",
+        "(control) on hello",
+        "7 + 6 rounds",
+        "about",
+    ]);
+    assert_eq!(folder.names(), [""; 0]);
+}
+
+#[test]
+fn it_says_whether_the_interval_asked_for_was_reached() {
+    let folder = Folder::new();
+    let json = folder.path("result.json");
+    for (goal, time) in [("50%", "5s"), ("0.0001%", "0s")] {
+        let options = ["--until", goal, "--max-time", time];
+        let said = compare(&json, &[&TWO_ARMS[..], &options].concat());
+        said.expect_done(0);
+        let until = stored(&json).until.expect("it was asked for");
+        said.expect_words(&[&until]);
+        let reached = until.starts_with("every ratio at saturation is known to ±");
+        let given_up = until.contains("--max-time was up");
+        assert!(reached || given_up, "{until}");
+        assert!(goal == "50%" || given_up, "{until}");
+    }
+}
+
+/// What cannot be is refused with code 2 and one line, before a server is started: nothing is
+/// announced, nothing stored.
+fn check_refused(options: &[&str], words: &[&str]) {
+    let folder = Folder::new();
+    let json = folder.path("result.json");
+    let json = json.to_str().expect("text");
+    let place = if options.contains(&"--json") {
+        vec![]
+    } else {
+        vec!["--json", json]
+    };
+    // Not --quiet: the plan is announced before anything is measured.
+    let said = Run::start(&[&["compare"], &place[..], options].concat()).end();
+    assert_eq!(said.code, Some(2), "{options:?}: {}{}", said.out, said.err);
+    assert_eq!(said.out, "", "{options:?}");
+    assert_eq!(said.err.lines().count(), 1, "{}", said.err);
+    assert!(!said.err.contains("rounds, about"), "{}", said.err);
+    for word in words {
+        assert!(said.err.contains(word), "{word:?} is not in {:?}", said.err);
+    }
+    assert_eq!(folder.names(), [""; 0], "{options:?}");
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused() {
+    check_refused(
+        &["--model", "uring"],
+        &["\"uring\"", "choose from", "io_uring", "`all`"],
+    );
+    check_refused(
+        &["--isolation", "epol"],
+        &["\"epol\"", "choose one of", "fresh"],
+    );
+    check_refused(
+        &["--handler", "nobody"],
+        &["nobody", "no built-in handler", "hello"],
+    );
+    check_refused(
+        &["--handler", "./no.wat"],
+        &["./no.wat", "no such file", "give the path"],
+    );
+    check_refused(
+        &["--path", "no-slash"],
+        &["\"no-slash\"", "no path", "--path /"],
+    );
+    check_refused(&["--path", "/a b"], &["\"/a b\"", "no path", "--path /"]);
+    check_refused(&["--rate", "0"], &["rate", "at least 1"]);
+    let there = format!("{:?}", cores());
+    check_refused(
+        &["--cores", "4095"],
+        &["no core 4095", "choose from", &there],
+    );
+    check_refused(
+        &["--client-cores", "4095"],
+        &["no core 4095", "choose from", &there],
+    );
+}
+
+#[test]
+fn a_server_and_a_generator_on_one_core_are_refused() {
+    let [first, _, ..] = cores()[..] else {
+        // On a machine of one core there is nothing else to do, so it is done and marked.
+        return;
+    };
+    let core = &first.to_string();
+    check_refused(
+        &["--cores", "all"],
+        &["every core", "leave at least one", "--cores"],
+    );
+    let shared = ["--cores", core, "--client-cores", core];
+    check_refused(
+        &shared,
+        &[
+            &format!("share core {core}"),
+            "measure each other",
+            "--share-cores",
+        ],
+    );
+}
+
+#[test]
+fn a_shared_core_is_named_in_the_verdict() {
+    let folder = Folder::new();
+    let json = folder.path("result.json");
+    let core = &cores()[0].to_string();
+    let shared = ["--cores", core, "--client-cores", core, "--share-cores"];
+    let said = compare(&json, &[&TWO_ARMS[..], &shared].concat());
+    said.expect_done(0);
+    said.expect_words(&["- server and generator share a core"]);
+    let causes = stored(&json).analysis.verdict.causes;
+    assert!(
+        causes
+            .iter()
+            .any(|cause| cause.what.contains("share a core"))
+    );
+}
+
+#[test]
+fn a_place_that_cannot_be_written_to_is_refused() {
+    let folder = Folder::new();
+    let file = File::new("in-the-way", "");
+    let in_file = format!("{}/result.json", file.path());
+    let missing = folder.path("missing/result.json");
+    // Nobody can make a file there, not even root.
+    let forbidden = "/proc/result.json";
+    for place in [missing.to_str().expect("text"), &in_file, forbidden] {
+        check_refused(
+            &["--json", place],
+            &[place, "cannot be written", "another file with --json"],
+        );
+    }
+}
+
+/// A file can be made beside it, but not renamed to it.
+#[test]
+fn a_directory_in_the_result_s_place_is_refused() {
+    let folder = Folder::new();
+    let place = folder.0.to_str().expect("text");
+    check_refused(
+        &["--json", place],
+        &[place, "cannot be written", "another file with --json"],
+    );
+}
+
+#[test]
+fn what_is_no_stored_run_is_not_repeated() {
+    let words = ["is no stored result", "store one with"];
+    check_refused(
+        &["--again", "./missing.json"],
+        &[&words[..], &["./missing.json"]].concat(),
+    );
+    for (content, what) in [
+        ("", "names no format"),
+        ("not even JSON", "names no format"),
+        ("{\"answer\": 42}", "names no format"),
+        ("{\"format\": 99}", "format 99"),
+        ("{\"format\": 1}", "missing field"),
+    ] {
+        let file = File::new("foreign.json", content);
+        check_refused(
+            &["--again", file.path()],
+            &[&words[..], &[file.path(), what]].concat(),
+        );
+    }
+}
+
+/// Of far more rounds than this test waits for.
+const ENDLESS: [&str; 4] = ["--rounds", "9999", "--ledger-rounds", "0"];
+
+#[test]
+fn ctrl_c_ends_with_what_was_measured() {
+    let folder = Folder::new();
+    let json = folder.path("result.json");
+    let run = start_compare(&json, &ENDLESS);
+    // The pilot and a few blocks.
+    let servers = run.until_servers(7);
+    let mut servers = [servers, run.servers()].concat();
+    // A terminal signals the whole group, the servers too.
+    killpg(run.pid(), Signal::SIGINT).expect("it is a group");
+    servers.extend(run.servers());
+    let said = run.end();
+    assert_eq!(said.code, Some(130), "{}{}", said.out, said.err);
+    said.expect_words(&["partial run", &json.display().to_string()]);
+    assert!(servers.iter().all(|server| server.is_gone()));
+    let experiment = stored(&json);
+    assert!(experiment.partial);
+    assert!(!experiment.blocks.is_empty());
+    assert!(experiment.blocks.iter().all(|block| !block.client.partial));
+    assert_eq!(folder.names(), ["result.json"]);
+}
+
+/// As `kill` or a supervisor does it: the program alone is told, before anything was measured.
+#[test]
+fn a_signal_in_the_first_block_ends_with_an_empty_result() {
+    let folder = Folder::new();
+    let json = folder.path("result.json");
+    let run = start_compare(&json, &[&ENDLESS[..], &["--warm-up", "20s"]].concat());
+    let servers = run.until_servers(1);
+    until_signals_wait(&run);
+    run.signal(Signal::SIGTERM);
+    let said = run.end();
+    assert_eq!(said.code, Some(130), "{}{}", said.out, said.err);
+    said.expect_words(&["partial run", "Nothing was measured"]);
+    assert!(servers.iter().all(|server| server.is_gone()));
+    assert!(stored(&json).partial);
+}
+
+/// A server that hangs keeps the program waiting, so that the second signal finds it there.
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let folder = Folder::new();
+    let run = start_compare(&folder.path("result.json"), &ENDLESS);
+    let server = run.until_servers(2)[1];
+    let hung = Pid::from_raw(server.pid);
+    // Where this one has ended meanwhile, the next will do.
+    let hung = match kill(hung, Signal::SIGSTOP) {
+        Ok(()) if run.servers().contains(&server) => server,
+        _ => panic!("the server ended before it could be stopped"),
+    };
+    run.signal(Signal::SIGINT);
+    until_taken(&run, Signal::SIGINT);
+    run.signal(Signal::SIGINT);
+    let said = run.end();
+    assert_eq!(said.code, Some(130), "{}{}", said.out, said.err);
+    assert_eq!(folder.names(), [""; 0]);
+    // The server ends with its standard input, once it goes on.
+    let _ = kill(Pid::from_raw(hung.pid), Signal::SIGCONT);
+    wait_for("the server's end", || hung.is_gone());
+}
+
+/// Waits until signals are blocked, which they are before the first server starts.
+fn until_signals_wait(run: &Run) {
+    wait_for("the blocked signals", || {
+        status(run).sigblk & mask(Signal::SIGINT) != 0
+    });
+}
+
+/// Waits until no such signal is pending.
+fn until_taken(run: &Run, signal: Signal) {
+    wait_for("the signal's reception", || {
+        status(run).shdpnd & mask(signal) == 0
+    });
+}
+
+fn status(run: &Run) -> procfs::process::Status {
+    let process = Process::new(run.pid().as_raw()).and_then(|process| process.status());
+    process.expect("it has not been waited for")
+}
+
+fn mask(signal: Signal) -> u64 {
+    1 << (signal as i32 - 1)
+}
+
+#[test]
+fn an_arm_that_fails_every_request_is_named() {
+    let refusing = misbehaving([]).replace(r"\00\00\c8\00", r"\00\00\f4\01");
+    let handler = File::new("refusing.wat", refusing);
+    let folder = Folder::new();
+    let options = ["--handler", handler.path(), "--model", "epoll"];
+    let said = compare(&folder.path("result.json"), &options);
+    assert!(said.code.is_some_and(|code| code != 0), "{}", said.out);
+    assert_eq!(said.out, "");
+    for word in [
+        "arm epoll",
+        "answered none of",
+        "status 200",
+        "`ringlab serve`",
+    ] {
+        assert!(said.err.contains(word), "{word:?} is not in {:?}", said.err);
+    }
+    assert_eq!(folder.names(), [""; 0]);
+}
+
+#[test]
+fn a_threshold_that_every_arm_crosses_is_exit_code_1() {
+    let folder = Folder::new();
+    let json = folder.path("result.json");
+    let said = compare(&json, &[&TWO_ARMS[..], &["--threshold", "0.0001"]].concat());
+    said.expect_done(1);
+    if said.code == Some(1) {
+        said.expect_words(&["Over the threshold of 0.0001: epoll at saturation."]);
+    }
+    // The result is stored all the same.
+    assert_eq!(stored(&json).plan.arms.len(), 2);
+}
+
+/// A server to send load to.
+struct Target {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    url: String,
+}
+
+impl Target {
+    fn serve(handler: &str) -> Self {
+        let mut process = Command::new(PROGRAM)
+            .args(["serve", "--control", "--listen", "127.0.0.1:0"])
+            .args(["--handler", handler])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program can be started");
+        let input = process.stdin.take().expect("it is piped");
+        let output = BufReader::new(process.stdout.take().expect("it is piped"));
+        let mut target = Self {
+            process,
+            input,
+            output,
+            url: String::new(),
+        };
+        let line = target.line();
+        let url = line.trim().strip_prefix("listening on ");
+        target.url = url.unwrap_or_else(|| panic!("{line:?}")).to_string();
+        target
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("it speaks UTF-8");
+        line
+    }
+
+    fn figures(&mut self) -> Figures {
+        self.input.write_all(b"\n").expect("it reads its input");
+        let line = self.line();
+        let report: Result<Report, _> = serde_json::from_str(&line);
+        report
+            .unwrap_or_else(|error| panic!("{error}: {line:?}"))
+            .figures
+    }
+
+    /// Sends load to it for a moment; how that ended, and the JSON of it.
+    fn load(&self, options: &[&str]) -> (Said, Value) {
+        let folder = Folder::new();
+        let json = folder.path("load.json");
+        let json_path = json.to_str().expect("text");
+        let arguments = ["load", &self.url, "--json", json_path, "--quiet"];
+        let short = [
+            "--warm-up",
+            "30ms",
+            "--duration",
+            "150ms",
+            "--connections",
+            "8",
+        ];
+        let said = Run::start(&[&arguments[..], &short, options].concat()).end();
+        let text =
+            fs::read_to_string(&json).unwrap_or_else(|error| panic!("{error}: {}", said.err));
+        let value = serde_json::from_str(&text).expect("it is JSON");
+        (said, value)
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn number(value: &Value, name: &str) -> u64 {
+    value[name]
+        .as_u64()
+        .unwrap_or_else(|| panic!("no {name} in {value}"))
+}
+
+/// Sends load to `handler`; whatever was sent is answered, and the server says the same.
+fn check_load(handler: &str, options: &[&str], name: &str) {
+    let mut target = Target::serve(handler);
+    let (said, json) = target.load(options);
+    said.expect_done(0);
+    said.expect_words(&[name, "answered as expected", "throughput"]);
+    let sent = number(&json, "sent");
+    assert!(sent > 0);
+    assert_eq!(number(&json, "answered"), sent, "{json}");
+    assert_eq!(number(&json, "in_flight_at_end"), 0, "{json}");
+    assert_eq!(json["failed"], serde_json::json!({}));
+    let served = target.figures().served;
+    assert_eq!((served.answered, served.failed), (sent, 0));
+    assert_eq!(
+        json["loop"].as_str().map(|name_of| name_of.contains(name)),
+        Some(true)
+    );
+    // Log format 1.3: comments, then a line of tag, start, length, maximum and histogram each.
+    let log = json["hdr_log"].as_str().expect("it is text");
+    let latency = log.lines().find(|line| line.starts_with("Tag=latency,"));
+    let fields: Vec<_> = latency
+        .expect("something was answered")
+        .split(',')
+        .collect();
+    assert!(fields.len() == 5 && fields[4].starts_with("HIST"), "{log}");
+}
+
+#[test]
+fn a_closed_loop_loses_nothing() {
+    check_load("hello", &[], "closed loop, 8 in flight");
+}
+
+#[test]
+fn an_open_loop_loses_nothing() {
+    check_load("hello", &["--rate", "500"], "open loop, 500 req/s, Poisson");
+    let constant = ["--rate", "500", "--arrivals", "constant"];
+    check_load("hello", &constant, "open loop, 500 req/s, constant");
+}
+
+#[test]
+fn a_pipeline_loses_nothing() {
+    check_load("hello", &["--pipeline", "16"], "closed loop, 128 in flight");
+}
+
+#[test]
+fn a_connection_for_every_request_loses_nothing() {
+    check_load(
+        "hello",
+        &["--one-request-per-connection"],
+        "closed loop, 8 in flight",
+    );
+}
+
+/// Each target is held to its own first answer, and these differ in length.
+#[test]
+fn several_targets_are_each_held_to_their_own_answer() {
+    let targets = ["--target", "3=/?n=1", "--target", "2=/?n=1000"];
+    check_load("count", &targets, "closed loop, 8 in flight");
+}
+
+#[test]
+fn another_status_than_expected_is_a_failure() {
+    let mut target = Target::serve("hello");
+    let (said, json) = target.load(&["--expect-status", "204"]);
+    assert_eq!(said.code, Some(3), "{}", said.out);
+    said.expect_words(&["wrong status", "INVALID: no right answer"]);
+    let sent = number(&json, "sent");
+    assert_eq!(number(&json["failed"], "wrong status"), sent);
+    assert_eq!(number(&json, "answered"), 0);
+    assert_eq!(target.figures().served.answered, sent);
+}
+
+#[test]
+fn a_percentile_over_the_threshold_is_exit_code_1() {
+    let (said, json) = Target::serve("hello").load(&["--max-p99", "1ns"]);
+    // Without a thousand answers there is no such percentile to be over anything.
+    let code = if json["latency_ns_p99"].is_null() {
+        0
+    } else {
+        1
+    };
+    said.expect_done(code);
+    if said.code == Some(1) {
+        said.expect_words(&["Over the threshold: p99 is above 1ns."]);
+    }
+}
+
+/// `load` refuses with code 2 and one line.
+fn check_load_refused(arguments: &[&str], words: &[&str]) {
+    let said = Run::start(&[&["load", "--quiet"], arguments].concat()).end();
+    assert_eq!((said.code, &*said.out), (Some(2), ""), "{}", said.err);
+    for word in words {
+        assert!(said.err.contains(word), "{word:?} is not in {:?}", said.err);
+    }
+}
+
+#[test]
+fn a_port_where_nobody_listens_is_said() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr());
+    let address = free.expect("loopback is there").to_string();
+    let url = format!("http://{address}/");
+    let words = [
+        &*address,
+        "0 of 64",
+        "Connection refused",
+        "start the server",
+    ];
+    check_load_refused(&[&url], &words);
+}
+
+#[test]
+fn what_is_no_load_is_refused() {
+    let url = "http://127.0.0.1:9/";
+    check_load_refused(&["ftp://127.0.0.1/"], &["http://"]);
+    check_load_refused(
+        &[url, "--connections", "0"],
+        &["no connection", "at least 1"],
+    );
+    check_load_refused(&[url, "--target", "0=/x"], &["is no target", "3=/path"]);
+    check_load_refused(&[url, "--header", "none"], &["is no header", "name: value"]);
+    check_load_refused(&[url, "--body", "./none"], &["./none", "cannot be read"]);
+    check_load_refused(
+        &[url, "--rate", "10", "--pipeline", "2"],
+        &["cannot be used with"],
+    );
+}
