@@ -116,6 +116,8 @@ fn accept_all<P: Probe>(
             Stage::Running => {}
             Stage::Draining if !draining => {
                 draining = true;
+                // Who was let in by the kernel already is not turned away.
+                let _ = seat_waiting::<P>(acceptor, room, &mut born, book);
                 acceptor.close();
                 room.end_idle(book);
             }
@@ -241,6 +243,10 @@ fn serve<P: Probe>(seat: &Seat) -> Result<(), ShardError> {
                     desk.begin(Doing::Sending, session.deadline_ms());
                     let sent = connection.send::<P>(&buf, &book.io);
                     clock.tick(&mut context);
+                    // A long pipeline may come to its end without another receive.
+                    if room.hub.stage() >= Stage::Draining {
+                        session.drain();
+                    }
                     match sent {
                         Ok(()) => session.sent(buf, &mut context),
                         Err(_) if desk.has_expired() => session.expire(&mut context),
@@ -265,7 +271,8 @@ fn serve<P: Probe>(seat: &Seat) -> Result<(), ShardError> {
         if room.hub.stage() >= Stage::Draining {
             session.drain();
             if session.is_idle() {
-                continue;
+                // A request that came before is still delivered.
+                desk.ender.end_receiving(&book.io);
             }
         }
         context.offload.rest();

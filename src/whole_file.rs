@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// What [`write_whole`] would say.
 pub fn check_writable(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
     let temporary = beside(path);
     File::options()
         .write(true)

@@ -312,7 +312,8 @@ impl Observer for Watch {
     }
 
     fn tick(&mut self, progress: &Progress) {
-        if self.half_way.is_none() && self.opened.is_some() && progress.elapsed >= self.half {
+        let in_window = self.opened.is_some() && self.closed.is_none();
+        if in_window && self.half_way.is_none() && progress.elapsed >= self.half {
             self.half_way = self.server.report().ok();
         }
     }

@@ -6,8 +6,8 @@
 
 use super::limits::Limits;
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ProfilingStrategy,
-    Strategy,
+    Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+    ProfilingStrategy, Strategy,
 };
 
 /// Entries of each of a module's tables. Rust's function table has one per function whose address
