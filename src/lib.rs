@@ -31,7 +31,7 @@
 //! | [`experiment`] | arms run in turn as blocks, and what may be concluded |
 //! | [`report`] | results in, text out |
 //! | [`control`] | what a server tells the laboratory that started it |
-//! | [`whole_file`] | files that are whole or not there |
+//! | [`whole_file`], [`descriptors`] | files that are whole or not there; the limit of open ones |
 //! | [`clock`], [`pool`], [`served`] | a shard's time, its buffers, its figures |
 //!
 //! # Invariants, each held by a test
@@ -42,6 +42,7 @@
 //! 3. Everything is bounded. A full queue pushes back; it never grows and never drops silently.
 //! 4. A request in steady state allocates nothing in `http`, `io` and `session`.
 //! 5. A guest can hurt only its own request.
+//! 6. Probes that are off have no size and no code; probes that are on say what they cost.
 
 pub mod cli;
 pub mod clock;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
+use std::{env, fs};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -14,7 +15,7 @@ use crate::descriptors;
 use crate::experiment::analysis::analyse;
 use crate::experiment::plan::{Plan, arms};
 use crate::experiment::result::{Experiment, FORMAT};
-use crate::experiment::{ExperimentError, run};
+use crate::experiment::{ExperimentError, profile, run};
 use crate::measure::host::{self, Host};
 use crate::measure::noise::Limits;
 use crate::measure::probe;
@@ -84,6 +85,9 @@ pub struct Arguments {
     /// Where the whole result goes, as JSON
     #[arg(long, default_value = "ringlab-result.json", value_name = "FILE")]
     json: PathBuf,
+    /// Draws a flame graph of each arm, by perf, into DIR, after everything else
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "ringlab-profile")]
+    profile: Option<PathBuf>,
     /// Says nothing but the result
     #[arg(long)]
     quiet: bool,
@@ -129,8 +133,19 @@ pub fn run(arguments: &Arguments) -> Exit {
         Err((exit, sentence)) => return fail(exit, sentence),
     };
     if arguments.dry_run {
-        print!("{}", describe(&plan));
+        print!("{}{}", describe(&plan), arguments.profile_planned());
         return Exit::Done;
+    }
+    if let Some(directory) = &arguments.profile
+        && let Err(error) = fs::create_dir_all(directory)
+    {
+        return fail(
+            Exit::BadInput,
+            format_args!(
+                "there can be no directory {}: {error}; name another one with --profile",
+                directory.display()
+            ),
+        );
     }
     let path = arguments.destination();
     if let Err(error) = check_writable(&path) {
@@ -143,14 +158,23 @@ pub fn run(arguments: &Arguments) -> Exit {
         );
     }
     if !arguments.quiet {
-        eprint!("{}", describe(&plan));
+        eprint!("{}{}", describe(&plan), arguments.profile_planned());
     }
-    let experiment = match carry_out(plan, arguments.quiet) {
+    let stop = Arc::new(AtomicBool::new(false));
+    super::stop_on_signal(stop.clone());
+    let experiment = match carry_out(plan, &stop, arguments.quiet) {
         Ok(experiment) => experiment,
         Err(error @ ExperimentError::Plan(_)) => return fail(Exit::BadInput, error),
         Err(error) => return fail(Exit::HostCannot, error),
     };
-    finish(arguments, &experiment, before.as_ref())
+    let exit = finish(arguments, &experiment, before.as_ref());
+    if let Some(directory) = &arguments.profile {
+        let search = env::var_os("PATH").unwrap_or_default();
+        for sentence in profile::profile(&experiment.plan, directory, &search, &stop) {
+            println!("{}", report::wrap(&sentence));
+        }
+    }
+    exit
 }
 
 /// Prints, stores, and says with which code the process ends.
@@ -201,17 +225,15 @@ fn over(experiment: &Experiment, threshold: Option<f64>) -> bool {
     any
 }
 
-fn carry_out(plan: Plan, quiet: bool) -> Result<Experiment, ExperimentError> {
+fn carry_out(plan: Plan, stop: &AtomicBool, quiet: bool) -> Result<Experiment, ExperimentError> {
     let handler = Source::parse(&plan.arms[0].handler);
     let started_s = SystemTime::UNIX_EPOCH
         .elapsed()
         .map_or(0, |since| since.as_secs());
     let host = Host::read("/".as_ref(), super::build_facts(&handler));
     let noise_limits = Limits::default();
-    let stop = Arc::new(AtomicBool::new(false));
-    super::stop_on_signal(stop.clone());
     let mut shown = Shown::new(quiet);
-    let result = run::run(&plan, &noise_limits, &stop, &mut shown);
+    let result = run::run(&plan, &noise_limits, stop, &mut shown);
     shown.bar.finish_and_clear();
     let run = result?;
     let analysis = analyse(&plan, &run.blocks, run.rate, &noise_limits);
@@ -310,6 +332,16 @@ impl Arguments {
             Some(_) => self.json.with_extension("again.json"),
             None => self.json.clone(),
         }
+    }
+
+    /// What comes after the plan's blocks.
+    fn profile_planned(&self) -> String {
+        self.profile.as_ref().map_or_else(String::new, |directory| {
+            format!(
+                "ringlab: then a flame graph of each arm into {}\n",
+                directory.display()
+            )
+        })
     }
 
     fn plan(&self) -> Result<Plan, Refusal> {

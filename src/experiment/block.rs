@@ -1,5 +1,6 @@
 //! One arm under one load, once: a fresh server process, a warm-up, a measured window.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -172,19 +173,9 @@ pub fn run(
     limits: &crate::measure::noise::Limits,
     stop: &AtomicBool,
 ) -> Result<Block, ExperimentError> {
-    let server = Server::start(arm, &plan.server_cores, place.pass)?;
-    let mut request = Target::get(&plan.path);
-    request.expect.status = Some(200);
-    let mut work = load::Plan::new(
-        server.address(),
-        server.address().to_string(),
-        vec![request],
-    );
-    work.connections = plan.connections;
-    work.cores = plan.client_cores.clone();
-    work.warm_up = plan.warm_up;
-    work.duration = plan.window;
-    work.request_timeout = Duration::from_secs(2);
+    let recorder = (place.pass == Pass::Time).then_some("--probed");
+    let server = Server::start(arm, &plan.server_cores, recorder)?;
+    let mut work = saturation(plan, server.address());
     work.seed = plan.seed.wrapping_add(place.round as u64);
     if place.load == Load::EqualRate {
         work.mode = Mode::Open {
@@ -244,6 +235,20 @@ pub fn run(
         noise,
         latency: outcome.latency,
     })
+}
+
+/// What the generator does at saturation.
+pub(super) fn saturation(plan: &Plan, server: SocketAddr) -> load::Plan {
+    let mut request = Target::get(&plan.path);
+    request.expect.status = Some(200);
+    let mut work = load::Plan::new(server, server.to_string(), vec![request]);
+    work.connections = plan.connections;
+    work.cores = plan.client_cores.clone();
+    work.warm_up = plan.warm_up;
+    work.duration = plan.window;
+    work.request_timeout = Duration::from_secs(2);
+    work.seed = plan.seed;
+    work
 }
 
 fn client(outcome: &load::Outcome, seen_by_server: u64) -> Client {

@@ -7,7 +7,6 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::ExperimentError;
-use super::block::Pass;
 use super::plan::Arm;
 use crate::control::Report;
 
@@ -24,8 +23,13 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts this program anew as a server of `arm`, and returns when it listens.
-    pub(super) fn start(arm: &Arm, cores: &[usize], pass: Pass) -> Result<Server, ExperimentError> {
+    /// Starts this program anew as a server of `arm`, and returns when it listens. `recorder` is the
+    /// flag that makes it record something besides.
+    pub(super) fn start(
+        arm: &Arm,
+        cores: &[usize],
+        recorder: Option<&str>,
+    ) -> Result<Server, ExperimentError> {
         let failed = |what: String| ExperimentError::Server {
             arm: arm.label.clone(),
             what,
@@ -37,7 +41,7 @@ impl Server {
             .args(["serve", "--control", "--listen", "127.0.0.1:0"])
             .args(["--model", &arm.model, "--isolation", &arm.isolation])
             .args(["--handler", &arm.handler, "--cores", &cores.join(",")])
-            .args((pass == Pass::Time).then_some("--probed"))
+            .args(recorder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -9,6 +9,7 @@
 //! | `ledger` | where each request's time goes, in rows that sum to the whole |
 //! | `counts` | what was done for a request, by the program's count and the kernel's |
 //! | `analysis` | blocks in, rows with intervals and a verdict out |
+//! | `profile` | a flame graph of each arm, by perf |
 //! | `result` | what is kept of it all, and how it gets to disk whole |
 //!
 //! Nothing here prints.
@@ -19,6 +20,7 @@ mod child;
 pub mod counts;
 pub mod ledger;
 pub mod plan;
+pub mod profile;
 pub mod result;
 pub mod run;
 #[cfg(test)]

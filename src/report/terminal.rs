@@ -506,7 +506,8 @@ pub fn load(plan: &load::Plan, outcome: &load::Outcome, findings: &[load::Findin
 
 const COLUMNS: usize = 80;
 
-fn wrap(text: &str) -> String {
+/// Breaks lines at 80 columns.
+pub fn wrap(text: &str) -> String {
     wrap_from("", text)
 }
 

@@ -1,0 +1,620 @@
+//! A flame graph of each arm at saturation: sampled by perf(1), folded and drawn by inferno.
+//!
+//! perf does what this program could only do with privileges and a symbolizer of its own: sample,
+//! walk stacks, and name functions of the kernel, of this program and, through the perf map that
+//! wasmtime writes, of the guest. Whatever is missing for it is said in a sentence; nothing here
+//! can make an experiment fail. The blocks are extra ones, and none of the results come from them.
+//!
+//! Stacks are walked by unwind tables (`--call-graph dwarf`). Frame pointers would be cheaper, but
+//! optimised Rust keeps none, and to force them would change the very code that is measured. What
+//! is lost is who called the guest: its code has no unwind tables, so a walk that starts there ends
+//! there, and such stacks stand on a frame of their own, [`GUEST`].
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{BufReader, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use inferno::collapse::Collapse;
+use inferno::collapse::perf as collapse;
+use inferno::flamegraph::{self, Palette, color::MultiPalette};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::block;
+use super::child::Server;
+use super::plan::{Arm, Plan};
+use crate::load::{self, Observer, Progress};
+use crate::whole_file::write_whole;
+
+/// The frame that stands for whatever called the guest.
+pub const GUEST: &str = "[guest]";
+/// Samples per second and core. Just off a round number, to fall in step with no timer.
+const RATE: &str = "1999";
+/// How much of the stack perf copies for each sample, in bytes. The loop's frames alone take over
+/// 8 KiB; a guest's stack lies above them.
+const CALL_GRAPH: &str = "dwarf,16384";
+/// perf takes about 100 ms to attach, all within the window.
+const SHORTEST_WINDOW: Duration = Duration::from_millis(400);
+/// Keeps perf's file below 50 MB a core.
+const LONGEST_WINDOW: Duration = Duration::from_secs(1);
+/// How long perf may take to write its file once it was told to end.
+const RECORD_LIMIT: Duration = Duration::from_secs(10);
+/// How long perf may take to walk and name all stacks.
+const SCRIPT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Profiles every arm of `plan`, one after the other, into `ARM.svg` and `ARM.folded` in
+/// `directory`, which must be there. Each item is a sentence: where the graph is and what is on top
+/// of it, or what is missing. `search` is where perf is looked for, as in `PATH`.
+pub fn profile<'a>(
+    plan: &'a Plan,
+    directory: &'a Path,
+    search: &OsStr,
+    stop: &'a AtomicBool,
+) -> Box<dyn Iterator<Item = String> + 'a> {
+    let Some(perf) = find_perf(search) else {
+        return Box::new(std::iter::once(NO_PERF.to_string()));
+    };
+    let arms = plan.arms.iter().zip(file_names(&plan.arms));
+    let arms = arms.take_while(|_| !stop.load(Ordering::Relaxed));
+    Box::new(arms.map(move |(arm, name)| {
+        let paths = Paths::new(directory, &name);
+        let result = one(&perf, plan, arm, &paths, stop);
+        paths.remove_intermediate();
+        match result {
+            Ok(seen) => format!(
+                "{}: the flame graph is {}. {seen}",
+                arm.label,
+                paths.svg.display()
+            ),
+            Err(why) => format!("{}: no flame graph: {why}.", arm.label),
+        }
+    }))
+}
+
+const NO_PERF: &str = "No flame graphs: there is no `perf` on PATH; install it with \
+    `apt install linux-perf` (Debian), `apt install linux-tools-generic` (Ubuntu) or \
+    `dnf install perf` (Fedora).";
+
+/// The first executable `perf` in `search`.
+fn find_perf(search: &OsStr) -> Option<PathBuf> {
+    std::env::split_paths(search)
+        .map(|directory| directory.join("perf"))
+        .find(|path| {
+            fs::metadata(path)
+                .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+        })
+}
+
+/// The arms' labels as names of files, as unlike as the labels are: a handler's may be a path.
+fn file_names(arms: &[Arm]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for (nth, arm) in arms.iter().enumerate() {
+        let safe = |c: char| c.is_alphanumeric() || "._-".contains(c);
+        let name = arm.label.replace(|c| !safe(c), "-");
+        let name = name.trim_start_matches('.').to_string();
+        let taken = name.is_empty() || names.contains(&name);
+        names.push(if taken { format!("{name}-{nth}") } else { name });
+    }
+    names
+}
+
+/// The files of one arm.
+struct Paths {
+    svg: PathBuf,
+    folded: PathBuf,
+    /// What perf recorded.
+    data: PathBuf,
+    /// The same, as text.
+    script: PathBuf,
+    /// What perf said.
+    said: PathBuf,
+}
+
+impl Paths {
+    fn new(directory: &Path, name: &str) -> Self {
+        let path = |end: &str| directory.join(format!("{name}.{end}"));
+        Self {
+            svg: path("svg"),
+            folded: path("folded"),
+            data: path("perf-data"),
+            script: path("perf-script"),
+            said: path("perf-said"),
+        }
+    }
+
+    fn remove_intermediate(&self) {
+        for path in [&self.data, &self.script, &self.said] {
+            // One that was never made needs no removing.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// The list of the guest's functions that wasmtime writes, and which outlives its server. Both the
+/// place and the format are perf's.
+struct PerfMap(PathBuf);
+
+impl Drop for PerfMap {
+    fn drop(&mut self) {
+        // An arm without a sandbox has none.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// One arm's block, and its graph.
+fn one(
+    perf: &Path,
+    plan: &Plan,
+    arm: &Arm,
+    paths: &Paths,
+    stop: &AtomicBool,
+) -> Result<String, String> {
+    let server = Server::start(arm, &plan.server_cores, Some("--perf-map"))
+        .map_err(|error| error.to_string())?;
+    let map = PerfMap(PathBuf::from(format!("/tmp/perf-{}.map", server.pid())));
+    let mut work = block::saturation(plan, server.address());
+    work.duration = plan.window.clamp(SHORTEST_WINDOW, LONGEST_WINDOW);
+    let event = event();
+    let mut record = Command::new(perf);
+    record
+        .args(["record", "--event", event, "--freq", RATE])
+        .args(["--call-graph", CALL_GRAPH])
+        // Nothing is to be kept in the user's home directory.
+        .args(["--no-buildid-cache", "--pid", &server.pid().to_string()])
+        .arg("--output")
+        .arg(&paths.data)
+        .stdout(Stdio::null());
+    let mut sampling = Sampling {
+        command: record,
+        said: &paths.said,
+        perf: None,
+    };
+    let outcome = load::run(&work, stop, &mut sampling).map_err(|error| error.to_string())?;
+    let recorded = match sampling.perf {
+        Some(perf) => perf.and_then(|perf| perf.end(RECORD_LIMIT))?,
+        None => return Err("it was interrupted".to_string()),
+    };
+    drop(server);
+    if outcome.is_partial() {
+        return Err("it was interrupted".to_string());
+    }
+    // perf ends itself by the signal that it was sent, once its file is written.
+    let written = fs::metadata(&paths.data).is_ok_and(|data| data.len() > 0);
+    if !written || recorded.code().is_some_and(|code| code != 0) {
+        return Err(refusal(&said(&paths.said), paranoid()));
+    }
+    let script = File::create(&paths.script).map_err(unwritable(&paths.script))?;
+    let mut command = Command::new(perf);
+    command
+        // Inlined functions take seconds to name, and their frames say little that the outer ones
+        // do not.
+        .args(["script", "--no-inline", "--fields"])
+        .args(["comm,tid,time,event,ip,sym,dso", "--input"])
+        .arg(&paths.data)
+        // Symbols come from this machine, never from a server.
+        .env_remove("DEBUGINFOD_URLS")
+        .stdout(script);
+    let ended = Perf::start(&mut command, &paths.said)?.end(SCRIPT_LIMIT)?;
+    if !ended.success() {
+        return Err(refusal(&said(&paths.said), paranoid()));
+    }
+    let folded = fold(&paths.script, event)?;
+    if folded.is_empty() {
+        return Err(
+            "perf took no sample; give it a longer --window, such as `--window 1s`".to_string(),
+        );
+    }
+    write_whole(&paths.folded, folded.as_bytes()).map_err(unwritable(&paths.folded))?;
+    let svg = draw(&folded, arm, event)?;
+    write_whole(&paths.svg, &svg).map_err(unwritable(&paths.svg))?;
+    let missing = Missing {
+        kernel: !folded.contains(KERNEL),
+        guest: arm.isolation != "native" && !folded.contains(GUEST),
+        map: !map.0.exists(),
+    };
+    Ok(top(&folded) + &missing.sentences(paranoid()))
+}
+
+fn unwritable(path: &Path) -> impl Fn(std::io::Error) -> String {
+    move |error| {
+        format!(
+            "{} cannot be written: {error}; name another directory with --profile",
+            path.display()
+        )
+    }
+}
+
+/// Cycles where they can be counted. `cpu-clock` is a timer: it cannot sample where interrupts are
+/// off, and shows what ran there where they come on again.
+fn event() -> &'static str {
+    if Path::new("/sys/bus/event_source/devices/cpu").exists() {
+        "cycles"
+    } else {
+        "cpu-clock"
+    }
+}
+
+/// kernel.perf_event_paranoid.
+fn paranoid() -> Option<i32> {
+    let level = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?;
+    level.trim().parse().ok()
+}
+
+/// A running perf; it does not outlive this.
+struct Perf(Child);
+
+impl Perf {
+    /// Starts it; what it says goes into the file `said`.
+    fn start(command: &mut Command, said: &Path) -> Result<Self, String> {
+        let file = File::create(said).map_err(unwritable(said))?;
+        let child = command.stdin(Stdio::null()).stderr(file).spawn();
+        child.map(Self).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => format!("perf is not there any more: {error}; install it again"),
+            _ => format!("perf cannot be started: {error}; try it as `perf record -- true`"),
+        })
+    }
+
+    /// Tells it to end, and to write what it has.
+    fn interrupt(&self) {
+        // The child has not been waited for, so the number is still its own.
+        let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT);
+    }
+
+    /// Waits for its end, and kills it after `limit`.
+    fn end(mut self, limit: Duration) -> Result<ExitStatus, String> {
+        let until = Instant::now() + limit;
+        loop {
+            match self.0.try_wait() {
+                Ok(Some(status)) => return Ok(status),
+                Ok(None) if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
+                Ok(None) => {
+                    return Err(format!(
+                        "perf was killed after {} s without an end; shorten --window",
+                        limit.as_secs()
+                    ));
+                }
+                Err(error) => return Err(format!("perf cannot be waited for: {error}")),
+            }
+        }
+    }
+}
+
+impl Drop for Perf {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// perf, from the opening of the window, when every thread is there, to its end.
+struct Sampling<'a> {
+    command: Command,
+    said: &'a Path,
+    perf: Option<Result<Perf, String>>,
+}
+
+impl Observer for Sampling<'_> {
+    fn window_opens(&mut self, _: &Progress) {
+        self.perf = Some(Perf::start(&mut self.command, self.said));
+    }
+
+    fn window_closes(&mut self, _: &Progress) {
+        if let Some(Ok(perf)) = &self.perf {
+            perf.interrupt();
+        }
+    }
+}
+
+fn said(path: &Path) -> String {
+    let said = fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+/// Why perf did not sample, from what it said.
+fn refusal(said: &str, paranoid: Option<i32>) -> String {
+    let denied = ["perf_event_paranoid", "Permission denied", "not permitted"];
+    if denied.iter().any(|words| said.contains(words)) {
+        return match paranoid {
+            Some(level @ 3..) => format!(
+                "perf may not sample, since kernel.perf_event_paranoid is {level}; run as root, or \
+                 `sudo sysctl kernel.perf_event_paranoid=1`"
+            ),
+            _ => "perf may not sample here: a container's seccomp filter or a security module \
+                  forbids perf_event_open; run outside of it, or start the container with \
+                  `--cap-add PERFMON`"
+                .to_string(),
+        };
+    }
+    let line = said.lines().map(str::trim).find(|line| !line.is_empty());
+    match line {
+        Some(line) => format!("perf said {line:?}; try `perf record -a -- sleep 1` to see more"),
+        None => "perf recorded nothing and said nothing; try `perf record -a -- sleep 1`".into(),
+    }
+}
+
+/// What inferno appends to the names of the kernel's functions.
+const KERNEL: &str = "_[k]";
+/// The same for those in a perf map.
+const MAPPED: &str = "_[j]";
+
+/// Each distinct stack on a line, outermost frame first, with its number of samples.
+fn fold(script: &Path, event: &str) -> Result<String, String> {
+    let failed = |error| format!("what perf wrote cannot be read: {error}; try again");
+    let file = File::open(script).map_err(failed)?;
+    let mut options = collapse::Options::default();
+    options.annotate_jit = true;
+    options.annotate_kernel = true;
+    options.event_filter = Some(event.to_string());
+    options.nthreads = 1;
+    let mut folded = Vec::new();
+    collapse::Folder::from(options)
+        .collapse(BufReader::new(file), &mut folded)
+        .map_err(failed)?;
+    Ok(rooted(&String::from_utf8_lossy(&folded)))
+}
+
+/// Puts stacks that end in the guest's code on [`GUEST`].
+fn rooted(folded: &str) -> String {
+    let mut text = String::new();
+    for line in folded.lines() {
+        match line.split_once(';') {
+            Some((thread, stack)) if outermost(stack).ends_with(MAPPED) => {
+                text += &format!("{thread};{GUEST};{stack}\n");
+            }
+            _ => text += &format!("{line}\n"),
+        }
+    }
+    text
+}
+
+/// A folded stack's first frame.
+fn outermost(stack: &str) -> &str {
+    let frames = stack.rsplit_once(' ').map_or(stack, |(frames, _)| frames);
+    frames.split(';').next().unwrap_or_default()
+}
+
+fn draw(folded: &str, arm: &Arm, event: &str) -> Result<Vec<u8>, String> {
+    let mut options = flamegraph::Options::default();
+    options.title = format!(
+        "ringlab: {} serving {} at saturation",
+        arm.label, arm.handler
+    );
+    options.subtitle = Some(format!("{RATE} samples per second of {event}"));
+    // Told apart: kernel, guest, Rust.
+    options.colors = Palette::Multi(MultiPalette::Java);
+    options.deterministic = true;
+    let mut svg = Vec::new();
+    flamegraph::from_lines(&mut options, folded.lines(), &mut svg)
+        .map_err(|error| format!("inferno cannot draw it: {error}; look at the .folded file"))?;
+    Ok(svg)
+}
+
+/// How many frames a sentence names.
+const TOP: usize = 3;
+
+/// What was running most often when a sample was taken.
+fn top(folded: &str) -> String {
+    let mut samples: HashMap<&str, u64> = HashMap::new();
+    let mut total = 0;
+    for line in folded.lines() {
+        let Some((stack, count)) = line.rsplit_once(' ') else {
+            continue;
+        };
+        let count = count.parse().unwrap_or(0);
+        let running = stack.rsplit(';').next().unwrap_or(stack);
+        *samples.entry(running).or_default() += count;
+        total += count;
+    }
+    let mut samples: Vec<_> = samples.into_iter().collect();
+    // Names decide between equals, so that the same samples make the same sentence.
+    samples.sort_by(|(a, of_a), (b, of_b)| of_b.cmp(of_a).then(a.cmp(b)));
+    let named: Vec<String> = samples
+        .iter()
+        .take(TOP)
+        .map(|(frame, of_frame)| {
+            let share = *of_frame as f64 * 100.0 / total.max(1) as f64;
+            format!("{} {share:.0} %", in_words(frame))
+        })
+        .collect();
+    format!(
+        "On top in most of its {total} samples: {}.",
+        named.join(", ")
+    )
+}
+
+/// A frame with its place in words instead of a suffix.
+fn in_words(frame: &str) -> String {
+    if let Some(name) = frame.strip_suffix(KERNEL) {
+        format!("{name} (kernel)")
+    } else if let Some(name) = frame.strip_suffix(MAPPED) {
+        format!("{name} (guest)")
+    } else {
+        frame.to_string()
+    }
+}
+
+/// What a graph does not show.
+struct Missing {
+    /// No frame of the kernel.
+    kernel: bool,
+    /// No frame of the guest, though there is one.
+    guest: bool,
+    /// No perf map.
+    map: bool,
+}
+
+impl Missing {
+    fn sentences(&self, paranoid: Option<i32>) -> String {
+        let mut text = String::new();
+        if self.kernel {
+            let cause = match paranoid {
+                Some(level @ 2..) => format!("kernel.perf_event_paranoid is {level}"),
+                _ => "perf may not look into it".to_string(),
+            };
+            text += &format!(
+                " The kernel's part is missing, since {cause}; run as root, or `sudo sysctl \
+                 kernel.perf_event_paranoid=1 kernel.kptr_restrict=0`."
+            );
+        }
+        if self.guest && self.map {
+            text += " The guest's functions are missing, since wasmtime wrote no perf map; see \
+                     that /tmp can be written to.";
+        } else if self.guest {
+            text += " No sample fell on the guest; give perf a longer --window, such as \
+                     `--window 1s`.";
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arm(label: &str) -> Arm {
+        Arm {
+            label: label.to_string(),
+            model: "epoll".to_string(),
+            isolation: "reuse".to_string(),
+            handler: "hello".to_string(),
+        }
+    }
+
+    #[test]
+    fn without_perf_it_says_how_to_get_it() {
+        let plan = Plan {
+            arms: vec![arm("epoll")],
+            control_of: 0,
+            left_out: vec![],
+            warnings: vec![],
+            server_cores: vec![0],
+            client_cores: vec![0],
+            path: "/".to_string(),
+            connections: 1,
+            rounds: 1,
+            equal_rate_rounds: 0,
+            ledger_rounds: 0,
+            counts: false,
+            warm_up: Duration::ZERO,
+            window: Duration::from_millis(1),
+            rate: None,
+            seed: 1,
+            until_percent: None,
+            max_time: Duration::ZERO,
+        };
+        let stop = AtomicBool::new(false);
+        // A path that does not exist, a file, and directories without perf or with one of that name.
+        for search in ["", "/nowhere", "/dev/null:/proc/self", "relative"] {
+            let said = profile(&plan, Path::new("."), OsStr::new(search), &stop);
+            let said: Vec<_> = said.collect();
+            assert_eq!(said, [NO_PERF], "{search}");
+        }
+        assert!(NO_PERF.contains("PATH") && NO_PERF.contains("install"));
+    }
+
+    #[test]
+    fn file_names_are_safe_and_differ() {
+        let check = |labels: &[&str], expected: &[&str]| {
+            let arms: Vec<_> = labels.iter().map(|label| arm(label)).collect();
+            assert_eq!(file_names(&arms), expected);
+        };
+        check(&["epoll", "io_uring"], &["epoll", "io_uring"]);
+        check(&["epoll fresh", "a/b.wasm"], &["epoll-fresh", "a-b.wasm"]);
+        check(&["a/b", "a b", "a-b"], &["a-b", "a-b-1", "a-b-2"]);
+        check(&["../../x", "", ".."], &["-..-x", "-1", "-2"]);
+    }
+
+    #[test]
+    fn a_refusal_names_cause_and_next_command() {
+        let check = |said: &str, paranoid, expected: &str| {
+            let sentence = refusal(said, paranoid);
+            assert!(sentence.contains(expected), "{said:?}: {sentence}");
+        };
+        let denied = "Error:\nAccess limited.\nsee /proc/sys/kernel/perf_event_paranoid";
+        check(denied, Some(4), "perf_event_paranoid is 4");
+        check(denied, Some(3), "sysctl kernel.perf_event_paranoid=1");
+        check(denied, Some(2), "seccomp");
+        check("Operation not permitted", None, "--cap-add PERFMON");
+        check("\n  Unknown option\n more", Some(1), "\"Unknown option\"");
+        check("", Some(1), "perf record -a");
+    }
+
+    /// As `perf script` writes it: an event, its stack from the inside out, an empty line.
+    const SCRIPT: &str = "\
+shard 0  7  1.000100: cpu-clock: \n\
+\tffffffff81000001 tcp_sendmsg ([kernel.kallsyms])\n\
+\t            1001 ringlab::event_loop::run (/bin/ringlab)\n\
+\n\
+shard 0  7  1.000200: cpu-clock: \n\
+\t    7f0000000010 inner (/tmp/perf-7.map)\n\
+\t    7f0000000000 handle (/tmp/perf-7.map)\n\
+\n\
+shard 0  7  1.000300: cpu-clock: \n\
+\tffffffff81000002 timer ([kernel.kallsyms])\n\
+\t    7f0000000000 handle (/tmp/perf-7.map)\n\
+\n\
+shard 0  7  1.000400: cpu-clock: \n\
+\tffffffff81000001 tcp_sendmsg ([kernel.kallsyms])\n\
+\t            1001 ringlab::event_loop::run (/bin/ringlab)\n\
+\n";
+
+    fn folded(script: &str) -> String {
+        let name = format!("ringlab-fold-{}-{}", std::process::id(), script.len());
+        let path = std::env::temp_dir().join(name);
+        fs::write(&path, script).expect("the directory is for that");
+        let folded = fold(&path, "cpu-clock").expect("it is what perf writes");
+        let _ = fs::remove_file(&path);
+        folded
+    }
+
+    #[test]
+    fn stacks_fold_and_those_of_the_guest_stand_on_its_frame() {
+        let folded = folded(SCRIPT);
+        let mut lines: Vec<_> = folded.lines().collect();
+        lines.sort_unstable();
+        let expected = [
+            "shard;[guest];handle_[j];inner_[j] 1",
+            "shard;[guest];handle_[j];timer_[k] 1",
+            "shard;ringlab::event_loop::run;tcp_sendmsg_[k] 2",
+        ];
+        assert_eq!(lines, expected);
+        assert_eq!(
+            top(&folded),
+            "On top in most of its 4 samples: tcp_sendmsg (kernel) 50 %, inner (guest) 25 %, timer \
+             (kernel) 25 %."
+        );
+        let svg = draw(&folded, &arm("epoll"), "cpu-clock").expect("it has frames");
+        let svg = String::from_utf8(svg).expect("it is XML");
+        for name in ["handle", "tcp_sendmsg", "ringlab::event_loop::run"] {
+            assert!(svg.contains(&format!("<title>{name} (")), "{name}");
+        }
+    }
+
+    #[test]
+    fn no_samples_fold_to_nothing() {
+        assert_eq!(folded(""), "");
+    }
+
+    #[test]
+    fn what_a_graph_lacks_is_said() {
+        let check = |kernel, guest, map, paranoid, expected: &str| {
+            let text = Missing { kernel, guest, map }.sentences(paranoid);
+            assert!(text.contains(expected), "{text}");
+            assert_eq!(text.is_empty(), expected.is_empty(), "{text}");
+        };
+        check(false, false, true, Some(2), "");
+        check(true, false, false, Some(2), "perf_event_paranoid is 2");
+        check(true, false, false, Some(1), "run as root");
+        check(false, true, true, Some(1), "no perf map");
+        check(false, true, false, Some(1), "--window");
+    }
+}
