@@ -84,7 +84,8 @@ fn is_kernel_worker(thread: i32, serving: &[i32]) -> bool {
     !serving.contains(&thread) && name().is_ok_and(|name| name.starts_with("iou-"))
 }
 
-fn monotonic_ns() -> u64 {
+/// CLOCK_MONOTONIC, in nanoseconds.
+pub fn monotonic_ns() -> u64 {
     // This clock always exists; reading it cannot fail.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
         now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64

@@ -164,7 +164,9 @@ pub fn run(arguments: &Arguments) -> Exit {
     super::stop_on_signal(stop.clone());
     let experiment = match carry_out(plan, &stop, arguments.quiet) {
         Ok(experiment) => experiment,
-        Err(error @ ExperimentError::Plan(_)) => return fail(Exit::BadInput, error),
+        Err(error @ (ExperimentError::Plan(_) | ExperimentError::Answer { .. })) => {
+            return fail(Exit::BadInput, error);
+        }
         Err(error) => return fail(Exit::HostCannot, error),
     };
     let exit = finish(arguments, &experiment, before.as_ref());
@@ -179,19 +181,23 @@ pub fn run(arguments: &Arguments) -> Exit {
 
 /// Prints, stores, and says with which code the process ends.
 fn finish(arguments: &Arguments, experiment: &Experiment, before: Option<&Experiment>) -> Exit {
-    print!("{}", report::experiment(experiment));
+    // Stored first: what is printed may find nobody who reads it to the end.
+    let path = arguments.destination();
+    let stored = experiment.store(&path);
+    super::say(report::experiment(experiment));
     if let Some(before) = before {
         for difference in host::differences(&before.host, &experiment.host) {
-            println!("unlike hosts: {difference}");
+            super::say(format_args!("unlike hosts: {difference}\n"));
         }
-        let (_, text) = report::agreement(&before.analysis, &experiment.analysis);
-        print!("{text}");
+        super::say(report::agreement(&before.analysis, &experiment.analysis));
     }
-    let path = arguments.destination();
-    if let Err(error) = experiment.store(&path) {
+    if let Err(error) = stored {
         return fail(Exit::HostCannot, error);
     }
-    println!("\nThe full result is in {}.", path.display());
+    super::say(format_args!(
+        "\nThe full result is in {}.\n",
+        path.display()
+    ));
     match experiment.analysis.verdict.level {
         _ if experiment.partial => Exit::Interrupted,
         Level::Invalid => Exit::Invalid,
@@ -209,16 +215,16 @@ fn over(experiment: &Experiment, threshold: Option<f64>) -> bool {
     let last = experiment.plan.arms.len();
     let mut any = false;
     for table in &experiment.analysis.tables {
-        for row in &table.rows[..last] {
+        for row in &table.rows[1..last] {
             if let Ok(ratio) = &row.cpu_ratio
                 && ratio.interval.low > threshold
             {
                 any = true;
-                println!(
-                    "Over the threshold of {threshold}: {} at {}.",
+                super::say(format_args!(
+                    "Over the threshold of {threshold}: {} at {}.\n",
                     row.label,
                     table.load.name()
-                );
+                ));
             }
         }
     }

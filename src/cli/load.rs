@@ -15,6 +15,7 @@ use crate::load::{
     Severity, Target, Url,
 };
 use crate::report;
+use crate::whole_file::check_writable;
 
 /// Send requests to a server and say how it answers
 #[derive(Debug, clap::Args)]
@@ -113,6 +114,17 @@ pub fn run(arguments: &Arguments) -> Exit {
         Ok(plan) => plan,
         Err(sentence) => return fail(Exit::BadInput, sentence),
     };
+    if let Some(path) = &arguments.json
+        && let Err(error) = check_writable(path)
+    {
+        return fail(
+            Exit::BadInput,
+            format_args!(
+                "{} cannot be written: {error}; name another file",
+                path.display()
+            ),
+        );
+    }
     let stop = Arc::new(AtomicBool::new(false));
     super::stop_on_signal(stop.clone());
     let mut shown = Shown::new(arguments.quiet);
@@ -124,7 +136,7 @@ pub fn run(arguments: &Arguments) -> Exit {
         Err(error) => return fail(Exit::BadInput, error),
     };
     let findings = load::audit(&outcome);
-    print!("{}", report::load(&plan, &outcome, &findings));
+    super::say(report::load(&plan, &outcome, &findings));
     if let Some(path) = &arguments.json {
         let text = to_json(&plan, &outcome, &findings).to_string();
         if let Err(error) = crate::whole_file::write_whole(path, text.as_bytes()) {
@@ -144,7 +156,7 @@ pub fn run(arguments: &Arguments) -> Exit {
     } else if let (Some(max), Some(ns)) = (arguments.max_p99, outcome.latency_ns(0.99))
         && u128::from(ns) > max.as_nanos()
     {
-        println!("Over the threshold: p99 is above {max}.");
+        super::say(format_args!("Over the threshold: p99 is above {max}.\n"));
         Exit::Threshold
     } else {
         Exit::Done

@@ -78,6 +78,13 @@ pub fn main() -> Exit {
     }
 }
 
+/// Writes a result to standard output. Who reads may stop reading when it has seen enough, as `head`
+/// does; that is no failure.
+fn say(text: impl std::fmt::Display) {
+    use std::io::Write;
+    let _ = write!(std::io::stdout(), "{text}");
+}
+
 /// Says on standard error why a command cannot go on.
 fn fail(exit: Exit, error: impl std::fmt::Display) -> Exit {
     eprintln!("ringlab: {error}");

@@ -41,6 +41,6 @@ pub fn run(_: &Arguments) -> Exit {
     for (name, _, sentence) in ringlab_guest::handlers::ALL {
         table.add_row(["handler", name, "yes", sentence]);
     }
-    println!("{table}");
+    super::say(format_args!("{table}\n"));
     Exit::Done
 }

@@ -301,7 +301,11 @@ fn check(plan: &Plan, blocks: &[Block], limits: &Limits, verdict: &mut Verdict) 
         let of_load: Vec<&Block> = blocks.iter().filter(|block| block.load == load).collect();
         let noises: Vec<Noise> = of_load.iter().map(|block| block.noise.clone()).collect();
         if !noises.is_empty() {
-            verdict.merge(limits.verdict(&noises));
+            let mut noise = limits.verdict(&noises);
+            for cause in &mut noise.causes {
+                cause.what = format!("at {}, {}", load.name(), cause.what);
+            }
+            verdict.merge(noise);
         }
         check_generator(&of_load, load, verdict);
     }

@@ -42,6 +42,18 @@ pub enum ExperimentError {
         /// What it did, and what it said.
         what: String,
     },
+    /// An arm does not answer as it should.
+    #[error(
+        "arm {arm} answered none of {sent} requests as expected (status 200 to GET {path}); try it with `ringlab serve` and curl"
+    )]
+    Answer {
+        /// Whose.
+        arm: String,
+        /// How many were sent.
+        sent: u64,
+        /// What was asked for.
+        path: String,
+    },
     /// The generator could not run.
     #[error(transparent)]
     Load(#[from] LoadError),

@@ -13,7 +13,8 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{BufReader, ErrorKind};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -24,12 +25,12 @@ use std::time::{Duration, Instant};
 use inferno::collapse::Collapse;
 use inferno::collapse::perf as collapse;
 use inferno::flamegraph::{self, Palette, color::MultiPalette};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::block;
 use super::child::Server;
 use super::plan::{Arm, Plan};
+use crate::control::monotonic_ns;
 use crate::load::{self, Observer, Progress};
 use crate::whole_file::write_whole;
 
@@ -40,11 +41,9 @@ const RATE: &str = "1999";
 /// How much of the stack perf copies for each sample, in bytes. The loop's frames alone take over
 /// 8 KiB; a guest's stack lies above them.
 const CALL_GRAPH: &str = "dwarf,16384";
-/// perf takes about 100 ms to attach, all within the window.
-const SHORTEST_WINDOW: Duration = Duration::from_millis(400);
-/// Keeps perf's file below 50 MB a core.
-const LONGEST_WINDOW: Duration = Duration::from_secs(1);
-/// How long perf may take to write its file once it was told to end.
+/// How long is sampled: about 2000 samples and 46 MB of stacks a core.
+const WINDOW: Duration = Duration::from_secs(1);
+/// How long perf may take to attach, and at the end to write its file.
 const RECORD_LIMIT: Duration = Duration::from_secs(10);
 /// How long perf may take to walk and name all stacks.
 const SCRIPT_LIMIT: Duration = Duration::from_secs(60);
@@ -160,36 +159,40 @@ fn one(
         .map_err(|error| error.to_string())?;
     let map = PerfMap(PathBuf::from(format!("/tmp/perf-{}.map", server.pid())));
     let mut work = block::saturation(plan, server.address());
-    work.duration = plan.window.clamp(SHORTEST_WINDOW, LONGEST_WINDOW);
+    work.duration = WINDOW;
     let event = event();
     let mut record = Command::new(perf);
     record
         .args(["record", "--event", event, "--freq", RATE])
         .args(["--call-graph", CALL_GRAPH])
+        // So that the window can be told apart afterwards.
+        .args(["--clockid", "CLOCK_MONOTONIC"])
         // Nothing is to be kept in the user's home directory.
         .args(["--no-buildid-cache", "--pid", &server.pid().to_string()])
         .arg("--output")
         .arg(&paths.data)
-        .stdout(Stdio::null());
-    let mut sampling = Sampling {
-        command: record,
-        said: &paths.said,
-        perf: None,
-    };
-    let outcome = load::run(&work, stop, &mut sampling).map_err(|error| error.to_string())?;
-    let recorded = match sampling.perf {
-        Some(perf) => perf.and_then(|perf| perf.end(RECORD_LIMIT))?,
-        None => return Err("it was interrupted".to_string()),
-    };
-    drop(server);
-    if outcome.is_partial() {
-        return Err("it was interrupted".to_string());
+        .args(["--", "cat"]);
+    let mut recording = Perf::start(&mut record, Stdio::piped(), Stdio::piped(), &paths.said)?;
+    let mut window = Window::default();
+    // Attached to an idle server: to a busy one it takes longer, and threads yet to be born are
+    // sampled too.
+    let attached = recording.is_attached(RECORD_LIMIT);
+    if attached {
+        load::run(&work, stop, &mut window).map_err(|error| error.to_string())?;
     }
-    // perf ends itself by the signal that it was sent, once its file is written.
-    let written = fs::metadata(&paths.data).is_ok_and(|data| data.len() > 0);
-    if !written || recorded.code().is_some_and(|code| code != 0) {
+    if !recording.end(RECORD_LIMIT)?.success() {
         return Err(refusal(&said(&paths.said), paranoid()));
     }
+    if !attached {
+        return Err(format!(
+            "perf did not attach within {} s; try it again on a machine with less to do",
+            RECORD_LIMIT.as_secs()
+        ));
+    }
+    drop(server);
+    let Some(window) = window.text() else {
+        return Err("it was interrupted".to_string());
+    };
     let script = File::create(&paths.script).map_err(unwritable(&paths.script))?;
     let mut command = Command::new(perf);
     command
@@ -198,24 +201,24 @@ fn one(
         .args(["script", "--no-inline", "--fields"])
         .args(["comm,tid,time,event,ip,sym,dso", "--input"])
         .arg(&paths.data)
+        .args(["--time", &window])
         // Symbols come from this machine, never from a server.
-        .env_remove("DEBUGINFOD_URLS")
-        .stdout(script);
-    let ended = Perf::start(&mut command, &paths.said)?.end(SCRIPT_LIMIT)?;
-    if !ended.success() {
+        .env_remove("DEBUGINFOD_URLS");
+    let script = Perf::start(&mut command, Stdio::null(), script.into(), &paths.said)?;
+    if !script.end(SCRIPT_LIMIT)?.success() {
         return Err(refusal(&said(&paths.said), paranoid()));
     }
     let folded = fold(&paths.script, event)?;
     if folded.is_empty() {
         return Err(
-            "perf took no sample; give it a longer --window, such as `--window 1s`".to_string(),
+            "perf took no sample in the window; try `perf record -a -- sleep 1`".to_string(),
         );
     }
     write_whole(&paths.folded, folded.as_bytes()).map_err(unwritable(&paths.folded))?;
     let svg = draw(&folded, arm, event)?;
     write_whole(&paths.svg, &svg).map_err(unwritable(&paths.svg))?;
     let missing = Missing {
-        kernel: !folded.contains(KERNEL),
+        kernel: samples_user_only(&paths.script),
         guest: arm.isolation != "native" && !folded.contains(GUEST),
         map: !map.0.exists(),
     };
@@ -252,23 +255,36 @@ struct Perf(Child);
 
 impl Perf {
     /// Starts it; what it says goes into the file `said`.
-    fn start(command: &mut Command, said: &Path) -> Result<Self, String> {
+    fn start(
+        command: &mut Command,
+        input: Stdio,
+        output: Stdio,
+        said: &Path,
+    ) -> Result<Self, String> {
         let file = File::create(said).map_err(unwritable(said))?;
-        let child = command.stdin(Stdio::null()).stderr(file).spawn();
-        child.map(Self).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => format!("perf is not there any more: {error}; install it again"),
-            _ => format!("perf cannot be started: {error}; try it as `perf record -- true`"),
-        })
+        command.stdin(input).stdout(output).stderr(file);
+        let child = command.spawn().map(Self);
+        child.map_err(|error| format!("{command:?} cannot be started: {error}; try it by hand"))
     }
 
-    /// Tells it to end, and to write what it has.
-    fn interrupt(&self) {
-        // The child has not been waited for, so the number is still its own.
-        let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT);
+    /// Waits until it samples. It starts its `cat` once it does, and that sends back what it is
+    /// sent.
+    fn is_attached(&mut self, limit: Duration) -> bool {
+        let (Some(input), Some(output)) = (&mut self.0.stdin, &mut self.0.stdout) else {
+            return false;
+        };
+        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        let mut echo = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
+        let _ = input.write_all(b"\n");
+        let came = poll(&mut echo, limit).is_ok_and(|ready| ready > 0);
+        // Without one, the pipe's other ends are closed.
+        came && output.read(&mut [0]).is_ok_and(|bytes| bytes > 0)
     }
 
-    /// Waits for its end, and kills it after `limit`.
+    /// Waits for its end, and kills it after `limit`. A recording ends with its `cat`, and that
+    /// with its input: a signal would not do, since a child inherits a mask that blocks it.
     fn end(mut self, limit: Duration) -> Result<ExitStatus, String> {
+        drop(self.0.stdin.take());
         let until = Instant::now() + limit;
         loop {
             match self.0.try_wait() {
@@ -276,7 +292,7 @@ impl Perf {
                 Ok(None) if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
                 Ok(None) => {
                     return Err(format!(
-                        "perf was killed after {} s without an end; shorten --window",
+                        "perf was killed after {} s without an end; try it again on a machine with less to do",
                         limit.as_secs()
                     ));
                 }
@@ -295,22 +311,32 @@ impl Drop for Perf {
     }
 }
 
-/// perf, from the opening of the window, when every thread is there, to its end.
-struct Sampling<'a> {
-    command: Command,
-    said: &'a Path,
-    perf: Option<Result<Perf, String>>,
+/// When the window opened and closed, by CLOCK_MONOTONIC.
+#[derive(Default)]
+struct Window {
+    opened_ns: Option<u64>,
+    closed_ns: Option<u64>,
 }
 
-impl Observer for Sampling<'_> {
+impl Window {
+    /// As `perf script` takes it, in seconds; `None` if it did not close.
+    fn text(&self) -> Option<String> {
+        let seconds = |ns: u64| format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000);
+        Some(format!(
+            "{},{}",
+            seconds(self.opened_ns?),
+            seconds(self.closed_ns?)
+        ))
+    }
+}
+
+impl Observer for Window {
     fn window_opens(&mut self, _: &Progress) {
-        self.perf = Some(Perf::start(&mut self.command, self.said));
+        self.opened_ns = Some(monotonic_ns());
     }
 
     fn window_closes(&mut self, _: &Progress) {
-        if let Some(Ok(perf)) = &self.perf {
-            perf.interrupt();
-        }
+        self.closed_ns = Some(monotonic_ns());
     }
 }
 
@@ -362,6 +388,16 @@ fn fold(script: &Path, event: &str) -> Result<String, String> {
     Ok(rooted(&String::from_utf8_lossy(&folded)))
 }
 
+/// Whether perf fell back to the user's side, which shows in the event's name: `cpu-clock:u:`.
+fn samples_user_only(script: &Path) -> bool {
+    let Ok(script) = File::open(script) else {
+        return false;
+    };
+    let mut lines = BufReader::new(script).lines().map_while(Result::ok);
+    let event = lines.find(|line| !line.trim().is_empty());
+    event.is_some_and(|line| line.trim_end().ends_with(":u:"))
+}
+
 /// Puts stacks that end in the guest's code on [`GUEST`].
 fn rooted(folded: &str) -> String {
     let mut text = String::new();
@@ -401,10 +437,10 @@ fn draw(folded: &str, arm: &Arm, event: &str) -> Result<Vec<u8>, String> {
 /// How many frames a sentence names.
 const TOP: usize = 3;
 
-/// What was running most often when a sample was taken.
+/// Where the samples were taken, and what was running most often.
 fn top(folded: &str) -> String {
     let mut samples: HashMap<&str, u64> = HashMap::new();
-    let mut total = 0;
+    let (mut total, mut kernel, mut guest) = (0, 0, 0);
     for line in folded.lines() {
         let Some((stack, count)) = line.rsplit_once(' ') else {
             continue;
@@ -413,20 +449,25 @@ fn top(folded: &str) -> String {
         let running = stack.rsplit(';').next().unwrap_or(stack);
         *samples.entry(running).or_default() += count;
         total += count;
+        if running.ends_with(KERNEL) {
+            kernel += count;
+        } else if running.ends_with(MAPPED) {
+            guest += count;
+        }
     }
     let mut samples: Vec<_> = samples.into_iter().collect();
     // Names decide between equals, so that the same samples make the same sentence.
     samples.sort_by(|(a, of_a), (b, of_b)| of_b.cmp(of_a).then(a.cmp(b)));
+    let percent = |part: u64| format!("{:.1} %", part as f64 * 100.0 / total.max(1) as f64);
     let named: Vec<String> = samples
         .iter()
         .take(TOP)
-        .map(|(frame, of_frame)| {
-            let share = *of_frame as f64 * 100.0 / total.max(1) as f64;
-            format!("{} {share:.0} %", in_words(frame))
-        })
+        .map(|(frame, count)| format!("{} {}", in_words(frame), percent(*count)))
         .collect();
     format!(
-        "On top in most of its {total} samples: {}.",
+        "Of {total} samples {} are the kernel's and {} the guest's; most often on top: {}.",
+        percent(kernel),
+        percent(guest),
         named.join(", ")
     )
 }
@@ -444,7 +485,7 @@ fn in_words(frame: &str) -> String {
 
 /// What a graph does not show.
 struct Missing {
-    /// No frame of the kernel.
+    /// The kernel's side was not sampled.
     kernel: bool,
     /// No frame of the guest, though there is one.
     guest: bool,
@@ -469,8 +510,8 @@ impl Missing {
             text += " The guest's functions are missing, since wasmtime wrote no perf map; see \
                      that /tmp can be written to.";
         } else if self.guest {
-            text += " No sample fell on the guest; give perf a longer --window, such as \
-                     `--window 1s`.";
+            text += " The guest was never met: it takes less than a sample's share. A handler that does \
+                     more shows it, such as `--handler count`.";
         }
         text
     }
@@ -567,13 +608,30 @@ shard 0  7  1.000400: cpu-clock: \n\
 \t            1001 ringlab::event_loop::run (/bin/ringlab)\n\
 \n";
 
-    fn folded(script: &str) -> String {
-        let name = format!("ringlab-fold-{}-{}", std::process::id(), script.len());
+    fn of<T>(script: &str, read: fn(&Path) -> T) -> T {
+        let test = thread::current()
+            .name()
+            .unwrap_or_default()
+            .replace(':', "-");
+        let name = format!("ringlab-{}-{test}", std::process::id());
         let path = std::env::temp_dir().join(name);
         fs::write(&path, script).expect("the directory is for that");
-        let folded = fold(&path, "cpu-clock").expect("it is what perf writes");
+        let result = read(&path);
         let _ = fs::remove_file(&path);
-        folded
+        result
+    }
+
+    fn folded(script: &str) -> String {
+        let fold = |path: &Path| fold(path, "cpu-clock").expect("it is what perf writes");
+        of(script, fold)
+    }
+
+    #[test]
+    fn the_events_name_says_whose_side_was_sampled() {
+        let check = |script: &str, expected| assert_eq!(of(script, samples_user_only), expected);
+        check(SCRIPT, false);
+        check(&SCRIPT.replace("cpu-clock:", "cpu-clock:u:"), true);
+        check("", false);
     }
 
     #[test]
@@ -589,8 +647,8 @@ shard 0  7  1.000400: cpu-clock: \n\
         assert_eq!(lines, expected);
         assert_eq!(
             top(&folded),
-            "On top in most of its 4 samples: tcp_sendmsg (kernel) 50 %, inner (guest) 25 %, timer \
-             (kernel) 25 %."
+            "Of 4 samples 75.0 % are the kernel's and 25.0 % the guest's; most often on top: \
+             tcp_sendmsg (kernel) 50.0 %, inner (guest) 25.0 %, timer (kernel) 25.0 %."
         );
         let svg = draw(&folded, &arm("epoll"), "cpu-clock").expect("it has frames");
         let svg = String::from_utf8(svg).expect("it is XML");
@@ -605,6 +663,21 @@ shard 0  7  1.000400: cpu-clock: \n\
     }
 
     #[test]
+    fn a_window_is_told_in_seconds() {
+        let check = |opened_ns, closed_ns, expected: Option<&str>| {
+            let window = Window {
+                opened_ns,
+                closed_ns,
+            };
+            assert_eq!(window.text().as_deref(), expected);
+        };
+        let whole = Some("1.000000005,12.340000000");
+        check(Some(1_000_000_005), Some(12_340_000_000), whole);
+        check(Some(1), None, None);
+        check(None, None, None);
+    }
+
+    #[test]
     fn what_a_graph_lacks_is_said() {
         let check = |kernel, guest, map, paranoid, expected: &str| {
             let text = Missing { kernel, guest, map }.sentences(paranoid);
@@ -615,6 +688,6 @@ shard 0  7  1.000400: cpu-clock: \n\
         check(true, false, false, Some(2), "perf_event_paranoid is 2");
         check(true, false, false, Some(1), "run as root");
         check(false, true, true, Some(1), "no perf map");
-        check(false, true, false, Some(1), "--window");
+        check(false, true, false, Some(1), "--handler count");
     }
 }

@@ -103,13 +103,10 @@ impl Runner<'_> {
             };
             let block = self.block("pilot", place)?;
             if let Some(block) = block.filter(|block| block.client.answered == 0) {
-                return Err(ExperimentError::Server {
+                return Err(ExperimentError::Answer {
                     arm: self.runners[arm].label.clone(),
-                    what: format!(
-                        "answered none of {} requests as expected (status 200 to GET {}); \
-                         try it with `ringlab serve` and curl",
-                        block.client.sent, self.plan.path
-                    ),
+                    sent: block.client.sent,
+                    path: self.plan.path.clone(),
                 });
             }
         }

@@ -105,7 +105,7 @@ impl fmt::Display for LoadError {
                     Some(libc::ENOSYS) => {
                         f.write_str("; the load generator needs Linux 5.11 or later")
                     }
-                    _ => f.write_str("; run `ringlab doctor` to see what this host lacks"),
+                    _ => f.write_str("; run `ringlab models` to see what this kernel can do"),
                 }
             }
         }

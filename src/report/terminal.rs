@@ -390,30 +390,28 @@ fn difference(base: &Column, column: &Column) -> String {
 }
 
 /// Two runs of one plan: whether they tell the same story, arm by arm.
-pub fn agreement(before: &Analysis, now: &Analysis) -> (bool, String) {
+pub fn agreement(before: &Analysis, now: &Analysis) -> String {
     let mut text = String::from("Against the stored run:\n");
-    let mut all = true;
     for (old, new) in before.tables.iter().zip(&now.tables) {
         let last = new.rows.len().saturating_sub(1);
         for (was, is) in old.rows.iter().zip(&new.rows[..last]).skip(1) {
-            if let (Ok(was), Ok(is_ratio)) = (&was.cpu_ratio, &is.cpu_ratio) {
-                let agreement = stats::agreement(was, is_ratio);
-                all &= agreement.confirms();
-                let _ = writeln!(
-                    text,
-                    "- {}, {}: {:.3} ±{:.1} % then, {:.3} ±{:.1} % now: {}",
-                    is.label,
-                    new.load.name(),
+            let place = format!("{}, {}", is.label, new.load.name());
+            let line = match (&was.cpu_ratio, &is.cpu_ratio) {
+                (Ok(was), Ok(is)) => format!(
+                    "{place}: {:.3} ±{:.1} % then, {:.3} ±{:.1} % now: {}",
                     was.ratio,
                     half_width_percent(was),
-                    is_ratio.ratio,
-                    half_width_percent(is_ratio),
-                    agreement.sentence()
-                );
-            }
+                    is.ratio,
+                    half_width_percent(is),
+                    stats::agreement(was, is).sentence()
+                ),
+                (Err(why), _) => format!("{place}: the stored run has no ratio: {why}"),
+                (_, Err(why)) => format!("{place}: this run has no ratio: {why}"),
+            };
+            let _ = writeln!(text, "{}", wrap_from("- ", &line));
         }
     }
-    (all, text)
+    text
 }
 
 /// A run of the load generator.

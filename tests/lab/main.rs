@@ -16,6 +16,7 @@
 //! | `startup`, `drain` | how a server begins and ends |
 //! | `figures` | what it says about itself |
 //! | `measuring` | `compare` and `load`: what they store, refuse, and how they end |
+//! | `profile` | flame graphs, and what is said where there can be none |
 //! | `regressions` | bugs that were found once, each by what showed it |
 //! | `modules` | the built-in handlers as WebAssembly |
 //! | `architecture` | DESIGN's invariants that show in the source |
@@ -37,6 +38,7 @@ mod limits;
 mod measuring;
 mod misbehaving;
 mod modules;
+mod profile;
 mod regressions;
 mod server;
 mod startup;
