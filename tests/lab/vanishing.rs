@@ -37,13 +37,18 @@ fn visit(lab: Lab, visits: impl Fn(&Server)) -> u64 {
     // The first connection of all makes what stays, such as the sandbox's instance.
     server.connect().expect_open();
     server.until("closed", |now| now.served.closed == 1);
-    let held = server.holdings();
+    // A thread counts its connection closed a moment before it ends itself.
+    let look = |_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        server.holdings()
+    };
+    let held = (0..20).map(look).min().expect("it was looked at");
     visits(&server);
     // Connections are accepted in their order: behind this one is none of the visits.
     server.connect().expect_open();
     let figures = server.until("all closed", |now| now.served.closed == now.served.accepted);
     let mut looks = 0;
-    while server.holdings() != held {
+    while server.holdings() > held {
         let (descriptors, threads) = server.holdings();
         looks += 1;
         assert!(
