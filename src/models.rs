@@ -56,7 +56,7 @@ pub static MODELS: &[Model] = &[
     },
     Model {
         name: "io_uring",
-        sentence: "One thread a core hands operations to a ring and takes their completions from it.",
+        sentence: "One thread a core hands operations to a ring and takes completions, several at once under pressure.",
         shape: Shape::EventLoop,
         check: io_uring::check,
         run: event_loop::run::<IoUring<Off>, Off>,
