@@ -21,6 +21,7 @@
 //! | [`models`] | the table of I/O models |
 //! | [`shard`] | a pinned thread and all that it owns; what shards share |
 //! | [`event_loop`], [`thread_per_connection`] | the two shapes of a shard's thread |
+//! | [`desk`] | a connection that waits in its own calls, and how the shard ends those |
 //! | [`io`] | how bytes move: one file per model, behind one trait |
 //! | [`session`] | one connection's life, without I/O |
 //! | [`http`] | HTTP/1.1, without I/O |
@@ -49,6 +50,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod descriptors;
+pub mod desk;
 pub mod event_loop;
 pub mod experiment;
 mod hash;

@@ -4,13 +4,13 @@
 //! flags and the same counting as their event-driven twins.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, SockFlag, accept4, recv, send, shutdown};
 
-use super::{Counts, Listener, Waker, listener};
+use super::{Counts, Ender, Listener, Single, Waker, listener};
 use crate::measure::probe::{Probe, Stage};
 
 /// Offered to each `recv`, as on epoll.
@@ -168,33 +168,14 @@ impl Connection {
         // A failure means that the peer is gone; receiving will say so.
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Write);
     }
-
-    /// A hold on the same socket for another thread, which can end its calls with it.
-    pub fn ender(&self) -> Ender {
-        Ender(self.0.as_fd().as_raw_fd())
-    }
-
-    /// Ends it.
-    pub fn close(self, counts: &Counts) {
-        counts.close.add(1);
-    }
 }
 
-/// Ends another thread's blocking calls on a connection. Valid while the connection is open, which
-/// whoever holds it must see to.
-#[derive(Debug)]
-pub struct Ender(RawFd);
-
-impl Ender {
-    /// Makes a waiting `receive` return 0; bytes that are there already are still delivered.
-    pub fn end_receiving(&self, counts: &Counts) {
-        counts.shutdown.add(1);
-        let _ = shutdown(self.0, Shutdown::Read);
+impl Single for Connection {
+    fn ender(&self) -> Ender {
+        Ender::of(&self.0)
     }
 
-    /// Makes every waiting call return.
-    pub fn end_all(&self, counts: &Counts) {
-        counts.shutdown.add(1);
-        let _ = shutdown(self.0, Shutdown::Both);
+    fn close(self, counts: &Counts) {
+        counts.close.add(1);
     }
 }

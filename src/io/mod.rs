@@ -10,6 +10,7 @@
 
 pub mod blocking;
 pub mod counts;
+mod ender;
 pub mod epoll;
 pub mod io_uring;
 pub mod listener;
@@ -21,6 +22,7 @@ mod waker;
 use std::io;
 
 pub use counts::{Counts, CountsSnapshot};
+pub use ender::{Ender, Single};
 pub use listener::Listener;
 pub use waker::Waker;
 
