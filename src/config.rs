@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::http;
 use crate::models::{self, Model};
+use crate::offload::Policy;
 use crate::sandbox::{self, Handler, Isolation, LoadError, Source};
 use crate::session::Timeouts;
 
@@ -16,6 +17,14 @@ pub struct Config {
     pub model: &'static Model,
     /// What stands between two requests.
     pub isolation: Isolation,
+    /// Where and when handlers run.
+    pub offload: Policy,
+    /// Threads of [`Policy::Pool`].
+    pub workers: usize,
+    /// Cores of these threads, used in turn; none: wherever the kernel puts them.
+    pub worker_cores: Vec<usize>,
+    /// Requests that may wait for a worker, or have a thread of their own, at a time.
+    pub queue: usize,
     /// What runs.
     pub handler: Source,
     /// One pinned thread for each.
@@ -106,6 +115,10 @@ impl Config {
         Self {
             model: models::find("epoll").expect("epoll is in the table"),
             isolation: Isolation::Reuse,
+            offload: Policy::Inline,
+            workers: 4,
+            worker_cores: Vec::new(),
+            queue: 256,
             handler,
             cores,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -124,10 +137,12 @@ impl Config {
     /// The first thing that cannot be.
     pub fn validate(&self) -> Result<Handler, ConfigError> {
         let there = cores();
-        for (nth, &core) in self.cores.iter().enumerate() {
+        for &core in self.cores.iter().chain(&self.worker_cores) {
             if !there.contains(&core) {
                 return Err(ConfigError::NoSuchCore { core, there });
             }
+        }
+        for (nth, &core) in self.cores.iter().enumerate() {
             if self.cores[..nth].contains(&core) {
                 return Err(ConfigError::CoreTwice(core));
             }

@@ -9,17 +9,21 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, Thread};
 
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::io::{Buf, Counts, Ender, Op, Single};
+use crate::io::{Buf, Counts, Ender, Op, Single, Token};
 use crate::measure::probe::Probe;
+use crate::offload::Threads;
 use crate::session::{Context, Session};
 use crate::shard::{Book, Hub, SPARE_CONNECTIONS, Stage};
 
 /// Deadlines are looked at this often, or four times within the shortest, in milliseconds.
 const SWEEP_MS: u64 = 250;
+/// The one connection that a session's owner has here.
+const TOKEN: Token = Token::LISTENER;
 /// No deadline.
 const NEVER_MS: u64 = u64::MAX;
 
@@ -30,6 +34,8 @@ struct Desk {
     deadline_ms: AtomicU64,
     doing: AtomicU8,
     expired: AtomicBool,
+    /// Who is parked while a handler is awaited.
+    parked: OnceLock<Thread>,
 }
 
 /// What a connection is about to wait in.
@@ -42,6 +48,8 @@ enum Doing {
     Receiving,
     /// Not in a call: a deadline of its own bounds the handler.
     Handling,
+    /// Parked, until a handler on another thread has answered.
+    Awaiting,
     Sending,
 }
 
@@ -51,6 +59,8 @@ pub struct Room {
     pub config: Arc<Config>,
     /// Shared by all shards.
     pub hub: Arc<Hub>,
+    /// Shared by all shards: who runs handlers that do not run here.
+    pub threads: Threads,
     /// The shard's own figures.
     pub book: Arc<Book>,
     born: AtomicU64,
@@ -59,10 +69,11 @@ pub struct Room {
 
 impl Room {
     /// An empty room.
-    pub fn new(config: Arc<Config>, hub: Arc<Hub>, book: Arc<Book>) -> Arc<Self> {
+    pub fn new(config: Arc<Config>, hub: Arc<Hub>, threads: Threads, book: Arc<Book>) -> Arc<Self> {
         Arc::new(Self {
             config,
             hub,
+            threads,
             book,
             born: AtomicU64::new(0),
             desks: Mutex::default(),
@@ -91,6 +102,7 @@ impl Room {
                 deadline_ms: AtomicU64::new(NEVER_MS),
                 doing: AtomicU8::new(Doing::Receiving as u8),
                 expired: AtomicBool::new(false),
+                parked: OnceLock::new(),
             }),
             room: self.clone(),
             connection: Some(connection),
@@ -134,10 +146,14 @@ impl Room {
         }
     }
 
-    /// Ends every call.
+    /// Ends every call. Who awaits a handler tells its client, and ends by itself.
     pub fn end_all(&self) {
         for desk in self.desks().values() {
-            desk.ender.end_all(&self.book.io);
+            if desk.doing.load(Ordering::SeqCst) == Doing::Awaiting as u8 {
+                desk.parked.get().map(Thread::unpark);
+            } else {
+                desk.ender.end_all(&self.book.io);
+            }
         }
     }
 
@@ -199,9 +215,9 @@ impl<C: Single> Seat<C> {
     /// The beginning of its session.
     pub fn session<P: Probe>(&self, context: &mut Context<P>) -> Session {
         if self.admitted {
-            Session::new(context)
+            Session::new(TOKEN, context)
         } else {
-            Session::refused(context)
+            Session::refused(TOKEN, context)
         }
     }
 
@@ -229,7 +245,27 @@ impl<C: Single> Seat<C> {
         match result {
             Ok(()) => session.sent(buf, context),
             Err(_) if self.desk.has_expired() => session.expire(context),
-            Err(_) => session.broken(),
+            Err(_) => session.broken(context),
+        }
+    }
+
+    /// Parks the calling thread until the awaited handler has answered, and waits for nothing else:
+    /// it would have to receive to see that its client has left.
+    pub fn await_handler<P: Probe>(&self, session: &mut Session, context: &mut Context<P>) {
+        let _ = self.desk.parked.set(thread::current());
+        self.desk.begin(Doing::Awaiting, NEVER_MS);
+        loop {
+            if let Some(job) = context.offload.next() {
+                session.finish(&job, context);
+                return context.offload.recycle(job);
+            }
+            if self.room.hub.stage() == Stage::Stopping {
+                return session.give_up(context);
+            }
+            if context.offload.may_sleep() {
+                // Woken by the answer, or by the server's end, or for no reason.
+                thread::park();
+            }
         }
     }
 
@@ -265,9 +301,9 @@ impl<C: Single> Seat<C> {
         }
         match result {
             Ok([]) if self.desk.has_expired() => session.expire(context),
-            Ok([]) => session.end_of_stream(),
+            Ok([]) => session.end_of_stream(context),
             Ok(bytes) => session.absorb(bytes, context),
-            Err(_) => session.broken(),
+            Err(_) => session.broken(context),
         }
     }
 }

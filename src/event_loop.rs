@@ -4,8 +4,9 @@
 //! Generic over the driver, so that nothing stands between them at run time.
 
 use crate::clock::{Clock, step_ms};
-use crate::io::{Done, Driver, Outcome, Submitted, Token};
+use crate::io::{Done, Driver, NOW_NS, Outcome, Submitted, Token};
 use crate::measure::probe::Probe;
+use crate::offload::{Job, Wake};
 use crate::session::{Context, Session};
 use crate::shard::{AcceptLog, Hub, SPARE_CONNECTIONS, Shard, ShardError, Stage, context};
 use std::sync::Arc;
@@ -27,13 +28,15 @@ pub fn run<D: Driver, P: Probe>(shard: Shard) -> Result<(), ShardError> {
         listener,
         config,
         hub,
+        threads,
         ready,
         ..
     } = shard;
     let places = config.connections + SPARE_CONNECTIONS;
     let driver = D::open(listener, places, book.io.clone())
         .map_err(ShardError::at("opening the I/O model"))?;
-    let context = context::<P>(&config, sandbox, book.served.clone())?;
+    let wake = Wake::Driver(driver.waker());
+    let context = context::<P>(&config, sandbox, threads, wake, book.served.clone())?;
     let mut this = Loop {
         driver,
         sessions: Vec::new(),
@@ -89,7 +92,7 @@ impl<D: Driver, P: Probe> Loop<D, P> {
                 Stage::Running => {}
                 Stage::Draining if !self.draining => self.drain()?,
                 Stage::Draining => {}
-                Stage::Stopping => return Ok(()),
+                Stage::Stopping => return self.give_up(),
             }
             if self.draining && self.live == 0 {
                 return Ok(());
@@ -99,6 +102,8 @@ impl<D: Driver, P: Probe> Loop<D, P> {
 
     /// Waits, then takes in everything that has happened.
     fn turn(&mut self, until_ns: Option<u64>) -> std::io::Result<()> {
+        let may_sleep = self.context.offload.may_sleep();
+        let until_ns = if may_sleep { until_ns } else { Some(NOW_NS) };
         self.driver.wait(until_ns)?;
         self.clock.tick(&mut self.context);
         while let Some((token, done)) = self.driver.next() {
@@ -110,8 +115,8 @@ impl<D: Driver, P: Probe> Loop<D, P> {
                 (Done::Received(bytes), Some(entry)) => {
                     entry.session.absorb(bytes, &mut self.context)
                 }
-                (Done::EndOfStream, Some(entry)) => entry.session.end_of_stream(),
-                (Done::Reset(_), Some(entry)) => entry.session.broken(),
+                (Done::EndOfStream, Some(entry)) => entry.session.end_of_stream(&mut self.context),
+                (Done::Reset(_), Some(entry)) => entry.session.broken(&mut self.context),
                 (Done::Finished(outcome), _) => self.finish(token, outcome),
                 (Done::Accepted, _) => self.accept(token),
                 (Done::AcceptFailed(error), _) => {
@@ -126,7 +131,22 @@ impl<D: Driver, P: Probe> Loop<D, P> {
             }
             self.act(token);
         }
+        while let Some(job) = self.context.offload.next() {
+            self.come_home(&job);
+            self.context.offload.recycle(job);
+        }
         Ok(())
+    }
+
+    /// An answer has come from elsewhere. Its owner is there still, or would have cancelled it.
+    fn come_home(&mut self, job: &Job) {
+        let token = job.owner();
+        if let Some(Some(entry)) = self.sessions.get_mut(token.index())
+            && entry.token == token
+        {
+            entry.session.finish(job, &mut self.context);
+            self.act(token);
+        }
     }
 
     /// Does what the session of `token` asks, until it asks nothing more.
@@ -150,7 +170,7 @@ impl<D: Driver, P: Probe> Loop<D, P> {
             Outcome::Sent(buf) => entry.session.sent(buf, &mut self.context),
             Outcome::SendFailed(buf, _) => {
                 self.context.pool.put(buf);
-                entry.session.broken();
+                entry.session.broken(&mut self.context);
             }
             Outcome::Closed => {
                 if let Some(entry) = place.take() {
@@ -164,10 +184,10 @@ impl<D: Driver, P: Probe> Loop<D, P> {
         self.context.served.accepted.add(1);
         let admitted = self.hub.admit();
         let mut session = if admitted {
-            Session::new(&self.context)
+            Session::new(token, &self.context)
         } else {
             self.context.served.refused.add(1);
-            Session::refused(&mut self.context)
+            Session::refused(token, &mut self.context)
         };
         if self.draining {
             session.drain();
@@ -210,16 +230,21 @@ impl<D: Driver, P: Probe> Loop<D, P> {
 
     /// Takes in what the kernel has already accepted and received, then ends what is idle.
     fn drain(&mut self) -> std::io::Result<()> {
-        let at_once = Some(1);
-        self.turn(at_once)?;
+        self.turn(Some(NOW_NS))?;
         self.driver.submit(Token::LISTENER, crate::io::Op::Close);
-        self.turn(at_once)?;
+        self.turn(Some(NOW_NS))?;
         self.draining = true;
         // Drivers may be slow to tell of sends that nobody waited for; now somebody does.
         self.sweep_ms = self.sweep_ms.min(DRAIN_SWEEP_MS);
         self.next_sweep_ms = self.context.now_ms + self.sweep_ms;
         self.for_each(|session, _| session.drain());
         Ok(())
+    }
+
+    /// The drain limit has passed: whoever still waits for a handler is told so, at once.
+    fn give_up(&mut self) -> std::io::Result<()> {
+        self.for_each(|session, context| session.give_up(context));
+        self.driver.wait(Some(NOW_NS))
     }
 
     fn for_each(&mut self, change: impl Fn(&mut Session, &mut Context<P>)) {

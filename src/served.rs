@@ -15,6 +15,10 @@ crate::measure::counter::counters! {
         failed,
         /// Of those, because the handler used up its CPU time.
         deadline_passed,
+        /// Of those, because no thread was to be had for the handler.
+        queue_full,
+        /// Requests whose client left while a handler elsewhere worked on them; not answered.
+        cancelled,
         /// Streams that were answered 4xx or 5xx by the server itself, and closed.
         rejected,
         /// Connections closed because something did not arrive, or was not taken, in time.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Config, ConfigError};
 use crate::io::{Waker, listener};
+use crate::offload::{Policy, Spawn, Threads, Workers};
 use crate::sandbox::Handler;
 use crate::shard::{Figures, Hub, Shard, ShardError, Stage};
 
@@ -51,6 +52,12 @@ pub enum StartError {
         /// What the kernel said.
         error: std::io::Error,
     },
+    /// No worker thread.
+    #[error("cannot start a worker thread: {error}; raise `ulimit -u` or ask for fewer workers")]
+    Worker {
+        /// What the kernel said.
+        error: std::io::Error,
+    },
     /// A shard did not come up.
     #[error(transparent)]
     Shard(#[from] ShardError),
@@ -77,7 +84,7 @@ impl StartError {
         match self {
             StartError::Config(error) => error.is_the_hosts(),
             StartError::Listen { .. } => false,
-            StartError::Thread { .. } | StartError::Shard(_) => true,
+            StartError::Thread { .. } | StartError::Worker { .. } | StartError::Shard(_) => true,
         }
     }
 }
@@ -98,6 +105,7 @@ impl Server {
             .map_err(|error| StartError::Listen { address, error })?;
         let config = Arc::new(config);
         let hub = Arc::new(Hub::new(config.connections));
+        let threads = start_threads(&config)?;
         let (tell_ended, ended) = sync_channel(config.cores.len());
         let mut server = Server {
             address,
@@ -114,6 +122,7 @@ impl Server {
                 handler: handler.clone(),
                 config: config.clone(),
                 hub: hub.clone(),
+                threads: threads.clone(),
                 ready,
             };
             let tell_ended = tell_ended.clone();
@@ -219,6 +228,23 @@ impl Server {
             }
         }
         true
+    }
+}
+
+/// The threads that the policy needs besides the shards'.
+fn start_threads(config: &Config) -> Result<Threads, StartError> {
+    let stack_bytes = config.sandbox.thread_stack_bytes() + STACK_BYTES;
+    match config.offload {
+        Policy::Inline => Ok(Threads::None),
+        Policy::Spawn => Ok(Threads::Spawn(Spawn::new(config.queue, stack_bytes))),
+        Policy::Pool => Workers::start(
+            config.workers,
+            config.queue,
+            &config.worker_cores,
+            stack_bytes,
+        )
+        .map(Threads::Pool)
+        .map_err(|error| StartError::Worker { error }),
     }
 }
 

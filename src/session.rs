@@ -8,18 +8,28 @@
 //! Requests are answered in the order in which they came. While an answer is being sent, later ones
 //! gather; when they reach [`OUT_BYTES`], reading pauses until the client has taken some, so that
 //! neither a fast sender nor a slow reader makes a session grow.
+//!
+//! A request whose handler runs elsewhere is awaited before the next is decoded, so answers leave in
+//! order and a connection has one request out at most. What comes meanwhile is carried, up to the
+//! same bound. A client that ends its stream while it is awaited is taken to have left.
 
 use std::marker::PhantomData;
 
 use crate::http::{self, Decoder, HeaderStorage, Reject, Step, Waiting};
-use crate::io::{Buf, Op};
+use crate::io::{Buf, Op, Token};
 use crate::measure::probe::{Probe, Stage};
-use crate::offload::Offload;
+use crate::offload::{self, Job, Offload, Started};
 use crate::pool::Pool;
+use crate::sandbox::{Answer, Failure};
 use crate::served::Served;
 
 /// Answers gathered before the session stops decoding. One answer more may lie above it.
 const OUT_BYTES: usize = 64 * 1024;
+/// Bytes carried, while a handler elsewhere is awaited, before the session stops receiving. One
+/// receive more may lie above it.
+const AWAITING_BYTES: usize = 64 * 1024;
+/// A time that does not come.
+const NEVER_MS: u64 = u64::MAX;
 
 /// How long a client may take, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +95,7 @@ pub struct Context<P: Probe> {
 /// One connection.
 #[derive(Debug)]
 pub struct Session {
+    owner: Token,
     decoder: Decoder,
     /// Received and not yet decoded; empty between requests.
     carry: Buf,
@@ -94,8 +105,10 @@ pub struct Session {
     sending: bool,
     /// Receiving was asked for and not paused since.
     receiving: bool,
-    /// Decoding rests until `out` has gone.
+    /// Decoding and receiving rest until `out` has gone, or the awaited answer has come.
     stalled: bool,
+    /// A handler elsewhere works on a request, which is to be answered like this.
+    awaiting: Option<http::Reply>,
     /// The client sends no more.
     ended: bool,
     /// The server is going down: what was received is answered, then it is over.
@@ -124,20 +137,33 @@ enum Wait {
     Request,
     Head,
     Body,
+    Handler,
     Send,
     Linger,
 }
 
+/// What became of a request.
+enum Answered {
+    /// It is answered and the connection stays.
+    Stays,
+    /// It is answered and the connection ends.
+    Ends,
+    /// The answer comes later.
+    Later(http::Reply),
+}
+
 impl Session {
-    /// A connection that was just accepted.
-    pub fn new<P: Probe>(context: &Context<P>) -> Self {
+    /// A connection that was just accepted, which whoever owns it calls `owner`.
+    pub fn new<P: Probe>(owner: Token, context: &Context<P>) -> Self {
         Self {
+            owner,
             decoder: Decoder::new(),
             carry: Buf::new(),
             out: Buf::new(),
             sending: false,
             receiving: false,
             stalled: false,
+            awaiting: None,
             ended: false,
             draining: false,
             state: State::Open,
@@ -147,8 +173,8 @@ impl Session {
     }
 
     /// A connection over the limit: it is told so, and closed.
-    pub fn refused<P: Probe>(context: &mut Context<P>) -> Self {
-        let mut session = Self::new(context);
+    pub fn refused<P: Probe>(owner: Token, context: &mut Context<P>) -> Self {
+        let mut session = Self::new(owner, context);
         session.reject(Reject::TOO_MANY_CONNECTIONS, context);
         session.set_deadline(false, context);
         session
@@ -160,8 +186,9 @@ impl Session {
         if self.state != State::Open {
             return;
         }
-        if self.stalled {
+        if self.stalled || self.is_awaiting() {
             self.carry_over(bytes, context);
+            self.is_held();
             return;
         }
         let answered = self.decode(bytes, context);
@@ -170,11 +197,57 @@ impl Session {
     }
 
     /// The client sends no more; it may still read.
-    pub fn end_of_stream(&mut self) {
+    pub fn end_of_stream<P: Probe>(&mut self, context: &mut Context<P>) {
         self.ended = true;
+        self.stop_awaiting(context);
         if self.state == State::Lingering {
             self.state = State::Finishing { linger: false };
         }
+    }
+
+    /// The awaited answer has come.
+    pub fn finish<P: Probe>(&mut self, job: &Job, context: &mut Context<P>) {
+        if let Some(reply) = self.awaiting.take() {
+            self.answer_late(job.outcome(), reply, context);
+        }
+    }
+
+    /// The server ends now: an answer that is still awaited is not to be had any more.
+    pub fn give_up<P: Probe>(&mut self, context: &mut Context<P>) {
+        if let Some(mut reply) = self.awaiting.take() {
+            context.offload.cancel(self.owner);
+            reply.keep_alive = false;
+            self.answer_late(Err(Failure::ShuttingDown), reply, context);
+        }
+    }
+
+    fn answer_late<P: Probe>(
+        &mut self,
+        outcome: Result<Answer<'_>, Failure>,
+        mut reply: http::Reply,
+        context: &mut Context<P>,
+    ) {
+        reply.keep_alive &= !(self.draining && self.carry.is_empty());
+        context.served.answered.add(1);
+        self.own_out(context);
+        P::within(Stage::Http, || {
+            offload::encode(
+                outcome,
+                reply,
+                &context.date,
+                &mut self.out,
+                &context.served,
+            );
+        });
+        if reply.keep_alive {
+            self.stalled = false;
+            self.decode(&[], context);
+        } else {
+            let linger = !self.carry.is_empty();
+            self.state = State::Finishing { linger };
+            self.drop_carry(context);
+        }
+        self.set_deadline(true, context);
     }
 
     /// The buffer of the last `Op::Send` is gone; here it is back.
@@ -182,7 +255,7 @@ impl Session {
         context.served.bytes_out.add(buf.len() as u64);
         context.pool.put(buf);
         self.sending = false;
-        if self.stalled && self.state == State::Open {
+        if self.stalled && !self.is_awaiting() && self.state == State::Open {
             self.stalled = false;
             self.decode(&[], context);
         }
@@ -190,14 +263,16 @@ impl Session {
     }
 
     /// The connection is of no more use.
-    pub fn broken(&mut self) {
+    pub fn broken<P: Probe>(&mut self, context: &mut Context<P>) {
+        self.stop_awaiting(context);
         self.sending = false;
         self.out.clear();
         self.state = State::Finishing { linger: false };
     }
 
     /// The connection is gone: its buffers are free again.
-    pub fn closed<P: Probe>(self, context: &mut Context<P>) {
+    pub fn closed<P: Probe>(mut self, context: &mut Context<P>) {
+        self.stop_awaiting(context);
         context.pool.put(self.carry);
         context.pool.put(self.out);
     }
@@ -216,7 +291,7 @@ impl Session {
         match self.waits_for {
             Wait::Head => self.reject(Reject::HEAD_TIMEOUT, context),
             Wait::Body => self.reject(Reject::BODY_TIMEOUT, context),
-            Wait::Request | Wait::Send | Wait::Linger => self.broken(),
+            Wait::Request | Wait::Handler | Wait::Send | Wait::Linger => self.broken(context),
         }
         self.set_deadline(false, context);
     }
@@ -231,7 +306,13 @@ impl Session {
         self.state == State::Open
             && !self.sending
             && self.out.is_empty()
+            && !self.is_awaiting()
             && self.decoder.waiting_for() == Waiting::Request
+    }
+
+    /// A handler elsewhere works on a request of this connection.
+    pub fn is_awaiting(&self) -> bool {
+        self.awaiting.is_some()
     }
 
     /// What to ask of the driver next. `Send` is asked only when no other is under way, and nothing
@@ -300,7 +381,7 @@ impl Session {
         answered: &mut bool,
     ) -> bool {
         while !rest.is_empty() {
-            if self.is_full() {
+            if self.is_held() {
                 self.carry_over(rest, context);
                 return false;
             }
@@ -316,9 +397,8 @@ impl Session {
                 } => {
                     *answered = true;
                     let last = self.draining && left == 0;
-                    let keep = answer(&request, last, &mut self.out, context);
-                    if !keep {
-                        self.state = State::Finishing { linger: left > 0 };
+                    let outcome = answer(self.owner, &request, last, &mut self.out, context);
+                    if !self.goes_on(outcome, left) {
                         return false;
                     }
                     rest = &rest[consumed..];
@@ -344,7 +424,7 @@ impl Session {
     /// Goes on with the request that came in parts, and with what follows it. Says whether what is
     /// carried then is to be looked at at once.
     fn decode_carried<P: Probe>(&mut self, context: &mut Context<P>, answered: &mut bool) -> bool {
-        if self.is_full() {
+        if self.is_held() {
             return false;
         }
         let mut storage = HeaderStorage::new();
@@ -360,14 +440,10 @@ impl Session {
             } => {
                 *answered = true;
                 let last = self.draining && left == 0;
-                let keep = answer(&request, last, &mut self.out, context);
+                let outcome = answer(self.owner, &request, last, &mut self.out, context);
                 let carried = std::mem::take(&mut self.carry);
-                let go_on = if keep {
-                    self.decode_lent(&carried[consumed..], context, answered)
-                } else {
-                    self.state = State::Finishing { linger: left > 0 };
-                    false
-                };
+                let go_on = self.goes_on(outcome, left)
+                    && self.decode_lent(&carried[consumed..], context, answered);
                 context.pool.put(carried);
                 go_on
             }
@@ -383,10 +459,35 @@ impl Session {
         }
     }
 
-    /// Stops decoding while answers wait to be taken.
-    fn is_full(&mut self) -> bool {
-        self.stalled = self.out.len() >= OUT_BYTES;
-        self.stalled
+    /// Takes note of what became of a request that `left` bytes follow; says whether the connection
+    /// goes on.
+    fn goes_on(&mut self, answered: Answered, left: usize) -> bool {
+        match answered {
+            Answered::Stays => true,
+            Answered::Ends => {
+                self.state = State::Finishing { linger: left > 0 };
+                false
+            }
+            Answered::Later(reply) => {
+                self.awaiting = Some(reply);
+                true
+            }
+        }
+    }
+
+    /// Whether decoding must stop: answers wait to be taken, or a handler is awaited.
+    fn is_held(&mut self) -> bool {
+        let carries_much = self.is_awaiting() && self.carry.len() >= AWAITING_BYTES;
+        self.stalled = self.out.len() >= OUT_BYTES || carries_much;
+        self.stalled || self.is_awaiting()
+    }
+
+    /// The client has left: the work is in vain.
+    fn stop_awaiting<P: Probe>(&mut self, context: &mut Context<P>) {
+        if self.awaiting.take().is_some() {
+            context.served.cancelled.add(1);
+            context.offload.cancel(self.owner);
+        }
     }
 
     fn incomplete<P: Probe>(&mut self, send_continue: bool, context: &mut Context<P>) {
@@ -432,6 +533,7 @@ impl Session {
             (State::Lingering | State::Finishing { linger: true }, _) if !sending => Wait::Linger,
             (State::Closed | State::Finishing { .. }, _) => Wait::Send,
             _ if sending => Wait::Send,
+            _ if self.is_awaiting() => Wait::Handler,
             (_, Waiting::Request) => Wait::Request,
             (_, Waiting::Head) => Wait::Head,
             (_, Waiting::Body) => Wait::Body,
@@ -441,14 +543,16 @@ impl Session {
         }
         self.waits_for = waits_for;
         let timeouts = &context.timeouts;
-        self.deadline_ms = context.now_ms
-            + match waits_for {
-                Wait::Request => timeouts.keep_alive_ms,
-                Wait::Head => timeouts.head_ms,
-                Wait::Body => timeouts.body_ms,
-                Wait::Send => timeouts.send_ms,
-                Wait::Linger => timeouts.linger_ms,
-            };
+        let timeout_ms = match waits_for {
+            Wait::Request => timeouts.keep_alive_ms,
+            Wait::Head => timeouts.head_ms,
+            Wait::Body => timeouts.body_ms,
+            // A handler has limits of its own; the client has none while it waits for one.
+            Wait::Handler => NEVER_MS,
+            Wait::Send => timeouts.send_ms,
+            Wait::Linger => timeouts.linger_ms,
+        };
+        self.deadline_ms = context.now_ms.saturating_add(timeout_ms);
     }
 }
 
@@ -458,19 +562,29 @@ fn own<P: Probe>(out: &mut Buf, context: &mut Context<P>) {
     }
 }
 
-/// Answers one request into `out`; says whether the connection stays. `last`: it must not.
+/// Has one request answered into `out`. `last`: the connection ends with it.
 fn answer<P: Probe>(
+    owner: Token,
     request: &http::Request<'_, '_>,
     last: bool,
     out: &mut Buf,
     context: &mut Context<P>,
-) -> bool {
+) -> Answered {
     own(out, context);
     let mut reply = request.reply();
     reply.keep_alive &= !last;
-    context.served.answered.add(1);
-    context
+    let started = context
         .offload
-        .answer(request, reply, &context.date, out, &context.served);
-    reply.keep_alive
+        .start(owner, request, reply, &context.date, out, &context.served);
+    match started {
+        Started::Later => Answered::Later(request.reply()),
+        Started::Answered => {
+            context.served.answered.add(1);
+            if reply.keep_alive {
+                Answered::Stays
+            } else {
+                Answered::Ends
+            }
+        }
+    }
 }

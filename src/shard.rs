@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::http;
 use crate::io::{Counts, CountsSnapshot, Listener, Waker};
 use crate::measure::probe::{self, Probe, StageNs, StageTimes};
-use crate::offload::Inline;
+use crate::offload::{Inline, Offload, Remote, Threads, Wake};
 use crate::pool::Pool;
 use crate::sandbox::{Handler, LoadError, Sandbox, ShardSandbox};
 use crate::served::{Served, ServedSnapshot};
@@ -31,6 +31,8 @@ pub struct Shard {
     pub config: Arc<Config>,
     /// Shared by all shards.
     pub hub: Arc<Hub>,
+    /// Shared by all shards: who runs handlers that do not run here.
+    pub threads: Threads,
     /// Told once the shard serves; dropped without a word if it does not come to that.
     pub ready: SyncSender<Waker>,
 }
@@ -76,18 +78,29 @@ impl Shard {
     }
 }
 
-/// What a thread that serves connections needs for its sessions.
+/// What a thread that serves connections needs for its sessions. `wake` is how it is woken when an
+/// answer has come from another thread.
 ///
 /// # Errors
 /// The thread's deadline timer could not be made.
 pub fn context<P: Probe>(
     config: &Config,
     sandbox: Arc<ShardSandbox>,
+    threads: Threads,
+    wake: Wake,
     served: Arc<Served>,
 ) -> Result<Context<P>, ShardError> {
-    let sandbox = Sandbox::new(sandbox).map_err(ShardError::at("starting the deadline timer"))?;
+    let offload: Box<dyn Offload> = match threads {
+        Threads::None => {
+            let sandbox =
+                Sandbox::new(sandbox).map_err(ShardError::at("starting the deadline timer"))?;
+            Box::new(Inline::<P>::new(sandbox))
+        }
+        Threads::Spawn(spawn) => Box::new(Remote::new(spawn, sandbox, wake)),
+        Threads::Pool(workers) => Box::new(Remote::new(workers, sandbox, wake)),
+    };
     Ok(Context {
-        offload: Box::new(Inline::<P>::new(sandbox)),
+        offload,
         limits: config.http,
         timeouts: config.timeouts,
         pool: Pool::new(config.connections),

@@ -10,6 +10,7 @@ use crate::desk::{Room, Seat};
 use crate::io::Op;
 use crate::io::blocking::{Acceptor, Connection, RECEIVE_BYTES};
 use crate::measure::probe::Probe;
+use crate::offload::Wake;
 use crate::sandbox::ShardSandbox;
 use crate::shard::{AcceptLog, Shard, ShardError, Stage, context};
 
@@ -32,12 +33,13 @@ pub fn run<P: Probe>(shard: Shard) -> Result<(), ShardError> {
         listener,
         config,
         hub,
+        threads,
         ready,
         ..
     } = shard;
     let mut acceptor = Acceptor::open(listener).map_err(ShardError::at("opening the acceptor"))?;
     let _ = ready.send(acceptor.waker());
-    let room = Room::new(config, hub, book);
+    let room = Room::new(config, hub, threads, book);
     accept_all::<P>(&mut acceptor, &room, &sandbox)
         .map_err(ShardError::at("waiting for connections"))
 }
@@ -78,10 +80,12 @@ fn accept_all<P: Probe>(
             }
             Stage::Draining if !room.is_empty() => {}
             Stage::Draining => return Ok(()),
-            Stage::Stopping => {
+            // Their last words are short; whoever started this shard waits for it only so long.
+            Stage::Stopping if !room.is_empty() => {
+                draining = true;
                 room.end_all();
-                return Ok(());
             }
+            Stage::Stopping => return Ok(()),
         }
     }
 }
@@ -116,7 +120,10 @@ fn serve<P: Probe>(seat: &Seat<Connection>, sandbox: Arc<ShardSandbox>) -> Resul
     let book = &seat.book;
     let connection = seat.connection();
     book.begin::<P>();
-    let mut context = context::<P>(&seat.room.config, sandbox, book.served.clone())?;
+    let room = &seat.room;
+    let wake = Wake::Thread(thread::current());
+    let threads = room.threads.clone();
+    let mut context = context::<P>(&room.config, sandbox, threads, wake, book.served.clone())?;
     let mut clock = Clock::default();
     clock.tick(&mut context);
     let mut session = seat.session(&mut context);
@@ -137,6 +144,11 @@ fn serve<P: Probe>(seat: &Seat<Connection>, sandbox: Arc<ShardSandbox>) -> Resul
                     return Ok(());
                 }
             }
+        }
+        if session.is_awaiting() {
+            seat.await_handler(&mut session, &mut context);
+            clock.tick(&mut context);
+            continue;
         }
         seat.begin_receiving(&mut session);
         context.offload.rest();

@@ -4,6 +4,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use super::Exit;
 use crate::models::MODELS;
+use crate::offload::Policy;
 use crate::sandbox::Isolation;
 
 /// List every value of every axis, and whether this kernel can do it
@@ -32,12 +33,9 @@ pub fn run(_: &Arguments) -> Exit {
             isolation.sentence(),
         ]);
     }
-    table.add_row([
-        "offload",
-        "inline",
-        "yes",
-        "The handler runs on the I/O thread, at once; everything else there waits for it.",
-    ]);
+    for policy in Policy::ALL {
+        table.add_row(["offload", &policy.to_string(), "yes", policy.sentence()]);
+    }
     for (name, _, sentence) in ringlab_guest::handlers::ALL {
         table.add_row(["handler", name, "yes", sentence]);
     }

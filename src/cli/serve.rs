@@ -8,11 +8,12 @@ use bytesize::ByteSize;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::{Cores, Exit, fail, parse_cores};
-use crate::config::{Config, ConfigError};
+use crate::config::{self, Config, ConfigError};
 use crate::control;
 use crate::descriptors;
 use crate::measure::probe;
 use crate::models::{self, MODELS};
+use crate::offload::Policy;
 use crate::sandbox::{Isolation, Source};
 use crate::server::{Handle, Server};
 use crate::shard::Stage;
@@ -35,6 +36,18 @@ pub struct Arguments {
     /// What stands between two requests: native, reuse or fresh
     #[arg(long, default_value = "reuse")]
     isolation: Isolation,
+    /// Where and when a handler runs: inline, spawn or pool
+    #[arg(long, default_value = "inline")]
+    offload: Policy,
+    /// Worker threads of `--offload pool`
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: u16,
+    /// Cores of the workers, in turn; by default those that `--cores` leaves, if any
+    #[arg(long, value_name = "CORES", value_parser = parse_cores)]
+    worker_cores: Option<Cores>,
+    /// Requests that may wait for a worker, or have a thread under `spawn`; one more is answered 503
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    queue: u32,
     /// Connections at a time; one more is answered 503
     #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     connections: u32,
@@ -169,6 +182,13 @@ fn fit_descriptors(config: &mut Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// The cores that no shard has.
+fn left_over(taken: &[usize]) -> Vec<usize> {
+    let mut cores = config::cores();
+    cores.retain(|core| !taken.contains(core));
+    cores
+}
+
 fn milliseconds(time: humantime::Duration) -> u64 {
     (Duration::from(time).as_millis() as u64).max(1)
 }
@@ -178,6 +198,13 @@ impl Arguments {
         let mut config = Config::new(Source::parse(&self.handler), self.cores.list());
         config.model = models::find(&self.model).expect("clap knows the table");
         config.isolation = self.isolation;
+        config.offload = self.offload;
+        config.workers = usize::from(self.workers);
+        config.queue = self.queue as usize;
+        config.worker_cores = match &self.worker_cores {
+            Some(cores) => cores.list(),
+            None => left_over(&config.cores),
+        };
         config.listen = self.listen;
         config.connections = self.connections as usize;
         config.drain = self.drain.into();

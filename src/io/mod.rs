@@ -26,6 +26,9 @@ pub use ender::{Ender, Single};
 pub use listener::Listener;
 pub use waker::Waker;
 
+/// A time that has passed: who waits until then looks for events and does not sleep.
+pub const NOW_NS: u64 = 1;
+
 /// A buffer on its way out. It is owned by exactly one side at a time, session or driver, so the
 /// kernel may read from it for as long as the driver holds it.
 pub type Buf = Vec<u8>;

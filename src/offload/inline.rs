@@ -3,11 +3,11 @@
 
 use std::marker::PhantomData;
 
-use super::Offload;
+use super::{Job, Offload, Started, encode};
 use crate::http;
-use crate::io::Buf;
+use crate::io::{Buf, Token};
 use crate::measure::probe::{Probe, Stage};
-use crate::sandbox::{Call, Failure, Sandbox};
+use crate::sandbox::{Call, Sandbox};
 use crate::served::Served;
 
 /// The policy: a sandbox of one's own.
@@ -27,14 +27,15 @@ impl<P: Probe> Inline<P> {
 }
 
 impl<P: Probe> Offload for Inline<P> {
-    fn answer(
+    fn start(
         &mut self,
+        _owner: Token,
         request: &http::Request<'_, '_>,
         reply: http::Reply,
         date: &[u8; 29],
         out: &mut Buf,
         served: &Served,
-    ) {
+    ) -> Started {
         let call = Call {
             method: request.method,
             target: request.target,
@@ -43,48 +44,26 @@ impl<P: Probe> Offload for Inline<P> {
             body: request.body,
         };
         let before = P::enter(Stage::Sandbox);
-        self.sandbox
-            .call_probed::<P, _>(&call, |result| match result {
-                Ok(answer) => {
-                    let answer = http::Answer {
-                        status: answer.status,
-                        header_lines: answer.header_lines,
-                        body: answer.body,
-                    };
-                    P::within(Stage::Http, || http::encode(out, date, &answer, reply));
-                }
-                Err(failure) => encode_failure(&failure, reply, date, out, served),
-            });
+        self.sandbox.call_probed::<P, _>(&call, |result| {
+            P::within(Stage::Http, || encode(result, reply, date, out, served));
+        });
         P::enter(before);
+        Started::Answered
+    }
+
+    fn next(&mut self) -> Option<Job> {
+        None
+    }
+
+    fn recycle(&mut self, _job: Job) {}
+
+    fn cancel(&mut self, _owner: Token) {}
+
+    fn may_sleep(&mut self) -> bool {
+        true
     }
 
     fn rest(&mut self) {
         self.sandbox.release();
     }
-}
-
-/// The client learns the class of the failure, and the stream stays good.
-fn encode_failure(
-    failure: &Failure,
-    reply: http::Reply,
-    date: &[u8; 29],
-    out: &mut Buf,
-    served: &Served,
-) {
-    served.failed.add(1);
-    if matches!(failure, Failure::Deadline) {
-        served.deadline_passed.add(1);
-    }
-    tracing::debug!(%failure, "a request failed");
-    let body = [failure.reason().as_bytes(), b"\n"].concat();
-    let answer = http::Answer {
-        status: failure.status(),
-        header_lines: if failure.status() == 503 {
-            b"content-type: text/plain\r\nretry-after: 1\r\n"
-        } else {
-            b"content-type: text/plain\r\n"
-        },
-        body: &body,
-    };
-    http::encode(out, date, &answer, reply);
 }

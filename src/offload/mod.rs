@@ -1,29 +1,161 @@
 //! WHERE AND WHEN a handler runs. One file per policy.
 //!
 //! A policy takes a parsed request and sees to it that the handler's answer, or the reason why there
-//! is none, gets into the connection's output. It knows no sockets and no models. It is called once
-//! a request, so a virtual call is cheap and the same for all.
+//! is none, gets into the connection's output: at once, or later. It knows no sockets and no
+//! models; of the way back it knows how to wake whoever waits. It is called once a request, so a
+//! virtual call is cheap and the same for all.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `inline` | on the I/O thread, at once |
+//! | `remote` | on another thread: the I/O thread's side of it |
+//! | `pool` | the other threads are a few that live as long as the server |
+//! | `spawn` | each request gets a thread of its own |
+//! | `job` | a request that leaves its thread, and its answer on the way back |
+//! | `queue`, `mailbox` | the way there and the way back |
+//! | `answer` | from an outcome to the bytes that the client gets |
 
+mod answer;
 mod inline;
+mod job;
+mod mailbox;
+mod pool;
+mod queue;
+mod remote;
+mod spawn;
+#[cfg(test)]
+mod tests;
 
+pub use answer::encode;
 pub use inline::Inline;
+pub use job::Job;
+pub use pool::Workers;
+pub use remote::{Home, Remote, Wake};
+pub use spawn::Spawn;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::http;
-use crate::io::Buf;
+use crate::io::{Buf, Token};
 use crate::served::Served;
+
+/// What the queues are built on. The tests put a model checker's in its place.
+mod sync {
+    pub use std::sync::{Condvar, Mutex, MutexGuard};
+}
+
+/// What became of a request at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// The answer is in the output.
+    Answered,
+    /// [`Offload::next`] will bring it. Until then, or until [`Offload::cancel`], its owner starts no
+    /// other.
+    Later,
+}
 
 /// A policy, as one thread uses it.
 pub trait Offload {
-    /// Answers `request` into `out`.
-    fn answer(
+    /// Answers `request` into `out`, or takes it over.
+    fn start(
         &mut self,
+        owner: Token,
         request: &http::Request<'_, '_>,
         reply: http::Reply,
         date: &[u8; 29],
         out: &mut Buf,
         served: &Served,
-    );
+    ) -> Started;
+
+    /// The next answer to a request that was [`Started::Later`], if there is one. Asked once a turn,
+    /// until there is none.
+    fn next(&mut self) -> Option<Job>;
+
+    /// The job's answer has been taken; it may be used again.
+    fn recycle(&mut self, job: Job);
+
+    /// Nobody wants the answer to `owner`'s request any more: [`Offload::next`] will not bring it, and
+    /// what work can still be saved is saved.
+    fn cancel(&mut self, owner: Token);
+
+    /// The thread is about to wait for events. False: it must look for them and come back at once,
+    /// since there is work. True: if an answer comes while it waits, it is woken.
+    fn may_sleep(&mut self) -> bool;
 
     /// The thread is about to wait for an uncertain time: what others could use is given back.
     fn rest(&mut self) {}
+}
+
+/// The threads that a server has for handlers, shared by its shards.
+#[derive(Clone)]
+pub enum Threads {
+    /// None: handlers run on the I/O threads.
+    None,
+    /// One for each request.
+    Spawn(Spawn),
+    /// A few for all requests.
+    Pool(Arc<Workers>),
+}
+
+/// The policies, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Policy {
+    /// On the I/O thread.
+    Inline,
+    /// On a thread of its own.
+    Spawn,
+    /// On one of a few worker threads.
+    Pool,
+}
+
+impl Policy {
+    /// Every policy, the simplest first.
+    pub const ALL: [Policy; 3] = [Policy::Inline, Policy::Spawn, Policy::Pool];
+
+    /// One sentence for listings.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Policy::Inline => {
+                "The handler runs on the I/O thread, at once; everything else there waits for it."
+            }
+            Policy::Spawn => {
+                "Each request gets a thread of its own, which ends with it: the naive remedy."
+            }
+            Policy::Pool => {
+                "A few worker threads take requests from a bounded queue: libuv's remedy."
+            }
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Policy::Inline => "inline",
+            Policy::Spawn => "spawn",
+            Policy::Pool => "pool",
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// No policy has this name.
+#[derive(Debug, thiserror::Error)]
+#[error("no offload policy is called {0:?}; choose one of inline, spawn, pool")]
+pub struct UnknownPolicy(String);
+
+impl FromStr for Policy {
+    type Err = UnknownPolicy;
+
+    fn from_str(text: &str) -> Result<Policy, UnknownPolicy> {
+        Policy::ALL
+            .into_iter()
+            .find(|policy| policy.name() == text)
+            .ok_or_else(|| UnknownPolicy(text.to_owned()))
+    }
 }

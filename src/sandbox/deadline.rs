@@ -21,10 +21,11 @@ use nix::sys::signal::{
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::ClockId;
 use nix::unistd::gettid;
+use std::cell::RefCell;
 use std::io;
 use std::marker::PhantomData;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use wasmtime::{Engine, UpdateDeadline};
@@ -167,6 +168,26 @@ impl Drop for Slot {
     }
 }
 
+thread_local! {
+    /// Tells the request that this thread works on that it is in vain. Looked at by ticks only.
+    static STOP: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+}
+
+/// Runs `work`, in which a guest is ended as if its deadline had passed soon after `stop` is set:
+/// at the next tick.
+pub fn stoppable<R>(stop: &Arc<AtomicBool>, work: impl FnOnce() -> R) -> R {
+    /// Takes the flag away again, also when `work` panics.
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            STOP.set(None);
+        }
+    }
+    STOP.set(Some(stop.clone()));
+    let _reset = Reset;
+    work()
+}
+
 /// How long the request that an instance is busy with has run.
 #[derive(Clone, Copy)]
 pub(super) struct Watch {
@@ -197,7 +218,11 @@ impl Watch {
         };
         let now = Duration::from(now);
         let first_tick = *self.first_tick.get_or_insert(now);
-        if now.saturating_sub(first_tick) >= self.deadline {
+        let in_vain = STOP.with_borrow(|stop| {
+            let stop = stop.as_ref();
+            stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
+        });
+        if in_vain || now.saturating_sub(first_tick) >= self.deadline {
             UpdateDeadline::Interrupt
         } else {
             UpdateDeadline::Continue(1)

@@ -38,6 +38,12 @@ pub enum Failure {
     /// No instance was to be had in time, or the host could not make one.
     #[error("no instance of the handler is free")]
     Exhausted,
+    /// More requests wait for a thread than may.
+    #[error("too many requests wait for a thread")]
+    QueueFull,
+    /// The server ended before the request had its turn.
+    #[error("the server ends")]
+    ShuttingDown,
 }
 
 impl Failure {
@@ -45,7 +51,7 @@ impl Failure {
     pub fn status(&self) -> u16 {
         match self {
             Failure::RequestTooLarge => 413,
-            Failure::Exhausted => 503,
+            Failure::Exhausted | Failure::QueueFull | Failure::ShuttingDown => 503,
             Failure::Deadline => 504,
             Failure::Trap { .. }
             | Failure::Panic
@@ -71,6 +77,8 @@ impl Failure {
             Failure::BadHeaderLines(_) => "bad header lines",
             Failure::Unsupported(_) => "unsupported ask",
             Failure::Exhausted => "no instance free",
+            Failure::QueueFull => "queue full",
+            Failure::ShuttingDown => "shutting down",
         }
     }
 

@@ -46,6 +46,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+pub use deadline::stoppable;
 pub use failure::Failure;
 pub use handler::{Description, Handler, ModuleIdentity, Source};
 pub use limits::{HEADER_LINES_LIMIT, Limits};

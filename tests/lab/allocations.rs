@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ringlab::config::Config;
 use ringlab::http;
-use ringlab::io::Op;
+use ringlab::io::{Op, Token};
 use ringlab::measure::probe::Off;
+use ringlab::offload::{Threads, Wake};
 use ringlab::sandbox::{Isolation, ShardSandbox, Source};
 use ringlab::served::Served;
 use ringlab::server::Server;
@@ -138,10 +139,16 @@ impl Toy {
             http::check_header_lines(lines).map_err(http::BadHeaderLine::reason)
         });
         let sandbox = sandbox.expect("it was tried before");
-        let context = ringlab::shard::context::<Off>(&config, sandbox, Arc::new(Served::default()));
+        let context = ringlab::shard::context::<Off>(
+            &config,
+            sandbox,
+            Threads::None,
+            Wake::Thread(std::thread::current()),
+            Arc::new(Served::default()),
+        );
         let context = context.expect("a timer can be made");
         Self {
-            session: Session::new(&context),
+            session: Session::new(Token::LISTENER, &context),
             context,
             answers: 0,
         }

@@ -116,6 +116,14 @@ impl Client {
         Response { status, head, body }
     }
 
+    /// The next answer, if any of it has come already.
+    pub fn receive_if_there(&mut self) -> Option<Response> {
+        self.stream.set_nonblocking(true).expect("a TCP socket");
+        let found = self.try_to_fill(64 * 1024).is_ok_and(|length| length > 0);
+        self.stream.set_nonblocking(false).expect("a TCP socket");
+        found.then(|| self.receive())
+    }
+
     /// The next answer, to a HEAD request.
     pub fn receive_without_body(&mut self) -> Response {
         let (status, head) = self.receive_head();

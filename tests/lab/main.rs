@@ -13,6 +13,8 @@
 //! | `bad_input`, `timeouts`, `limits` | the named answer, and nobody else notices |
 //! | `vanishing` | clients that leave at any byte |
 //! | `misbehaving` | guests that trap, loop and lie |
+//! | `offload` | handlers on other threads: order, limits, those who leave, the server's end |
+//! | `queues` | the same, their queues and wake-ups: every order of the threads |
 //! | `startup`, `drain` | how a server begins and ends |
 //! | `figures` | what it says about itself |
 //! | `measuring` | `compare` and `load`: what they store, refuse, and how they end |
@@ -38,7 +40,9 @@ mod limits;
 mod measuring;
 mod misbehaving;
 mod modules;
+mod offload;
 mod profile;
+mod queues;
 mod regressions;
 mod server;
 mod startup;

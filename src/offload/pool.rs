@@ -1,0 +1,125 @@
+//! A few worker threads for the whole server, and one bounded queue before them: libuv's remedy.
+//!
+//! A light request pays for the way there and back; a heavy one holds up a worker and nobody else,
+//! until all workers are busy with heavy ones. A request that finds the queue full is refused at
+//! once: waiting longer than the queue would help nobody.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::{io, thread};
+
+use super::Job;
+use super::queue::Queue;
+use super::remote::{Dispatch, Errand, Home};
+use crate::io::Token;
+use crate::sandbox::{Failure, Sandbox, ShardSandbox};
+
+/// Handlers that a worker keeps ready, the last used first.
+const HANDLERS_KEPT: usize = 4;
+
+/// The workers of a server. They end when this is dropped, each after the errand in its hands.
+pub struct Workers {
+    queue: Arc<Queue<Errand>>,
+}
+
+impl Workers {
+    /// Starts `count` workers with a queue of `capacity`, pinned to `cores` in turn.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub fn start(
+        count: usize,
+        capacity: usize,
+        cores: &[usize],
+        stack_bytes: usize,
+    ) -> io::Result<Arc<Workers>> {
+        let workers = Workers {
+            queue: Arc::new(Queue::new(capacity)),
+        };
+        for number in 0..count {
+            let core = cores.get(number % cores.len().max(1)).copied();
+            let queue = workers.queue.clone();
+            thread::Builder::new()
+                .name(format!("worker {number}"))
+                .stack_size(stack_bytes)
+                .spawn(move || {
+                    if let Some(id) = core
+                        && !core_affinity::set_for_current(core_affinity::CoreId { id })
+                    {
+                        tracing::warn!(core = id, "a worker could not be pinned to its core");
+                    }
+                    let mut ready = Ready::default();
+                    work(&queue, |errand| ready.run(errand));
+                })?;
+        }
+        Ok(Arc::new(workers))
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+/// Does errands until the queue is closed. A panic costs the errand it happens in.
+pub(super) fn work(queue: &Queue<Errand>, mut run: impl FnMut(&mut Errand)) {
+    while let Some(mut errand) = queue.pop() {
+        if !errand.job.cancelled().is_set()
+            && catch_unwind(AssertUnwindSafe(|| run(&mut errand))).is_err()
+        {
+            errand.job.fail(Failure::Panic);
+        }
+        errand.home.send(errand.job);
+    }
+}
+
+/// The sandboxes of one worker.
+#[derive(Default)]
+struct Ready {
+    sandboxes: Vec<(Arc<ShardSandbox>, Sandbox)>,
+}
+
+impl Ready {
+    fn run(&mut self, errand: &mut Errand) {
+        let known = self
+            .sandboxes
+            .iter()
+            .position(|(handler, _)| Arc::ptr_eq(handler, &errand.handler));
+        // Out of its place while it runs: what a panic leaves behind is not used again.
+        let kept = match known {
+            Some(at) => Ok(self.sandboxes.remove(at)),
+            None => {
+                self.sandboxes.truncate(HANDLERS_KEPT - 1);
+                let handler = errand.handler.clone();
+                Sandbox::new(handler.clone()).map(|sandbox| (handler, sandbox))
+            }
+        };
+        match kept {
+            Ok((handler, mut sandbox)) => {
+                errand.job.run(&mut sandbox);
+                // Others may want the instance more than this worker, which goes to sleep perhaps.
+                sandbox.release();
+                self.sandboxes.insert(0, (handler, sandbox));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a worker could not make a sandbox ready");
+                errand.job.fail(Failure::Exhausted);
+            }
+        }
+    }
+}
+
+impl Dispatch for Arc<Workers> {
+    fn dispatch(&mut self, errand: Errand) -> Result<(), (Job, Failure)> {
+        self.queue
+            .push(errand)
+            .map_err(|errand| (errand.job, Failure::QueueFull))
+    }
+
+    fn withdraw(&mut self, owner: Token, home: &Arc<Home>) -> Option<Job> {
+        self.queue
+            .remove(|errand| errand.job.owner() == owner && Arc::ptr_eq(&errand.home, home))
+            .map(|errand| errand.job)
+    }
+}

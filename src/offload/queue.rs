@@ -1,0 +1,114 @@
+//! The way there: work from several threads to several workers, bounded.
+//!
+//! A lock, a ring buffer and a condition variable. A worker that finds nothing sleeps on the
+//! condition; one that is awake looks again before it sleeps. So pushing to a busy pool is a lock
+//! and no system call, and a push wakes at most one worker.
+
+use std::collections::VecDeque;
+
+use super::sync::{Condvar, Mutex, MutexGuard};
+
+/// First come, first served, at most `capacity` at a time.
+#[derive(Debug)]
+pub struct Queue<T> {
+    state: Mutex<State<T>>,
+    work: Condvar,
+    capacity: usize,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    waiting: VecDeque<T>,
+    /// Workers that sleep and that nobody has promised anything.
+    asleep: usize,
+    /// Workers that were woken and have not looked yet.
+    woken: usize,
+    closed: bool,
+}
+
+impl<T> Queue<T> {
+    /// An empty queue.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            state: Mutex::new(State {
+                waiting: VecDeque::with_capacity(capacity),
+                asleep: 0,
+                woken: 0,
+                closed: false,
+            }),
+            work: Condvar::new(),
+            capacity,
+        }
+    }
+
+    /// Puts `item` at the end.
+    ///
+    /// # Errors
+    /// The queue is full or closed; here it is back.
+    pub fn push(&self, item: T) -> Result<(), T> {
+        let mut state = self.state();
+        if state.closed || state.waiting.len() >= self.capacity {
+            return Err(item);
+        }
+        state.waiting.push_back(item);
+        let wake = state.asleep > 0;
+        if wake {
+            state.asleep -= 1;
+            state.woken += 1;
+        }
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Takes the first item, and sleeps until there is one. `None`: the queue is closed and empty.
+    pub fn pop(&self) -> Option<T> {
+        let mut state = self.state();
+        loop {
+            if let Some(item) = state.waiting.pop_front() {
+                return Some(item);
+            }
+            if state.closed {
+                return None;
+            }
+            state.asleep += 1;
+            loop {
+                state = match self.work.wait(state) {
+                    Ok(state) => state,
+                    Err(poisoned) => poisoned.into_inner(),
+                };
+                // Otherwise it woke for no reason (pthread_cond_wait(3)), and is asleep still.
+                if state.woken > 0 {
+                    state.woken -= 1;
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Takes the first item of those for which `is_it` holds out of the queue, whoever waits.
+    pub fn remove(&self, is_it: impl FnMut(&T) -> bool) -> Option<T> {
+        let mut state = self.state();
+        let place = state.waiting.iter().position(is_it)?;
+        state.waiting.remove(place)
+    }
+
+    /// Nothing more is taken in; workers take what there is and end.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        state.woken += std::mem::take(&mut state.asleep);
+        drop(state);
+        self.work.notify_all();
+    }
+
+    /// Nothing panics while it holds this lock, so it is never poisoned in earnest.
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        match self.state.lock() {
+            Ok(state) => state,
+            Err(poisoned) => poisoned.into_inner(),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Handlers on other threads: answers leave in order, limits hold, and whoever leaves is not worked
+//! for.
+
+use nix::sys::signal::Signal;
+use ringlab::models::Shape;
+use ringlab::offload::Policy;
+
+use crate::client::{Client, get, post};
+use crate::guests::{File, misbehaving};
+use crate::server::Server;
+use crate::{Lab, on_every_model};
+
+on_every_model![
+    answers_leave_in_order,
+    a_light_request_does_not_wait_for_a_heavy_one,
+    a_guest_that_loops_is_ended,
+    too_many_requests_are_a_503,
+    a_client_that_leaves_is_not_worked_for,
+    a_connection_that_waits_is_not_read_without_bound,
+    what_runs_is_answered_before_the_end,
+    past_the_drain_limit_it_is_a_503,
+];
+
+/// The policies whose handlers run elsewhere.
+const ELSEWHERE: [Policy; 2] = [Policy::Spawn, Policy::Pool];
+
+/// Does not end by itself, with a deadline that never passes here.
+const FOR_EVER: &str = "(loop $again (br $again))";
+const NO_DEADLINE: [&str; 2] = ["--deadline", "1h"];
+
+impl Lab {
+    fn offload(self, policy: Policy, handler: &str, options: &[&str]) -> Server {
+        let name = policy.to_string();
+        self.serve(handler, &[&["--offload", &name], options].concat())
+    }
+}
+
+/// A guest that answers `fine`, and runs for ever when the request has a body.
+fn runs_for_ever() -> File {
+    File::new("for-ever.wat", misbehaving([FOR_EVER]))
+}
+
+fn heavy() -> Vec<u8> {
+    post(b"!")
+}
+
+fn expect_fine(client: &mut Client) {
+    let response = client.receive();
+    assert_eq!((response.status, response.text()), (200, "fine"));
+}
+
+fn answers_leave_in_order(lab: Lab) {
+    for policy in ELSEWHERE {
+        let server = lab.offload(policy, "spin", &[]);
+        let mut client = server.connect();
+        let steps = [3_000_000, 2, 900_000, 1, 0];
+        let requests = steps.map(|steps| get(&format!("/spin?iterations={steps}")));
+        client.send(requests.concat());
+        let first = steps.map(|_| client.receive().text().to_owned());
+        for (steps, first) in steps.into_iter().zip(first) {
+            client.send(get(&format!("/spin?iterations={steps}")));
+            assert_eq!(client.receive().text(), first, "{policy}: {steps} steps");
+        }
+    }
+}
+
+fn a_light_request_does_not_wait_for_a_heavy_one(lab: Lab) {
+    let guest = runs_for_ever();
+    for policy in ELSEWHERE {
+        let server = lab.offload(policy, guest.path(), &NO_DEADLINE);
+        let mut heavy_client = server.connect();
+        heavy_client.send(heavy());
+        let mut light_client = server.connect();
+        light_client.send(get("/").repeat(3));
+        for _ in 0..3 {
+            expect_fine(&mut light_client);
+        }
+    }
+}
+
+fn a_guest_that_loops_is_ended(lab: Lab) {
+    let guest = runs_for_ever();
+    for policy in ELSEWHERE {
+        let server = lab.offload(policy, guest.path(), &["--deadline", "20ms"]);
+        let mut client = server.connect();
+        client.send(heavy());
+        let response = client.receive();
+        assert_eq!((response.status, response.text()), (504, "deadline\n"));
+        client.send(get("/"));
+        expect_fine(&mut client);
+    }
+}
+
+fn too_many_requests_are_a_503(lab: Lab) {
+    let guest = runs_for_ever();
+    for policy in ELSEWHERE {
+        let limits = [&NO_DEADLINE[..], &["--workers", "1", "--queue", "1"]].concat();
+        let mut server = lab.offload(policy, guest.path(), &limits);
+        let mut clients: Vec<_> = (0..6).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            client.send(heavy());
+        }
+        // One in the worker's hands, one in the queue; under spawn, one thread.
+        server.until("refused", |now| now.served.queue_full >= 4);
+        let refused = clients.iter_mut().find_map(|client| {
+            client.receive_if_there().map(|response| {
+                let retry_after = response.header("retry-after").map(str::to_owned);
+                (response.status, response.text().to_owned(), retry_after)
+            })
+        });
+        let expected = (503, "queue full\n".to_owned(), Some("1".to_owned()));
+        assert_eq!(refused, Some(expected), "{policy}");
+    }
+}
+
+fn a_client_that_leaves_is_not_worked_for(lab: Lab) {
+    // A thread that waits for a handler does not see its client leave.
+    if lab.model.shape == Shape::ThreadPerConnection {
+        return;
+    }
+    let guest = runs_for_ever();
+    let leave: [fn(Client); 2] = [Client::reset, drop];
+    for (policy, leave) in ELSEWHERE.into_iter().flat_map(|p| leave.map(|l| (p, l))) {
+        let limits = [&NO_DEADLINE[..], &["--workers", "1", "--queue", "2"]].concat();
+        let mut server = lab.offload(policy, guest.path(), &limits);
+        let mut running = server.connect();
+        running.send(heavy());
+        let mut queued = server.connect();
+        queued.send(heavy());
+        server.until_received(2 * heavy().len() as u64);
+        leave(running);
+        leave(queued);
+        server.until("cancelled", |now| now.served.cancelled == 2);
+        // Whoever comes next has the place of those who left: nothing else would end them.
+        let mut client = server.connect();
+        let start = std::time::Instant::now();
+        loop {
+            client.send(get("/"));
+            let response = client.receive();
+            if response.status == 200 {
+                break;
+            }
+            assert_eq!((policy, response.status), (Policy::Spawn, 503));
+            assert!(start.elapsed() < crate::PATIENCE, "the threads do not end");
+        }
+    }
+}
+
+fn a_connection_that_waits_is_not_read_without_bound(lab: Lab) {
+    let guest = runs_for_ever();
+    for policy in ELSEWHERE {
+        let mut server = lab.offload(policy, guest.path(), &NO_DEADLINE);
+        let mut client = server.connect();
+        client.send(heavy());
+        server.until_received(heavy().len() as u64);
+        let flood = get("/").repeat(1_000_000);
+        let sent = client.send_what_fits(flood.as_bytes()).expect("no reset");
+        assert!(sent < flood.len(), "{policy}: all of it was taken");
+        let taken = server.figures().served.bytes_in;
+        assert!(taken < 1024 * 1024, "{policy}: {taken} bytes were taken in");
+    }
+}
+
+fn what_runs_is_answered_before_the_end(lab: Lab) {
+    for policy in ELSEWHERE {
+        let mut server = lab.offload(policy, "spin", &[]);
+        let mut client = server.connect();
+        client.send(get("/spin?ms=150").repeat(2));
+        server.until("received", |now| now.served.bytes_in > 0);
+        server.signal(Signal::SIGTERM);
+        for _ in 0..2 {
+            assert_eq!(client.receive().status, 200, "{policy}");
+        }
+        client.expect_fin();
+        assert!(server.end().0.success(), "{policy}");
+    }
+}
+
+fn past_the_drain_limit_it_is_a_503(lab: Lab) {
+    let guest = runs_for_ever();
+    for policy in ELSEWHERE {
+        let limits = [&NO_DEADLINE[..], &["--drain", "50ms"]].concat();
+        let mut server = lab.offload(policy, guest.path(), &limits);
+        let mut client = server.connect();
+        client.send(heavy());
+        server.until_received(heavy().len() as u64);
+        server.signal(Signal::SIGTERM);
+        let response = client.receive();
+        assert_eq!((response.status, response.text()), (503, "shutting down\n"));
+        client.expect_fin();
+        assert!(server.end().0.success(), "{policy}");
+    }
+}
