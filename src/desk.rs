@@ -22,8 +22,6 @@ use crate::shard::{Book, Hub, SPARE_CONNECTIONS, Stage};
 
 /// Deadlines are looked at this often, or four times within the shortest, in milliseconds.
 const SWEEP_MS: u64 = 250;
-/// The one connection that a session's owner has here.
-const TOKEN: Token = Token::LISTENER;
 /// No deadline.
 const NEVER_MS: u64 = u64::MAX;
 
@@ -34,7 +32,7 @@ struct Desk {
     deadline_ms: AtomicU64,
     doing: AtomicU8,
     expired: AtomicBool,
-    /// Who is parked while a handler is awaited.
+    /// The thread that is parked while a handler is awaited; a task has none.
     parked: OnceLock<Thread>,
 }
 
@@ -48,7 +46,7 @@ enum Doing {
     Receiving,
     /// Not in a call: a deadline of its own bounds the handler.
     Handling,
-    /// Parked, until a handler on another thread has answered.
+    /// Parked, or receiving besides, until a handler on another thread has answered.
     Awaiting,
     Sending,
 }
@@ -206,6 +204,11 @@ impl<C: Single> Seat<C> {
         self.number
     }
 
+    /// Names it to the policy that runs its handlers.
+    pub fn token(&self) -> Token {
+        Token::numbered(self.number)
+    }
+
     /// Who sits here.
     pub fn connection(&self) -> &C {
         let connection = self.connection.as_ref();
@@ -215,9 +218,9 @@ impl<C: Single> Seat<C> {
     /// The beginning of its session.
     pub fn session<P: Probe>(&self, context: &mut Context<P>) -> Session {
         if self.admitted {
-            Session::new(TOKEN, context)
+            Session::new(self.token(), context)
         } else {
-            Session::refused(TOKEN, context)
+            Session::refused(self.token(), context)
         }
     }
 
@@ -249,6 +252,11 @@ impl<C: Single> Seat<C> {
         }
     }
 
+    /// Has a receive under way return at once, so that nothing holds the socket any more.
+    pub fn end_receiving(&self) {
+        self.desk.ender.end_receiving(&self.book.io);
+    }
+
     /// Parks the calling thread until the awaited handler has answered, and waits for nothing else:
     /// it would have to receive to see that its client has left.
     pub fn await_handler<P: Probe>(&self, session: &mut Session, context: &mut Context<P>) {
@@ -271,10 +279,10 @@ impl<C: Single> Seat<C> {
 
     /// It is about to receive.
     pub fn begin_receiving(&self, session: &mut Session) {
-        let doing = if session.is_idle() {
-            Doing::Idle
-        } else {
-            Doing::Receiving
+        let doing = match () {
+            () if session.is_idle() => Doing::Idle,
+            () if session.is_awaiting() => Doing::Awaiting,
+            () => Doing::Receiving,
         };
         self.desk.begin(doing, session.deadline_ms());
         // After that: either the shard sees that this one is idle, or this one sees that the server

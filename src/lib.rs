@@ -20,7 +20,7 @@
 //! | [`server`] | shards started, watched and brought down |
 //! | [`models`] | the table of I/O models |
 //! | [`shard`] | a pinned thread and all that it owns; what shards share |
-//! | [`event_loop`], [`thread_per_connection`] | the two shapes of a shard's thread |
+//! | [`event_loop`], [`thread_per_connection`], [`task_per_connection`] | the three shapes of a shard's thread |
 //! | [`desk`] | a connection that waits in its own calls, and how the shard ends those |
 //! | [`io`] | how bytes move: one file per model, behind one trait |
 //! | [`session`] | one connection's life, without I/O |
@@ -67,5 +67,6 @@ pub mod served;
 pub mod server;
 pub mod session;
 pub mod shard;
+pub mod task_per_connection;
 pub mod thread_per_connection;
 pub mod whole_file;

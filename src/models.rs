@@ -3,10 +3,10 @@
 
 use crate::io::epoll::Epoll;
 use crate::io::io_uring::IoUring;
-use crate::io::{blocking, epoll, io_uring};
+use crate::io::{blocking, epoll, io_uring, tokio_uring};
 use crate::measure::probe::{Off, On};
 use crate::shard::{Shard, ShardError};
-use crate::{event_loop, thread_per_connection};
+use crate::{event_loop, task_per_connection, thread_per_connection};
 
 /// An I/O model.
 pub struct Model {
@@ -34,6 +34,9 @@ pub enum Shape {
     EventLoop,
     /// A thread for each connection.
     ThreadPerConnection,
+    /// An async runtime's, with a task for each connection: what it asks of the kernel by itself is
+    /// in no count of the program's.
+    RuntimeOwned,
 }
 
 /// Every model, in the order in which tables show them.
@@ -61,6 +64,14 @@ pub static MODELS: &[Model] = &[
         check: io_uring::check,
         run: event_loop::run::<IoUring<Off>, Off>,
         run_probed: event_loop::run::<IoUring<On>, On>,
+    },
+    Model {
+        name: "tokio_uring",
+        sentence: "Async/await: a task for each connection, on the tokio-uring runtime, which owns the loop and waits for its ring through epoll.",
+        shape: Shape::RuntimeOwned,
+        check: tokio_uring::check,
+        run: task_per_connection::run::<Off>,
+        run_probed: task_per_connection::run::<On>,
     },
 ];
 

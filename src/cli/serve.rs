@@ -21,7 +21,7 @@ use crate::shard::Stage;
 /// Serve one handler over one I/O model until SIGINT or SIGTERM
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// How bytes move: blocking, epoll or io_uring
+    /// How bytes move: an I/O model, as `ringlab models` lists them
     #[arg(long, default_value = "epoll", value_parser = clap::builder::PossibleValuesParser::new(MODELS.iter().map(|model| model.name)))]
     model: String,
     /// One pinned thread for each of these cores: `0,2` or `all`

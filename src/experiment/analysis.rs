@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::block::{Block, Pass};
 use super::counts::{self, CountColumn};
 use super::ledger::{self, Ledger};
-use super::plan::{Load, Plan};
+use super::plan::{Arm, Load, Plan};
 use crate::measure::noise::{Limits, Noise};
 use crate::measure::stats::{
     Claim, Control, Level, Ratio, Verdict, claim, half_width_percent, holm, mean, median,
@@ -67,8 +67,8 @@ pub struct Row {
     pub latency_ns_p50: Option<u64>,
     /// See `latency_ns_p50`.
     pub latency_ns_p99: Option<u64>,
-    /// System calls per request.
-    pub system_calls: f64,
+    /// System calls per request; `None` where a runtime makes calls that the program does not count.
+    pub system_calls: Option<f64>,
     /// Context switches per request, of both kinds.
     pub switches: f64,
     /// System calls by name and ring figures, per request.
@@ -144,7 +144,7 @@ fn table(plan: &Plan, blocks: &[Block], load: Load, rate: f64, verdict: &mut Ver
                 .iter()
                 .filter(|block| block.load == load && block.arm == arm)
                 .collect();
-            let mut row = row(plan, &own, &runner.label, load);
+            let mut row = row(plan, &own, runner, load);
             row.cpu_ratio =
                 paired_log_ratio(&cpu(arm), &cpu(base), 0.95).map_err(|error| error.to_string());
             row.drift_percent = drift(blocks, load, arm, &runner.label, verdict);
@@ -185,7 +185,7 @@ fn table(plan: &Plan, blocks: &[Block], load: Load, rate: f64, verdict: &mut Ver
     }
 }
 
-fn row(plan: &Plan, own: &[&Block], label: &str, load: Load) -> Row {
+fn row(plan: &Plan, own: &[&Block], arm: &Arm, load: Load) -> Row {
     let requests: u64 = own.iter().map(|block| block.requests()).sum();
     let per_request = |total: u64| total as f64 / requests.max(1) as f64;
     let sum = |figure: &dyn Fn(&Block) -> u64| own.iter().map(|block| figure(block)).sum::<u64>();
@@ -219,7 +219,7 @@ fn row(plan: &Plan, own: &[&Block], label: &str, load: Load) -> Row {
         }
     }
     Row {
-        label: label.to_string(),
+        label: arm.label.clone(),
         blocks: own.len(),
         marked: own.iter().filter(|block| !block.marks.is_empty()).count(),
         cpu_ns: medians(&Block::cpu_ns_per_request),
@@ -230,7 +230,9 @@ fn row(plan: &Plan, own: &[&Block], label: &str, load: Load) -> Row {
             && busy.is_some_and(|busy| busy < 1.0 - IDLE_LIMIT),
         latency_ns_p50: percentile(0.5),
         latency_ns_p99: percentile(0.99),
-        system_calls: per_request(sum(&|block| block.server.figures.io.system_calls())),
+        system_calls: arm
+            .counts_its_calls()
+            .then(|| per_request(sum(&|block| block.server.figures.io.system_calls()))),
         switches: per_request(sum(&|block| {
             block.server.voluntary_switches + block.server.involuntary_switches
         })),

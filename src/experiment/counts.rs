@@ -3,7 +3,8 @@
 //!
 //! The program counts what it calls; the kernel counts what it is called. Where the two differ by
 //! more than [`TOLERANCE`] one of them is wrong, and the verdict says so. The kernel's count covers
-//! the whole process, the answers to the laboratory's own questions among it.
+//! the whole process, the answers to the laboratory's own questions among it. Where an async runtime
+//! owns the loop, its system calls are in the kernel's count alone.
 
 use serde::{Deserialize, Serialize};
 
@@ -68,7 +69,11 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
     let calls = of(Pass::Calls).next()?;
     let work = of(Pass::Work).next()?;
     let label = &plan.arms[arm].label;
-    let mut rows = system_calls(calls, label, verdict);
+    let mut rows = if plan.arms[arm].counts_its_calls() {
+        system_calls(calls, label, verdict)
+    } else {
+        kernel_calls(calls)
+    };
     rows.extend(ring(calls));
     rows.extend(scheduling(work));
     rows.extend(hardware(work));
@@ -100,36 +105,49 @@ fn kernel_name(name: &str) -> &str {
 
 fn system_calls(block: &Block, label: &str, verdict: &mut Verdict) -> Vec<CountRow> {
     let io = &block.server.figures.io;
-    let counted = block.kernel.as_ref();
-    let kernel_of = |name: &str| -> Reading<u64> {
-        let named = counted.and_then(|counted| {
-            counted
-                .by_name
-                .iter()
-                .find(|(known, _)| known == kernel_name(name))
-        });
-        named.map_or_else(
-            || Reading::missing("not asked for"),
-            |(_, reading)| reading.clone(),
-        )
-    };
-    let all = counted.map_or_else(
-        || Reading::missing("not counted"),
-        |counted| counted.system_calls.clone(),
-    );
+    let all = all_by_kernel(block);
     disagreement(label, "system calls", io.system_calls(), &all, verdict);
     let mut rows = vec![row(block, "system calls", Some(io.system_calls()), all)];
     for (name, value) in io.named() {
         if CountsSnapshot::is_system_call(name) && value > 0 {
-            let kernel = kernel_of(name);
+            let kernel = by_kernel(block, name);
             disagreement(label, name, value, &kernel, verdict);
             rows.push(row(block, name, Some(value), kernel));
         }
     }
     for name in ["futex", "madvise"] {
-        rows.push(row(block, name, None, kernel_of(name)));
+        rows.push(row(block, name, None, by_kernel(block, name)));
     }
     rows
+}
+
+/// The system calls of an arm whose runtime calls the kernel by itself: the kernel's count alone.
+fn kernel_calls(block: &Block) -> Vec<CountRow> {
+    let mut rows = vec![row(block, "system calls", None, all_by_kernel(block))];
+    for name in KERNEL_NAMES {
+        rows.push(row(block, name, None, by_kernel(block, name)));
+    }
+    rows
+}
+
+fn all_by_kernel(block: &Block) -> Reading<u64> {
+    let counted = block.kernel.as_ref();
+    counted.map_or_else(
+        || Reading::missing("not counted"),
+        |counted| counted.system_calls.clone(),
+    )
+}
+
+fn by_kernel(block: &Block, name: &str) -> Reading<u64> {
+    let counted = block.kernel.as_ref();
+    let named = counted.and_then(|counted| {
+        let mut named = counted.by_name.iter();
+        named.find(|(known, _)| known == kernel_name(name))
+    });
+    named.map_or_else(
+        || Reading::missing("not asked for"),
+        |(_, reading)| reading.clone(),
+    )
 }
 
 fn disagreement(

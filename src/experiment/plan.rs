@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::models::Model;
+use crate::models::{self, Model, Shape};
 use crate::sandbox::Isolation;
 
 /// One way to serve.
@@ -18,6 +18,13 @@ pub struct Arm {
     pub isolation: String,
     /// The handler, by name or file.
     pub handler: String,
+}
+
+impl Arm {
+    /// Whether the program's count has all of its system calls: a runtime's own are not in it.
+    pub fn counts_its_calls(&self) -> bool {
+        models::find(&self.model).is_none_or(|model| model.shape != Shape::RuntimeOwned)
+    }
 }
 
 /// Under which load a block is measured.

@@ -11,6 +11,7 @@ use super::result::{Experiment, FORMAT, StoreError};
 use crate::control::Report;
 use crate::measure::host::{Build, Host};
 use crate::measure::noise::{Limits, Noise};
+use crate::measure::perf::Counted;
 use crate::measure::reading::Reading;
 use crate::measure::stats::{Level, Outcome};
 use crate::models::find;
@@ -153,7 +154,34 @@ fn a_sound_run_is_valid_and_claims_what_is_there() {
         Outcome::FindingCandidate
     );
     assert_eq!(row.latency_ns_p99.unwrap() / 1000, 300);
-    assert_eq!(row.system_calls, 2.0);
+    assert_eq!(row.system_calls, Some(2.0));
+}
+
+#[test]
+fn a_runtimes_own_system_calls_are_the_kernels_to_count() {
+    let mut plan = plan();
+    plan.arms[1].model = "tokio_uring".to_string();
+    let mut blocks: Vec<Block> = (0..3).map(|arm| block(arm, 0, 4000.0)).collect();
+    for pass in [Pass::Calls, Pass::Work] {
+        let mut observed = block(1, 0, 4000.0);
+        observed.pass = pass;
+        // Three a request by the kernel's count, where the program counts two.
+        let counted = Counted {
+            system_calls: Reading::Value(330_000),
+            by_name: vec![("epoll_wait".to_string(), Reading::Value(220_000))],
+            ..Counted::default()
+        };
+        observed.kernel = Some(counted);
+        blocks.push(observed);
+    }
+    let analysis = analyse(&plan, &blocks, 0.0, &Limits::default());
+    assert_eq!(analysis.tables[0].rows[1].system_calls, None);
+    let row = |name: &str| analysis.counts[0].rows.iter().find(|row| row.name == name);
+    let calls = row("system calls").unwrap();
+    assert_eq!((calls.program, &calls.kernel), (None, &Reading::Value(3.0)));
+    assert_eq!(row("epoll_wait").unwrap().kernel, Reading::Value(2.0));
+    let causes = format!("{:?}", analysis.verdict.causes);
+    assert!(!causes.contains("the program counts"), "{causes}");
 }
 
 #[test]

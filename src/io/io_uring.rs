@@ -26,7 +26,7 @@ use io_uring::{cqueue, opcode};
 use nix::errno::Errno;
 
 use super::provided_buffers::ProvidedBuffers;
-use super::ring::{Completion, Ring};
+use super::ring::{self, Completion, Ring};
 use super::slots::Slots;
 use super::{Buf, Counts, Done, Driver, Listener, Op, Outcome, Submitted, Token, Waker, listener};
 use crate::measure::probe::Probe;
@@ -151,21 +151,8 @@ fn unpack(user_data: u64) -> (Kind, Token) {
 
 /// Why io_uring cannot be used here, if so: tried, not guessed from a version.
 pub fn check() -> Result<(), String> {
-    let explain = |error: io::Error| {
-        match error.raw_os_error() {
-        Some(libc::EPERM) => {
-            let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
-            match disabled.as_deref().map(str::trim) {
-                Ok("1" | "2") => "kernel.io_uring_disabled forbids it; an administrator can allow it with `sysctl kernel.io_uring_disabled=0`".to_string(),
-                _ => "the kernel answers EPERM, as under a container's seccomp profile; run outside it or allow io_uring_setup".to_string(),
-            }
-        }
-        Some(libc::ENOSYS) => "this kernel was built without io_uring; it needs Linux 6.1".to_string(),
-        Some(libc::EINVAL) => "this kernel lacks deferred task work, single issuer or provided buffers; it needs Linux 6.1".to_string(),
-        Some(libc::ENOMEM) => "the ring does not fit the locked-memory limit; raise `ulimit -l`".to_string(),
-        _ => error.to_string(),
-    }
-    };
+    let lacks = "deferred task work, single issuer or provided buffers; it needs Linux 6.1";
+    let explain = |error: io::Error| ring::explain(&error, lacks);
     let ring = Ring::open().map_err(explain)?;
     ring.submitter().register_files_sparse(1).map_err(explain)?;
     drop(ProvidedBuffers::register(ring.submitter(), RECEIVE_GROUP, 1, 64).map_err(explain)?);

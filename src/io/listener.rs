@@ -106,6 +106,12 @@ impl Listener {
     }
 }
 
+impl From<Listener> for TcpListener {
+    fn from(listener: Listener) -> Self {
+        listener.socket.into()
+    }
+}
+
 impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Self {
         Self {

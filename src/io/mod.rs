@@ -5,8 +5,9 @@
 //!
 //! The event-driven models implement [`Driver`] and are driven by [`crate::event_loop`]; they are
 //! twins, the same functions in the same order, so that a diff of two files shows what differs
-//! between the kernel's interfaces. `blocking` has no events to wait for and cannot be a driver;
-//! it has the same operations as plain calls, for [`crate::thread_per_connection`].
+//! between the kernel's interfaces. `blocking` has no events to wait for, and `tokio_uring`
+//! has a loop of its own, so neither can be a driver: they have the same operations as plain calls,
+//! for [`crate::thread_per_connection`], and as calls to await, for [`crate::task_per_connection`].
 
 pub mod blocking;
 pub mod counts;
@@ -17,6 +18,7 @@ pub mod listener;
 mod provided_buffers;
 mod ring;
 mod slots;
+pub mod tokio_uring;
 mod waker;
 
 use std::io;
@@ -47,6 +49,14 @@ impl Token {
         index: u32::MAX,
         generation: 0,
     };
+
+    /// The token of the connection that was the `number`th, where there is no driver to give one.
+    pub fn numbered(number: u64) -> Token {
+        Token {
+            index: (number & 0x7fff_ffff) as u32,
+            generation: (number >> 31) as u32,
+        }
+    }
 
     /// Where the owner of the connections keeps what belongs to this one.
     pub fn index(self) -> usize {

@@ -23,6 +23,25 @@ const COMPLETIONS: u32 = 512;
 /// is, or else with the next one. So it pays only where they come faster than that.
 const MIN_WAIT_US_EACH: u32 = 12;
 
+/// Why there can be no ring, when the kernel answers `error`; `lacks` is what it then does not know.
+pub(super) fn explain(error: &io::Error, lacks: &str) -> String {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+            match disabled.as_deref().map(str::trim) {
+                Ok("1" | "2") => "kernel.io_uring_disabled forbids it; an administrator can allow it with `sysctl kernel.io_uring_disabled=0`".to_string(),
+                _ => "the kernel answers EPERM, as under a container's seccomp profile; run outside it or allow io_uring_setup".to_string(),
+            }
+        }
+        Some(libc::ENOSYS) => "this kernel was built without io_uring".to_string(),
+        Some(libc::EINVAL) => format!("this kernel lacks {lacks}"),
+        Some(libc::ENOMEM) => {
+            "the ring does not fit the locked-memory limit; raise `ulimit -l`".to_string()
+        }
+        _ => error.to_string(),
+    }
+}
+
 /// What the kernel has told.
 #[derive(Clone, Copy)]
 pub(super) struct Completion {

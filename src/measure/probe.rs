@@ -80,6 +80,8 @@ stages! {
     EnterWait = "io_uring_enter, wait + task work", sleeps;
     /// poll(2).
     Poll = "poll", sleeps;
+    /// An async runtime, between two tasks of ours: its scheduler, its ring, its epoll.
+    Runtime = "async runtime", sleeps;
     /// What else is asked of the kernel: timers, shutdown, close, threads.
     OtherCalls = "other calls";
     /// Reading the CPU clock, which is a system call: what recording takes for itself.

@@ -138,7 +138,7 @@ fn cells(row: &Row) -> [String; 9] {
         format!("{bound}{}", count(row.throughput)),
         latency(row.latency_ns_p50),
         latency(row.latency_ns_p99),
-        digits(row.system_calls),
+        row.system_calls.map_or_else(absent, digits),
         digits(row.switches),
     ]
 }
@@ -204,7 +204,7 @@ fn sentences(analysis: &Analysis) -> Vec<String> {
     }
     let calls = table.rows[..table.rows.len() - 1]
         .iter()
-        .map(|row| format!("{} {}", row.label, digits(row.system_calls)))
+        .map(|row| format!("{} {}", row.label, calls_of(row, analysis)))
         .collect::<Vec<_>>()
         .join(", ");
     vec![
@@ -214,6 +214,19 @@ fn sentences(analysis: &Analysis) -> Vec<String> {
              asked for is still done."
         ),
     ]
+}
+
+/// System calls per request, with whose count it is where that is not the program's.
+fn calls_of(row: &Row, analysis: &Analysis) -> String {
+    if let Some(calls) = row.system_calls {
+        return digits(calls);
+    }
+    let counted = analysis.counts.iter().find(|arm| arm.label == row.label);
+    let by_kernel = counted.and_then(|arm| arm.rows.iter().find(|row| row.name == "system calls"));
+    match by_kernel.and_then(|row| row.kernel.value()) {
+        Some(calls) => format!("{} (its runtime's, by the kernel's count)", digits(*calls)),
+        None => "n/a (its runtime's are counted by the kernel alone)".to_string(),
+    }
 }
 
 /// The time ledger of one load, the arms side by side, and where they differ.

@@ -91,6 +91,7 @@ macro_rules! on_every_model {
         $crate::tests_at!(blocking, "blocking", Reuse, $($behaviour),+);
         $crate::tests_at!(epoll, "epoll", Reuse, $($behaviour),+);
         $crate::tests_at!(io_uring, "io_uring", Reuse, $($behaviour),+);
+        $crate::tests_at!(tokio_uring, "tokio_uring", Reuse, $($behaviour),+);
     };
 }
 use on_every_model;
@@ -105,6 +106,7 @@ macro_rules! on_every_sandbox {
         $crate::tests_at!(epoll_fresh, "epoll", Fresh, $($behaviour),+);
         $crate::tests_at!(io_uring_reuse, "io_uring", Reuse, $($behaviour),+);
         $crate::tests_at!(io_uring_fresh, "io_uring", Fresh, $($behaviour),+);
+        $crate::tests_at!(tokio_uring_fresh, "tokio_uring", Fresh, $($behaviour),+);
     };
 }
 use on_every_sandbox;
@@ -124,7 +126,7 @@ use tests_at;
 #[test]
 fn the_macros_name_every_model_and_isolation() {
     let models: Vec<_> = MODELS.iter().map(|model| model.name).collect();
-    assert_eq!(models, ["blocking", "epoll", "io_uring"]);
+    assert_eq!(models, ["blocking", "epoll", "io_uring", "tokio_uring"]);
     let isolations = [Isolation::Native, Isolation::Reuse, Isolation::Fresh];
     assert_eq!(Isolation::ALL, isolations);
 }
