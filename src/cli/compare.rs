@@ -18,8 +18,8 @@ use crate::experiment::result::{Experiment, FORMAT};
 use crate::experiment::{ExperimentError, profile, run};
 use crate::measure::host::{self, Host};
 use crate::measure::noise::Limits;
-use crate::measure::probe;
 use crate::measure::stats::Level;
+use crate::measure::{probe, smt};
 use crate::models::{self, MODELS, Model};
 use crate::report;
 use crate::sandbox::{Handler, Isolation, Source};
@@ -184,11 +184,12 @@ fn finish(arguments: &Arguments, experiment: &Experiment, before: Option<&Experi
     // Stored first: what is printed may find nobody who reads it to the end.
     let path = arguments.destination();
     let stored = experiment.store(&path);
-    super::say(report::experiment(experiment));
     if let Some(before) = before {
-        for difference in host::differences(&before.host, &experiment.host) {
-            super::say(format_args!("unlike hosts: {difference}\n"));
-        }
+        let differences = host::differences(&before.host, &experiment.host);
+        super::say(report::unlike_hosts(&differences));
+    }
+    super::say(report::experiment(experiment, before.is_some()));
+    if let Some(before) = before {
         super::say(report::agreement(&before.analysis, &experiment.analysis));
     }
     if let Err(error) = stored {
@@ -231,7 +232,11 @@ fn over(experiment: &Experiment, threshold: Option<f64>) -> bool {
     any
 }
 
-fn carry_out(plan: Plan, stop: &AtomicBool, quiet: bool) -> Result<Experiment, ExperimentError> {
+fn carry_out(
+    plan: Plan,
+    stop: &Arc<AtomicBool>,
+    quiet: bool,
+) -> Result<Experiment, ExperimentError> {
     let handler = Source::parse(&plan.arms[0].handler);
     let started_s = SystemTime::UNIX_EPOCH
         .elapsed()
@@ -307,27 +312,6 @@ impl run::Progress for Shown {
     }
 }
 
-/// A warning for each server core that shares its execution units with a generator core.
-fn siblings(server: &[usize], client: &[usize]) -> Vec<String> {
-    let together = |core: &usize| {
-        let path = format!("/sys/devices/system/cpu/cpu{core}/topology/core_id");
-        let package = format!("/sys/devices/system/cpu/cpu{core}/topology/physical_package_id");
-        std::fs::read_to_string(path)
-            .ok()
-            .zip(std::fs::read_to_string(package).ok())
-    };
-    let pair = |core: &usize| {
-        let own = together(core)?;
-        let other = client
-            .iter()
-            .find(|other| *other != core && together(other).as_ref() == Some(&own))?;
-        Some(format!(
-            "server core {core} and generator core {other} are SMT siblings and slow each other"
-        ))
-    };
-    server.iter().filter_map(pair).collect()
-}
-
 /// What cannot be, with the exit code that says whose fault it is.
 type Refusal = (Exit, String);
 
@@ -377,7 +361,7 @@ impl Arguments {
             return Err(bad("a rate is at least 1 request per second".to_string()));
         }
         let (server_cores, client_cores) = self.split_cores().map_err(bad)?;
-        let mut warnings = siblings(&server_cores, &client_cores);
+        let mut warnings = smt::warnings(&server_cores, &client_cores, smt::physical_core);
         let mut connections = self.connections as usize;
         // Server and generator have the same limit, and the server needs more for itself.
         let own = descriptors::of_a_server(server_cores.len());

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -171,10 +172,10 @@ pub fn run(
     arm: &Arm,
     place: Place,
     limits: &crate::measure::noise::Limits,
-    stop: &AtomicBool,
+    stop: &Arc<AtomicBool>,
 ) -> Result<Block, ExperimentError> {
     let recorder = (place.pass == Pass::Time).then_some("--probed");
-    let server = Server::start(arm, &plan.server_cores, recorder)?;
+    let server = Server::start(arm, &plan.server_cores, recorder, stop)?;
     let mut work = saturation(plan, server.address());
     work.seed = plan.seed.wrapping_add(place.round as u64);
     if place.load == Load::EqualRate {

@@ -1,15 +1,27 @@
 //! A server process of one block: started, asked, ended. It ends with its laboratory, whatever
 //! becomes of that, because it ends with its standard input.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::ExperimentError;
 use super::plan::Arm;
 use crate::control::Report;
 
+/// How long a server may take to listen: it compiles its handler first.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long a server may take to say what it has done.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How often a wait for the server looks whether the experiment was stopped.
+const LOOK: Duration = Duration::from_millis(50);
 /// How long a server that was told to end may take before it is killed.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
@@ -17,9 +29,49 @@ const END_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Server {
     child: Child,
     input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
+    output: Output,
     address: SocketAddr,
     arm: String,
+}
+
+/// The lines that a server says.
+struct Output {
+    pipe: ChildStdout,
+    /// Received, and not yet a whole line.
+    begun: Vec<u8>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Output {
+    /// The next line.
+    ///
+    /// # Errors
+    /// It did not come in `limit`, or the experiment was stopped, or the server has ended.
+    fn line(&mut self, limit: Duration) -> io::Result<String> {
+        let until = Instant::now() + limit;
+        loop {
+            if let Some(end) = self.begun.iter().position(|&byte| byte == b'\n') {
+                let rest = self.begun.split_off(end + 1);
+                let line = std::mem::replace(&mut self.begun, rest);
+                return Ok(String::from_utf8_lossy(&line).into_owned());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.stop.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let timeout = PollTimeout::try_from(left.min(LOOK)).unwrap_or(PollTimeout::MAX);
+            let mut wanted = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut wanted, timeout) {
+                Ok(0) | Err(Errno::EINTR) => continue,
+                result => result?,
+            };
+            let mut bytes = [0; 4096];
+            match self.pipe.read(&mut bytes)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => self.begun.extend_from_slice(&bytes[..n]),
+            }
+        }
+    }
 }
 
 impl Server {
@@ -29,6 +81,7 @@ impl Server {
         arm: &Arm,
         cores: &[usize],
         recorder: Option<&str>,
+        stop: &Arc<AtomicBool>,
     ) -> Result<Server, ExperimentError> {
         let failed = |what: String| ExperimentError::Server {
             arm: arm.label.clone(),
@@ -48,13 +101,16 @@ impl Server {
             .spawn()
             .map_err(|error| failed(format!("cannot be started: {error}")))?;
         let input = child.stdin.take();
-        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut line = String::new();
-        let read = output.read_line(&mut line);
-        let address = line
-            .trim()
-            .strip_prefix("listening on http://")
-            .and_then(|text| text.parse().ok());
+        let mut output = Output {
+            pipe: child.stdout.take().expect("it is piped"),
+            begun: Vec::new(),
+            stop: stop.clone(),
+        };
+        let line = output.line(START_LIMIT);
+        let address = line.as_ref().ok().and_then(|line| {
+            let address = line.trim().strip_prefix("listening on http://")?;
+            address.parse().ok()
+        });
         let Some(address) = address else {
             let _ = child.kill();
             let said = child
@@ -62,9 +118,10 @@ impl Server {
                 .map(|output| output.stderr)
                 .unwrap_or_default();
             let said = String::from_utf8_lossy(&said);
-            let why = read
-                .err()
-                .map_or_else(|| said.trim().to_string(), |error| error.to_string());
+            let why = match line {
+                Err(error) if said.trim().is_empty() => error.to_string(),
+                _ => said.trim().to_string(),
+            };
             return Err(failed(format!("did not start: {why}")));
         };
         Ok(Server {
@@ -86,19 +143,20 @@ impl Server {
 
     /// What the server has done so far.
     pub(super) fn report(&mut self) -> Result<Report, ExperimentError> {
-        let mut line = String::new();
-        let asked = self
-            .input
-            .as_mut()
-            .map(|input| input.write_all(b"report\n"));
-        let answer = matches!(asked, Some(Ok(())))
-            .then(|| self.output.read_line(&mut line).ok())
-            .and_then(|_| serde_json::from_str(&line).ok());
-        answer.ok_or_else(|| ExperimentError::Server {
+        let input = self.input.as_mut().expect("it is open until the end");
+        let answer = input
+            .write_all(b"report\n")
+            .and_then(|()| self.output.line(ANSWER_LIMIT))
+            .and_then(|line| serde_json::from_str(&line).map_err(io::Error::from));
+        answer.map_err(|error| ExperimentError::Server {
             arm: self.arm.clone(),
-            what:
-                "died while it was measured; run `ringlab serve` with the same options to see why"
-                    .to_string(),
+            what: match error.kind() {
+                io::ErrorKind::TimedOut => format!(
+                    "hangs: it did not say what it had done for {} s",
+                    ANSWER_LIMIT.as_secs()
+                ),
+                _ => "died while it was measured".to_string(),
+            } + "; run `ringlab serve` with the same options to see why",
         })
     }
 }

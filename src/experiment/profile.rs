@@ -18,6 +18,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -55,7 +56,7 @@ pub fn profile<'a>(
     plan: &'a Plan,
     directory: &'a Path,
     search: &OsStr,
-    stop: &'a AtomicBool,
+    stop: &'a Arc<AtomicBool>,
 ) -> Box<dyn Iterator<Item = String> + 'a> {
     let Some(perf) = find_perf(search) else {
         return Box::new(std::iter::once(NO_PERF.to_string()));
@@ -153,9 +154,9 @@ fn one(
     plan: &Plan,
     arm: &Arm,
     paths: &Paths,
-    stop: &AtomicBool,
+    stop: &Arc<AtomicBool>,
 ) -> Result<String, String> {
-    let server = Server::start(arm, &plan.server_cores, Some("--perf-map"))
+    let server = Server::start(arm, &plan.server_cores, Some("--perf-map"), stop)
         .map_err(|error| error.to_string())?;
     let map = PerfMap(PathBuf::from(format!("/tmp/perf-{}.map", server.pid())));
     let mut work = block::saturation(plan, server.address());
@@ -552,7 +553,7 @@ mod tests {
             until_percent: None,
             max_time: Duration::ZERO,
         };
-        let stop = AtomicBool::new(false);
+        let stop = Arc::new(AtomicBool::new(false));
         // A path that does not exist, a file, and directories without perf or with one of that name.
         for search in ["", "/nowhere", "/dev/null:/proc/self", "relative"] {
             let said = profile(&plan, Path::new("."), OsStr::new(search), &stop);

@@ -1,5 +1,6 @@
 //! All blocks of a plan, one after the other.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,7 @@ pub struct Run {
 pub fn run(
     plan: &Plan,
     limits: &Limits,
-    stop: &AtomicBool,
+    stop: &Arc<AtomicBool>,
     progress: &mut dyn Progress,
 ) -> Result<Run, ExperimentError> {
     let mut runner = Runner {
@@ -66,7 +67,7 @@ pub fn run(
 struct Runner<'a> {
     plan: &'a Plan,
     limits: &'a Limits,
-    stop: &'a AtomicBool,
+    stop: &'a Arc<AtomicBool>,
     progress: &'a mut dyn Progress,
     runners: Vec<Arm>,
     run: Run,

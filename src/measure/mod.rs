@@ -9,6 +9,7 @@
 //! | `cpu_clock` | CPU time of a process, of this thread, and of all cores                 |
 //! | `noise`     | steal, involuntary switches and run-queue wait of a block, and limits   |
 //! | `host`      | the fingerprint that every result carries, and how two hosts differ     |
+//! | `smt`       | cores that are hardware threads of one physical core                    |
 //! | `counter`   | figures with one writing thread, and groups of them                     |
 //! | `probe`     | the time of each stage of a thread, or nothing at all                   |
 //! | `perf`      | the kernel's own counts of a process: calls, switches, faults, cycles   |
@@ -23,6 +24,7 @@ pub mod order;
 pub mod perf;
 pub mod probe;
 pub mod reading;
+pub mod smt;
 pub mod stats;
 
 #[cfg(test)]

@@ -4,5 +4,5 @@
 mod terminal;
 mod units;
 
-pub use terminal::{agreement, experiment, load, wrap};
+pub use terminal::{agreement, experiment, load, unlike_hosts, wrap};
 pub use units::{count, duration, microseconds};

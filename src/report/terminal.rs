@@ -16,8 +16,9 @@ use crate::measure::probe::Stage;
 use crate::measure::reading::Reading;
 use crate::measure::stats::{self, Outcome, Ratio, half_width_percent};
 
-/// An experiment: a table for each load, two sentences, the verdict.
-pub fn experiment(experiment: &Experiment) -> String {
+/// An experiment: a table for each load, two sentences, the verdict. `again`: it repeats a stored
+/// one, and whether they agree follows.
+pub fn experiment(experiment: &Experiment, again: bool) -> String {
     let Experiment { plan, analysis, .. } = experiment;
     let mut text = String::new();
     for table in &analysis.tables {
@@ -51,16 +52,12 @@ pub fn experiment(experiment: &Experiment) -> String {
     if let Some(until) = &experiment.until {
         let _ = writeln!(text, "{}", wrap(&format!("{until}.")));
     }
-    let kind = if experiment.partial {
-        "partial run"
-    } else {
-        "single run"
+    let kind = match (experiment.partial, again) {
+        (true, _) => "partial run",
+        (false, true) => "second run: see below whether it agrees with the stored one",
+        (false, false) => "single run: a ratio is a finding once `compare --again FILE` agrees",
     };
-    let _ = writeln!(
-        text,
-        "\n{} ({kind}: a ratio is a finding once `compare --again FILE` agrees)",
-        analysis.verdict.level
-    );
+    let _ = writeln!(text, "\n{} ({kind})", analysis.verdict.level);
     for cause in &analysis.verdict.causes {
         let _ = writeln!(
             text,
@@ -95,22 +92,14 @@ fn of_load(table: &LoadTable) -> Table {
     let mut shown = Table::new();
     shown.load_style(presets::NOTHING);
     shown.set_header([
-        "arm",
-        "CPU/req",
-        "ratio",
-        "95 % interval",
-        "req/s",
-        "p50",
-        "p99",
-        "calls",
-        "switches",
+        "arm", "CPU", "ratio", "95 % CI", "req/s", "p50", "p99", "calls", "switch",
     ]);
-    shown.add_row(["", "µs", "", "", "", "µs", "µs", "/req", "/req"]);
+    shown.add_row(["", "µs/req", "", "", "", "µs", "µs", "/req", "/req"]);
     for row in &table.rows {
         shown.add_row(cells(row));
     }
     for (nth, column) in shown.column_iter_mut().enumerate() {
-        column.set_padding((0, if nth == 0 { 2 } else { 1 }));
+        column.set_padding((0, 1));
         if nth > 0 {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -125,17 +114,23 @@ fn cells(row: &Row) -> [String; 9] {
         Ok(ratio) if is_itself(ratio) => ("1".to_string(), String::new()),
         Ok(ratio) => (
             format!("{:.3}", ratio.ratio),
-            format!("{:.3} to {:.3}", ratio.interval.low, ratio.interval.high),
+            format!("{:.3}–{:.3}", ratio.interval.low, ratio.interval.high),
         ),
         Err(_) => (absent(), String::new()),
     };
-    let bound = if row.client_limited { "≥ " } else { "" };
+    let throughput = count(row.throughput);
+    let throughput = if row.client_limited {
+        // In two lines: the table has 80 columns.
+        format!("≥ {throughput}\n(client-limited)")
+    } else {
+        throughput
+    };
     [
         row.label.clone(),
         row.cpu_ns.map_or_else(absent, microseconds),
         ratio,
         interval,
-        format!("{bound}{}", count(row.throughput)),
+        throughput,
         latency(row.latency_ns_p50),
         latency(row.latency_ns_p99),
         row.system_calls.map_or_else(absent, digits),
@@ -154,8 +149,8 @@ fn floor(table: &LoadTable) -> Option<String> {
         (control.floor - 1.0) * 100.0
     );
     if table.rows.iter().any(|row| row.client_limited) {
-        text += " ≥: the server's core was idle more than 5 %, so the generator was the limit; \
-                 CPU per request stands.";
+        text += " Client-limited: the server's core was idle more than 5 %, so the generator was \
+                 the limit; CPU per request stands.";
     }
     if table.load == Load::Saturation {
         text += " Latency is queueing, with that many in flight.";
@@ -402,6 +397,19 @@ fn difference(base: &Column, column: &Column) -> String {
     )
 }
 
+/// What two hosts differ in, said before anything is compared; nothing if nothing.
+pub fn unlike_hosts(differences: &[String]) -> String {
+    if differences.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("Unlike hosts: the stored run is of another host than this one:\n");
+    for difference in differences {
+        let _ = writeln!(text, "{}", wrap_from("- ", difference));
+    }
+    text.push('\n');
+    text
+}
+
 /// Two runs of one plan: whether they tell the same story, arm by arm.
 pub fn agreement(before: &Analysis, now: &Analysis) -> String {
     let mut text = String::from("Against the stored run:\n");
@@ -568,5 +576,61 @@ mod tests {
                 .count(),
             60
         );
+    }
+
+    fn row(label: &str, client_limited: bool) -> Row {
+        let interval = stats::Interval {
+            low: 0.8567,
+            high: 1.0432,
+        };
+        Row {
+            label: label.to_string(),
+            blocks: 12,
+            marked: 0,
+            cpu_ns: Some(12_345.6),
+            cpu_ratio: Ok(Ratio {
+                ratio: 0.9512,
+                interval,
+                p_value: 0.01,
+                confidence: 0.95,
+                n: 12,
+                missing: 0,
+                method: stats::Method::StudentT,
+            }),
+            claim: None,
+            throughput: 219_876.0,
+            client_limited,
+            latency_ns_p50: Some(123_456),
+            latency_ns_p99: Some(19_876_543),
+            system_calls: 2.4567,
+            switches: 0.1234,
+            counts: Vec::new(),
+            machine_ns: None,
+            drift_percent: None,
+        }
+    }
+
+    #[test]
+    fn a_throughput_that_the_client_limits_reads_so_and_the_table_fits() {
+        let table = LoadTable {
+            load: Load::Saturation,
+            rate: None,
+            rows: vec![row("io_uring", true), row("epoll (control)", false)],
+            control: Err("none".to_string()),
+        };
+        let text = of_load(&table).to_string();
+        assert!(text.contains("≥ 220"), "{text}");
+        assert!(text.contains("(client-limited)"), "{text}");
+        assert_eq!(text.matches("≥").count(), 1, "{text}");
+        let widest = text.lines().map(|line| line.trim_end().chars().count());
+        assert!(widest.max() <= Some(COLUMNS), "{text}");
+    }
+
+    #[test]
+    fn unlike_hosts_are_named_and_alike_ones_are_not_mentioned() {
+        assert_eq!(unlike_hosts(&[]), "");
+        let text = unlike_hosts(&["CPU accounting: tick; other: IRQ".to_string()]);
+        assert!(text.starts_with("Unlike hosts"), "{text}");
+        assert!(text.contains("- CPU accounting: tick"), "{text}");
     }
 }
