@@ -602,7 +602,7 @@ mod tests {
             client_limited,
             latency_ns_p50: Some(123_456),
             latency_ns_p99: Some(19_876_543),
-            system_calls: 2.4567,
+            system_calls: Some(2.4567),
             switches: 0.1234,
             counts: Vec::new(),
             machine_ns: None,
