@@ -92,11 +92,25 @@ pub fn monotonic_ns() -> u64 {
     })
 }
 
+/// Names of the threads of a server that do not serve, besides the main thread.
+pub const HELPERS: [&str; 2] = ["control", "signals"];
+
+/// Starts the helper of that name, one of [`HELPERS`].
+///
+/// # Panics
+/// The kernel has no thread left, of which a server at its start needs many more.
+pub fn helper(name: &str, work: impl FnOnce() + Send + 'static) {
+    let born = std::thread::Builder::new()
+        .name(name.to_string())
+        .spawn(work);
+    born.expect("a thread for a helper; raise `ulimit -u`");
+}
+
 /// Answers until standard input ends, on a thread of its own; then drains the server. The calling
 /// thread and that one count as helpers.
 pub fn answer(handle: Handle) {
     let asker = nix::unistd::gettid().as_raw();
-    std::thread::spawn(move || {
+    helper(HELPERS[0], move || {
         let helpers = [asker, nix::unistd::gettid().as_raw()];
         for line in std::io::stdin().lock().lines() {
             if line.is_err() {

@@ -58,8 +58,8 @@ pub struct Arguments {
     /// Rounds at the equal rate; 0 leaves it out
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     equal_rate_rounds: u32,
-    /// Rounds in which the server records where its time goes; 0 leaves the ledger out
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    /// Rounds in which time is recorded and the kernel counts; 0 leaves both ledgers out
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     ledger_rounds: u32,
     /// Requests per second at the equal rate [default: half the slowest arm's capacity]
     #[arg(long)]
@@ -403,7 +403,7 @@ impl Arguments {
             rounds: self.rounds as usize,
             equal_rate_rounds: self.equal_rate_rounds as usize,
             ledger_rounds,
-            counts: self.ledger_rounds > 0,
+            count_rounds: self.ledger_rounds as usize,
             warm_up: self.warm_up.into(),
             window: Duration::from(self.window).max(Duration::from_millis(1)),
             rate: self.rate,

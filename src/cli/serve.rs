@@ -150,7 +150,7 @@ fn serve(mut server: Server) -> Exit {
 
 /// The first signal drains; the second ends the process at once.
 fn watch_signals(signals: SigSet, handle: Handle) {
-    std::thread::spawn(move || {
+    control::helper(control::HELPERS[1], move || {
         let _ = signals.wait();
         handle.advance(Stage::Draining);
         if signals.wait().is_ok() {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -13,7 +14,7 @@ use super::ExperimentError;
 use super::child::Server;
 use super::counts;
 use super::plan::{Arm, Load, Plan};
-use crate::control::Report;
+use crate::control::{HELPERS, Report};
 use crate::load::{self, Arrivals, Mode, Observer, Progress, Severity, Target};
 use crate::measure::cpu_clock::non_idle;
 use crate::measure::noise::{Mark, Noise, Snapshot};
@@ -37,8 +38,10 @@ pub struct Block {
     pub first_half: Option<Report>,
     /// Non-idle time of all cores in the window, in nanoseconds: the generator's is in it.
     pub machine_ns: Reading<u64>,
-    /// The kernel's own counts of the window, in the passes that ask for them.
+    /// The kernel's own counts of the window: switches, faults, cycles. Of counting blocks only.
     pub kernel: Option<Counted>,
+    /// System calls by both counts, of a stretch before the window. Of counting blocks only.
+    pub calls: Option<Calls>,
     /// What the generator did.
     pub client: Client,
     /// What disturbed it.
@@ -57,12 +60,34 @@ pub struct Block {
 pub enum Pass {
     /// Nothing besides what is counted anyway: the blocks that are compared.
     Plain,
+    /// The same as `Plain`, next to the blocks that have an observer, which are read against it.
+    Beside,
     /// Where the server's time goes.
     Time,
-    /// Its system calls, by the kernel's count. Tracing puts every one on a slower path.
-    Calls,
-    /// Its switches and faults, and its cycles where there are counters, by the kernel's count.
-    Work,
+    /// By the kernel's count: system calls before the window, since tracing puts every one on a
+    /// slower path; and in it switches and faults, and cycles where there are counters.
+    Counts,
+}
+
+/// How long system calls are counted by the kernel.
+const STRETCH: Duration = Duration::from_millis(150);
+/// Until their counters are gone: the kernel waits some 40 ms for each tracepoint.
+const DETACHING: Duration = Duration::from_millis(400);
+/// What a counting block takes longer than another.
+pub(super) const CALLS_COUNTED: Duration = STRETCH.saturating_add(DETACHING);
+
+/// System calls of one stretch, by the program's count and the kernel's.
+///
+/// Both cannot be read at one moment. So the program is asked before and after the kernel is, at
+/// either end: what the kernel counted lies between two counts of the program.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Calls {
+    /// From after the kernel's first reading to before its last: not more than what it counted.
+    pub least: Report,
+    /// From before its first reading to after its last: not less than what it counted.
+    pub most: Report,
+    /// The kernel's count.
+    pub kernel: Counted,
 }
 
 fn empty() -> Histogram<u64> {
@@ -175,7 +200,7 @@ pub fn run(
     stop: &Arc<AtomicBool>,
 ) -> Result<Block, ExperimentError> {
     let recorder = (place.pass == Pass::Time).then_some("--probed");
-    let server = Server::start(arm, &plan.server_cores, recorder, stop)?;
+    let mut server = Server::start(arm, &plan.server_cores, recorder, stop)?;
     let mut work = saturation(plan, server.address());
     work.seed = plan.seed.wrapping_add(place.round as u64);
     if place.load == Load::EqualRate {
@@ -184,20 +209,20 @@ pub fn run(
             arrivals: Arrivals::Poisson,
         };
     }
-    let counters = match place.pass {
-        Pass::Plain | Pass::Time => None,
-        // Before the load starts: threads born later inherit the counters.
-        Pass::Calls => Some(Counters::attach(
-            server.pid(),
-            &Selection::calls(counts::KERNEL_NAMES),
-        )),
-        Pass::Work => Some(Counters::attach(server.pid(), &Selection::work())),
-    };
+    let counting = place.pass == Pass::Counts;
+    // Before the load starts: threads born later inherit the counters.
+    let counters = counting.then(|| Counters::attach(server.pid(), &Selection::work()));
+    let tracer = counting.then(|| Tracer::attach(&mut server)).transpose()?;
+    if tracer.as_ref().is_some_and(Tracer::is_counting) {
+        work.warm_up += CALLS_COUNTED;
+    }
     let mut watch = Watch {
         counters,
+        tracer,
         server,
         cores: plan.server_cores.clone(),
-        half: plan.warm_up + plan.window / 2,
+        warm: plan.warm_up,
+        half: work.warm_up + plan.window / 2,
         opened: None,
         half_way: None,
         closed: None,
@@ -222,6 +247,7 @@ pub fn run(
     };
     Ok(Block {
         kernel: closed.kernel,
+        calls: watch.tracer.map(|tracer| tracer.calls(&server)),
         arm: place.arm,
         load: place.load,
         pass: place.pass,
@@ -287,10 +313,81 @@ struct Edge {
     kernel: Option<Counted>,
 }
 
+/// Counts system calls before the window opens, and is gone when it does.
+struct Tracer {
+    counters: Option<Counters>,
+    /// Waits for the kernel to take the counters off.
+    detaching: Option<thread::JoinHandle<()>>,
+    counted: Option<Calls>,
+}
+
+impl Tracer {
+    /// Attaches to the threads that serve, so that the laboratory's own questions are not counted.
+    fn attach(server: &mut Server) -> Result<Self, ExperimentError> {
+        // Whoever answers has all its helpers, and they have their names.
+        server.report()?;
+        let pid = server.pid();
+        let helps = |tid: i32, name: &str| tid == pid || HELPERS.contains(&name);
+        let selection = Selection::calls(counts::KERNEL_NAMES);
+        Ok(Self {
+            counters: Some(Counters::attach_but(pid, helps, &selection)),
+            detaching: None,
+            counted: None,
+        })
+    }
+
+    fn is_counting(&self) -> bool {
+        self.counters.as_ref().is_some_and(Counters::is_counting)
+    }
+
+    /// Counts for a stretch, then detaches on a thread of its own. `None` if the server is gone.
+    fn count(&mut self, server: &mut Server) -> Option<()> {
+        let mut counters = self.counters.take_if(|counters| counters.is_counting())?;
+        let mut end = || {
+            Some((
+                server.report().ok()?,
+                counters.take(),
+                server.report().ok()?,
+            ))
+        };
+        let (before, _, began) = end()?;
+        thread::sleep(STRETCH);
+        let (ended, kernel, after) = end()?;
+        self.detaching = Some(thread::spawn(move || drop(counters)));
+        self.counted = Some(Calls {
+            least: ended.since(&began),
+            most: after.since(&before),
+            kernel,
+        });
+        Some(())
+    }
+
+    /// Returns when nothing is traced any more.
+    fn detach(&mut self) {
+        if let Some(detaching) = self.detaching.take() {
+            // It does nothing that could panic, and the window may open in any case.
+            let _ = detaching.join();
+        }
+    }
+
+    /// What was counted. Where the kernel counts nothing, the program's count is of the window.
+    fn calls(self, window: &Report) -> Calls {
+        let kernel = self.counters.map(|mut counters| counters.take());
+        self.counted.unwrap_or_else(|| Calls {
+            least: *window,
+            most: *window,
+            kernel: kernel.unwrap_or_default(),
+        })
+    }
+}
+
 struct Watch {
     counters: Option<Counters>,
+    tracer: Option<Tracer>,
     server: Server,
     cores: Vec<usize>,
+    /// When the server has warmed up, from the start of the load.
+    warm: Duration,
     /// When the window is half over, from the start of the load.
     half: Duration,
     opened: Option<Edge>,
@@ -314,10 +411,18 @@ impl Watch {
 
 impl Observer for Watch {
     fn window_opens(&mut self, _: &Progress) {
+        if let Some(tracer) = &mut self.tracer {
+            tracer.detach();
+        }
         self.opened = self.edge();
     }
 
     fn tick(&mut self, progress: &Progress) {
+        if progress.elapsed >= self.warm
+            && let Some(tracer) = &mut self.tracer
+        {
+            tracer.count(&mut self.server);
+        }
         let in_window = self.opened.is_some() && self.closed.is_none();
         if in_window && self.half_way.is_none() && progress.elapsed >= self.half {
             self.half_way = self.server.report().ok();

@@ -2,14 +2,17 @@
 //! the kernel's, with switches, faults and, where there are counters, cycles.
 //!
 //! The program counts what it calls; the kernel counts what it is called. Where the two differ by
-//! more than [`TOLERANCE`] one of them is wrong, and the verdict says so. The kernel's count covers
-//! the whole process, the answers to the laboratory's own questions among it. Where an async runtime
-//! owns the loop, its system calls are in the kernel's count alone.
+//! more than [`TOLERANCE`] one of them is wrong, and the verdict says so. The kernel's count is of
+//! the threads that serve, and of a stretch before the window: tracing puts every system call on a
+//! slower path, so no figure of time comes from there. Where an async runtime owns the loop, its
+//! system calls are in the kernel's count alone.
 
 use serde::{Deserialize, Serialize};
 
-use super::block::{Block, Pass};
+use super::block::{Block, Calls, Pass};
+use super::ledger::{cpu_ns_beside, cpu_ns_per_request};
 use super::plan::{Load, Plan};
+use crate::control::Report;
 use crate::io::CountsSnapshot;
 use crate::measure::perf::Counted;
 use crate::measure::reading::Reading;
@@ -17,10 +20,10 @@ use crate::measure::stats::{Level, Verdict};
 
 /// What the two counts of one name may differ by, as a part of the kernel's.
 const TOLERANCE: f64 = 0.01;
-/// Calls a window may have beyond the program's count: the laboratory's question at its end.
-const OWN_CALLS: u64 = 500;
+/// A difference so small is none: a thread may be between the call and its own note of it.
+const IN_PASSING: u64 = 10;
 
-/// System calls that the kernel is asked about by name. Each costs in the pass that counts them.
+/// System calls that the kernel is asked about by name. Each takes time to be detached.
 pub const KERNEL_NAMES: &[&str] = &[
     "recvfrom",
     "sendto",
@@ -28,7 +31,13 @@ pub const KERNEL_NAMES: &[&str] = &[
     "io_uring_enter",
     "futex",
     "madvise",
+    "rt_sigreturn",
+    "clock_gettime",
 ];
+
+/// Those that are not the driver's, and that nobody in the program counts: of locks, of the guest's
+/// memory, and of the ticks that bound the guest's time (the handler's return; the CPU clock).
+const UNCOUNTED: &[&str] = &["futex", "madvise", "rt_sigreturn", "clock_gettime"];
 
 /// One arm.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,8 +46,10 @@ pub struct CountColumn {
     pub label: String,
     /// A figure a row, per request.
     pub rows: Vec<CountRow>,
-    /// What counting by the kernel cost, as a part of the CPU per request without.
+    /// What the counting blocks' windows cost, as a part of the CPU per request of those beside.
     pub price: Option<f64>,
+    /// The same of the stretch in which the kernel counted system calls, where it did.
+    pub price_of_tracing: Option<f64>,
 }
 
 /// One figure of one arm, per request.
@@ -60,37 +71,48 @@ pub fn counts(plan: &Plan, blocks: &[Block], verdict: &mut Verdict) -> Vec<Count
 }
 
 fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> Option<CountColumn> {
-    let of = |pass: Pass| {
-        let matches = move |block: &&Block| {
+    let of = |pass: Pass| -> Vec<&Block> {
+        let matches = |block: &&Block| {
             block.load == Load::Saturation && block.arm == arm && block.pass == pass
         };
-        blocks.iter().filter(matches)
+        blocks.iter().filter(matches).collect()
     };
-    let calls = of(Pass::Calls).next()?;
-    let work = of(Pass::Work).next()?;
-    let label = &plan.arms[arm].label;
-    let mut rows = if plan.arms[arm].counts_its_calls() {
-        system_calls(calls, label, verdict)
+    let counted = of(Pass::Counts);
+    let beside = cpu_ns_beside(&counted, &of(Pass::Beside));
+    let price = |ns: Option<f64>| Some(ns? / beside? - 1.0);
+    let arm = &plan.arms[arm];
+    // Every round is checked; the last is shown.
+    let checked = counted.iter().filter(|_| arm.counts_its_calls());
+    for calls in checked.filter_map(|block| block.calls.as_ref()) {
+        check(calls, &arm.label, verdict);
+    }
+    let last = counted.last()?;
+    let calls = last.calls.as_ref()?;
+    let mut rows = if arm.counts_its_calls() {
+        system_calls(calls)
     } else {
         kernel_calls(calls)
     };
-    rows.extend(ring(calls));
-    rows.extend(scheduling(work));
-    rows.extend(hardware(work));
-    let plain: Vec<&Block> = of(Pass::Plain).collect();
-    let plain_ns: u64 = plain.iter().map(|block| block.server.cpu_ns).sum();
-    let plain_requests: u64 = plain.iter().map(|block| block.requests()).sum();
-    let price = (plain_requests > 0 && plain_ns > 0)
-        .then(|| {
-            calls
-                .cpu_ns_per_request()
-                .map(|ns| ns * plain_requests as f64 / plain_ns as f64 - 1.0)
-        })
-        .flatten();
+    rows.extend(ring(last));
+    rows.extend(scheduling(last));
+    rows.extend(hardware(last));
+    let traced = calls.kernel.system_calls.value().is_some();
+    let calls_ns = |block: &&Block| block.calls.as_ref().map(|calls| calls.most);
+    let traced_ns = traced.then(|| {
+        let stretches = counted.iter().filter_map(calls_ns);
+        let (ns, requests) = stretches.fold((0, 0), |(ns, requests), report: Report| {
+            (
+                ns + report.cpu_ns,
+                requests + report.figures.served.answered,
+            )
+        });
+        (requests > 0).then(|| ns as f64 / requests as f64)
+    });
     Some(CountColumn {
-        label: label.clone(),
+        label: arm.label.clone(),
         rows,
-        price,
+        price: price(cpu_ns_per_request(&counted)),
+        price_of_tracing: price(traced_ns.flatten()),
     })
 }
 
@@ -103,71 +125,92 @@ fn kernel_name(name: &str) -> &str {
     }
 }
 
-fn system_calls(block: &Block, label: &str, verdict: &mut Verdict) -> Vec<CountRow> {
-    let io = &block.server.figures.io;
-    let all = all_by_kernel(block);
-    disagreement(label, "system calls", io.system_calls(), &all, verdict);
-    let mut rows = vec![row(block, "system calls", Some(io.system_calls()), all)];
-    for (name, value) in io.named() {
-        if CountsSnapshot::is_system_call(name) && value > 0 {
-            let kernel = by_kernel(block, name);
-            disagreement(label, name, value, &kernel, verdict);
-            rows.push(row(block, name, Some(value), kernel));
-        }
-    }
-    for name in ["futex", "madvise"] {
-        rows.push(row(block, name, None, by_kernel(block, name)));
-    }
-    rows
-}
-
-/// The system calls of an arm whose runtime calls the kernel by itself: the kernel's count alone.
-fn kernel_calls(block: &Block) -> Vec<CountRow> {
-    let mut rows = vec![row(block, "system calls", None, all_by_kernel(block))];
-    for name in KERNEL_NAMES {
-        rows.push(row(block, name, None, by_kernel(block, name)));
-    }
-    rows
-}
-
-fn all_by_kernel(block: &Block) -> Reading<u64> {
-    let counted = block.kernel.as_ref();
-    counted.map_or_else(
-        || Reading::missing("not counted"),
-        |counted| counted.system_calls.clone(),
-    )
-}
-
-fn by_kernel(block: &Block, name: &str) -> Reading<u64> {
-    let counted = block.kernel.as_ref();
-    let named = counted.and_then(|counted| {
-        let mut named = counted.by_name.iter();
-        named.find(|(known, _)| known == kernel_name(name))
-    });
-    named.map_or_else(
+/// The kernel's count of a call that the program counts under `name`.
+fn kernel_of(counted: &Counted, name: &str) -> Reading<u64> {
+    let mut named = counted.by_name.iter();
+    let found = named.find(|(known, _)| known == kernel_name(name));
+    found.map_or_else(
         || Reading::missing("not asked for"),
         |(_, reading)| reading.clone(),
     )
 }
 
-fn disagreement(
-    label: &str,
-    name: &str,
-    program: u64,
-    kernel: &Reading<u64>,
-    verdict: &mut Verdict,
-) {
-    let Some(&kernel) = kernel.value() else {
-        return;
-    };
-    let apart = kernel.abs_diff(program);
-    if apart > OWN_CALLS && apart as f64 > TOLERANCE * kernel as f64 {
-        verdict.add(
-            Level::Noisy,
-            format!("{label}: the program counts {program} {name}, the kernel {kernel}"),
-            "report this: one of the two counts is wrong",
-        );
+/// All system calls but those that the program does not count. `n/a` unless the kernel tells of
+/// each.
+fn kernel_counted(counted: &Counted) -> Reading<u64> {
+    let uncounted = UNCOUNTED.iter().map(|name| kernel_of(counted, name));
+    uncounted.fold(counted.system_calls.clone(), |all, one| {
+        all.and_then(|all| one.map(|one| all.saturating_sub(one)))
+    })
+}
+
+/// The program's counts of system calls between the kernel's two readings: the least and the most
+/// that there can have been, with the kernel's own.
+fn pairs(calls: &Calls) -> Vec<(&'static str, u64, u64, Reading<u64>)> {
+    let (least, most) = (&calls.least.figures.io, &calls.most.figures.io);
+    let all = (
+        "system calls",
+        least.system_calls(),
+        most.system_calls(),
+        kernel_counted(&calls.kernel),
+    );
+    let named = least.named().into_iter().zip(most.named());
+    let named = named
+        .filter(|((name, _), (_, most))| CountsSnapshot::is_system_call(name) && *most > 0)
+        .map(|((name, least), (_, most))| (name, least, most, kernel_of(&calls.kernel, name)));
+    std::iter::once(all).chain(named).collect()
+}
+
+fn check(calls: &Calls, label: &str, verdict: &mut Verdict) {
+    for (name, least, most, kernel) in pairs(calls) {
+        let Some(&kernel) = kernel.value() else {
+            continue;
+        };
+        let slack = (TOLERANCE * kernel as f64) as u64 + IN_PASSING;
+        if kernel + slack < least || kernel > most + slack {
+            verdict.add(
+                Level::Noisy,
+                format!(
+                    "{label}: the program counts {least} to {most} {name}, the kernel {kernel}: \
+                     more than 1 % apart"
+                ),
+                "report this: one of the two counts is wrong",
+            );
+        }
     }
+}
+
+/// A row of a stretch: per request, of which the kernel's interval had as many as lie between the
+/// least and the most that the program saw.
+fn row_of_calls(calls: &Calls, name: &str, program: Option<f64>, kernel: Reading<u64>) -> CountRow {
+    let requests = |report: &Report| report.figures.served.answered as f64;
+    let (least, most) = (requests(&calls.least), requests(&calls.most));
+    let per_request = |count: f64| count / ((least + most) / 2.0).max(1.0);
+    CountRow {
+        name: name.to_string(),
+        program: program.map(per_request),
+        kernel: kernel.map(|count| per_request(count as f64)),
+    }
+}
+
+fn system_calls(calls: &Calls) -> Vec<CountRow> {
+    let both = pairs(calls).into_iter().map(|(name, least, most, kernel)| {
+        row_of_calls(calls, name, Some((least + most) as f64 / 2.0), kernel)
+    });
+    both.chain(by_kernel(calls, UNCOUNTED)).collect()
+}
+
+/// The system calls of an arm whose runtime calls the kernel by itself: the kernel's count alone.
+fn kernel_calls(calls: &Calls) -> Vec<CountRow> {
+    let all = calls.kernel.system_calls.clone();
+    let all = row_of_calls(calls, "system calls", None, all);
+    let named = by_kernel(calls, KERNEL_NAMES);
+    std::iter::once(all).chain(named).collect()
+}
+
+fn by_kernel<'a>(calls: &'a Calls, names: &'a [&str]) -> impl Iterator<Item = CountRow> + 'a {
+    let row = |name: &&str| row_of_calls(calls, name, None, kernel_of(&calls.kernel, name));
+    names.iter().map(row)
 }
 
 fn ring(block: &Block) -> Vec<CountRow> {
@@ -273,5 +316,96 @@ fn row(block: &Block, name: &str, program: Option<u64>, kernel: Reading<u64>) ->
         name: name.to_string(),
         program: program.map(per_request),
         kernel: kernel.map(per_request),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::tests::{block, plan, report};
+
+    /// A counting block of epoll, beside one that is not: 10 000 requests in the stretch, each with
+    /// a recv and a send, and by the kernel's count `recvfrom`, and `all` calls.
+    fn counted(all: Reading<u64>, recvfrom: u64) -> (Vec<CountColumn>, Verdict) {
+        let named = |name: &&str| {
+            let count = match *name {
+                "recvfrom" => recvfrom,
+                "sendto" => 10_000,
+                // Of which the program counts none.
+                "futex" => 700,
+                _ => 0,
+            };
+            (name.to_string(), all.clone().map(|_| count))
+        };
+        let kernel = Counted {
+            system_calls: all.clone(),
+            by_name: KERNEL_NAMES.iter().map(named).collect(),
+            ..Counted::default()
+        };
+        let stretch = report(44_000_000, 10_000, 150_000_000);
+        let mut counting = block(0, 0, 4040.0);
+        counting.pass = Pass::Counts;
+        counting.calls = Some(Calls {
+            least: stretch,
+            most: stretch,
+            kernel,
+        });
+        let mut beside = block(0, 0, 4000.0);
+        beside.pass = Pass::Beside;
+        let mut verdict = Verdict::default();
+        let columns = counts(&plan(), &[counting, beside], &mut verdict);
+        (columns, verdict)
+    }
+
+    fn check(all: u64, recvfrom: u64, said: &[&str]) {
+        let (_, verdict) = counted(Reading::Value(all), recvfrom);
+        let causes: Vec<&str> = verdict.causes.iter().map(|cause| &*cause.what).collect();
+        assert_eq!(causes.len(), said.len(), "{causes:?}");
+        for (cause, said) in causes.iter().zip(said) {
+            assert!(cause.contains(said), "{cause}");
+        }
+        let level = [Level::Valid, Level::Noisy][usize::from(!said.is_empty())];
+        assert_eq!(verdict.level, level);
+    }
+
+    #[test]
+    fn counts_more_than_one_percent_apart_are_reported() {
+        check(20_700, 10_000, &[]);
+        check(20_800, 10_099, &[]);
+        check(20_800, 9_901, &[]);
+        let all = "20000 to 20000 system calls, the kernel 20300";
+        check(21_000, 10_000, &[all]);
+        check(20_700, 10_200, &["10000 to 10000 recv, the kernel 10200"]);
+        check(20_700, 9_800, &["the kernel 9800: more than 1 % apart"]);
+    }
+
+    #[test]
+    fn both_counts_stand_side_by_side_with_their_price() {
+        let (columns, _) = counted(Reading::Value(20_700), 10_000);
+        let row = |name: &str| columns[0].rows.iter().find(|row| row.name == name).cloned();
+        let all = row("system calls").expect("it is the first");
+        assert_eq!((all.program, all.kernel), (Some(2.0), Reading::Value(2.0)));
+        let futex = row("futex").expect("the kernel counts it");
+        assert_eq!((futex.program, futex.kernel), (None, Reading::Value(0.07)));
+        // 4.04 µs against 4.00 in the window, 4.40 while calls were traced.
+        let near = |price: Option<f64>, expected: f64| {
+            let price = price.expect("there is a block beside");
+            assert!((price - expected).abs() < 0.005, "{price}");
+        };
+        near(columns[0].price, 0.01);
+        near(columns[0].price_of_tracing, 0.1);
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_count_is_missing_and_has_no_price() {
+        let (columns, verdict) = counted(Reading::missing("a test"), 0);
+        assert_eq!(verdict.level, Level::Valid);
+        assert_eq!(columns[0].price_of_tracing, None);
+        let counted = ["system calls", "recv", "futex", "context switches"];
+        let rows = || columns[0].rows.iter();
+        for row in rows().filter(|row| counted.contains(&&*row.name)) {
+            assert_eq!(row.kernel.value(), None, "{}: never 0", row.name);
+        }
+        assert_eq!(columns[0].rows[0].kernel, Reading::missing("a test"));
     }
 }

@@ -4,6 +4,8 @@
 //! CPU clock's total. It may be negative: the stages' clock goes on while the thread is preempted,
 //! and the CPU clock does not.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Pass};
@@ -32,8 +34,8 @@ pub struct Column {
     pub unexplained_ns: f64,
     /// The process CPU clock's total, with the recording going on.
     pub total_ns: f64,
-    /// The same without it.
-    pub plain_ns: f64,
+    /// The same without it, of the blocks beside those; `None` if there are none.
+    pub plain_ns: Option<f64>,
     /// Non-idle time of all cores per request without it, the generator's in it: work that the
     /// kernel does elsewhere, such as softirqs, shows only here.
     pub machine_ns: Option<f64>,
@@ -60,8 +62,8 @@ impl Column {
     }
 
     /// What recording costs, as a part of what there is without.
-    pub fn price(&self) -> f64 {
-        self.total_ns / self.plain_ns - 1.0
+    pub fn price(&self) -> Option<f64> {
+        Some(self.total_ns / self.plain_ns? - 1.0)
     }
 }
 
@@ -76,12 +78,13 @@ pub fn ledgers(plan: &Plan, blocks: &[Block]) -> Vec<Ledger> {
         .filter_map(|load| {
             let columns: Vec<Column> = (0..plan.arms.len())
                 .filter_map(|arm| {
-                    let label = &plan.arms[arm].label;
-                    column(
-                        label,
-                        &of(load, Pass::Time, arm),
-                        &of(load, Pass::Plain, arm),
-                    )
+                    let recorded = of(load, Pass::Time, arm);
+                    let beside = of(load, Pass::Beside, arm);
+                    let plain = [of(load, Pass::Plain, arm), beside.clone()].concat();
+                    let mut column = column(&plan.arms[arm].label, &recorded)?;
+                    column.plain_ns = cpu_ns_beside(&recorded, &beside);
+                    column.machine_ns = machine_ns(&plain);
+                    Some(column)
                 })
                 .collect();
             (!columns.is_empty()).then_some(Ledger { load, columns })
@@ -89,7 +92,30 @@ pub fn ledgers(plan: &Plan, blocks: &[Block]) -> Vec<Ledger> {
         .collect()
 }
 
-fn column(label: &str, recorded: &[&Block], plain: &[&Block]) -> Option<Column> {
+/// CPU per request of `beside`, in nanoseconds, if each block that `observed` has one beside it:
+/// otherwise the one sum would be of other times than the other.
+pub(super) fn cpu_ns_beside(observed: &[&Block], beside: &[&Block]) -> Option<f64> {
+    let rounds =
+        |blocks: &[&Block]| -> BTreeSet<usize> { blocks.iter().map(|block| block.round).collect() };
+    let partners: Vec<&Block> = beside
+        .iter()
+        .filter(|block| rounds(observed).contains(&block.round))
+        .copied()
+        .collect();
+    (rounds(&partners) == rounds(observed))
+        .then(|| cpu_ns_per_request(&partners))
+        .flatten()
+}
+
+/// CPU per request of all `blocks` together, in nanoseconds; `None` without requests.
+pub(super) fn cpu_ns_per_request(blocks: &[&Block]) -> Option<f64> {
+    let requests: u64 = blocks.iter().map(|block| block.requests()).sum();
+    let cpu_ns: u64 = blocks.iter().map(|block| block.server.cpu_ns).sum();
+    (requests > 0).then(|| cpu_ns as f64 / requests as f64)
+}
+
+/// All but what is read from other blocks.
+fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
     let requests = |blocks: &[&Block]| blocks.iter().map(|block| block.requests()).sum::<u64>();
     let cpu_ns = |blocks: &[&Block]| blocks.iter().map(|block| block.server.cpu_ns).sum::<u64>();
     let n = requests(recorded);
@@ -119,8 +145,8 @@ fn column(label: &str, recorded: &[&Block], plain: &[&Block]) -> Option<Column> 
         helpers_ns: per_request(helpers),
         unexplained_ns: (total as f64 - explained as f64) / n as f64,
         total_ns: per_request(total),
-        plain_ns: cpu_ns(plain) as f64 / requests(plain).max(1) as f64,
-        machine_ns: machine_ns(plain),
+        plain_ns: None,
+        machine_ns: None,
     })
 }
 
@@ -149,4 +175,76 @@ pub fn differences(base: &Column, column: &Column) -> Vec<(&'static str, f64)> {
         .collect();
     changes.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
     changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::tests::{block, plan};
+
+    /// Blocks of the first arm: recorded ones, and as many beside them, by nanoseconds of a round.
+    fn blocks(of: &[(Pass, &[f64])]) -> Vec<Block> {
+        let mut blocks = Vec::new();
+        for (pass, rounds) in of {
+            for (round, ns) in rounds.iter().enumerate() {
+                let mut block = block(0, round, *ns);
+                block.pass = *pass;
+                block.server.figures.stages.ns[Stage::Http as usize] = 1_000_000;
+                blocks.push(block);
+            }
+        }
+        blocks
+    }
+
+    fn first(blocks: &[Block]) -> Column {
+        ledgers(&plan(), blocks)[0].columns[0].clone()
+    }
+
+    #[test]
+    fn the_price_is_read_against_the_blocks_beside_and_not_against_the_drift() {
+        // The machine grew faster by a fifth after the plain blocks, and again by as much between
+        // the rounds.
+        let plain: &[f64] = &[7200.0; 6];
+        let drifting = blocks(&[
+            (Pass::Plain, plain),
+            (Pass::Beside, &[6000.0, 5000.0]),
+            (Pass::Time, &[6300.0, 5250.0]),
+        ]);
+        let price = first(&drifting).price().expect("it has pairs");
+        assert!((price - 0.05).abs() < 0.005, "{price}");
+    }
+
+    #[test]
+    fn half_a_pair_has_no_price() {
+        let check = |beside: &[f64], expected: bool| {
+            let blocks = blocks(&[(Pass::Beside, beside), (Pass::Time, &[6300.0, 5250.0])]);
+            assert_eq!(first(&blocks).price().is_some(), expected, "{beside:?}");
+        };
+        check(&[6000.0, 5000.0], true);
+        check(&[6000.0, 5000.0, 4000.0], true);
+        check(&[6000.0], false);
+        check(&[], false);
+    }
+
+    /// To the nanosecond: the rows are whole ones, divided by one number.
+    #[test]
+    fn rows_sum_to_the_total_with_a_remainder_that_may_be_negative() {
+        let check = |stage_ns: u64, helpers_ns: u64, negative: bool| {
+            let mut blocks = blocks(&[(Pass::Time, &[6300.0])]);
+            let server = &mut blocks[0].server;
+            server.figures.stages.ns[Stage::Guest as usize] = stage_ns;
+            server.helpers_ns = helpers_ns;
+            let (cpu_ns, n) = (server.cpu_ns, server.figures.served.answered);
+            let column = first(&blocks);
+            let rows: f64 = column.rows.iter().map(|row| row.ns).sum();
+            let sum = (rows + column.helpers_ns + column.unexplained_ns) * n as f64;
+            assert_eq!(sum.round() as u64, cpu_ns);
+            assert_eq!((column.total_ns * n as f64).round() as u64, cpu_ns);
+            assert_eq!(column.unexplained_ns < 0.0, negative, "{column:?}");
+        };
+        check(0, 0, false);
+        check(123_456_789, 1, false);
+        check(5_000_000_000, 17, true);
+        check(1, 900_000_000, true);
+    }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::block::{CALLS_COUNTED, Pass};
 use crate::models::{self, Model, Shape};
 use crate::sandbox::Isolation;
 
@@ -65,12 +66,12 @@ pub struct Plan {
     pub rounds: usize,
     /// Rounds at the equal rate.
     pub equal_rate_rounds: usize,
-    /// Rounds at each load in which the server records where its time goes; they follow the others,
-    /// and count for the ledger alone.
+    /// Rounds at each load in which the server records where its time goes, each beside a block that
+    /// records nothing; they follow the others, and count for the ledger alone.
     pub ledger_rounds: usize,
-    /// Whether a block of each arm has its system calls counted by the kernel too, and another its
-    /// switches, faults and, where there are counters, cycles.
-    pub counts: bool,
+    /// Rounds at saturation in which the kernel counts too, beside the same blocks that record
+    /// nothing; at most [`ledger_rounds`](Self::ledger_rounds), unless time cannot be recorded.
+    pub count_rounds: usize,
     /// Load before measuring, in every block.
     pub warm_up: Duration,
     /// The measured part of every block.
@@ -102,12 +103,36 @@ impl Plan {
 
     /// About how long it takes.
     pub fn estimate(&self) -> Duration {
-        let pilot = 1;
-        let rounds = pilot + self.rounds + self.equal_rate_rounds;
-        let loads = if self.equal_rate_rounds > 0 { 2 } else { 1 };
-        let recorded = self.ledger_rounds * loads + if self.counts { 2 } else { 0 };
-        let blocks = self.runners().len() * rounds + self.arms.len() * recorded;
-        (START + self.warm_up + self.window) * blocks as u32
+        let counted = (self.arms.len() * self.count_rounds) as u32;
+        (START + self.warm_up + self.window) * self.blocks() as u32 + CALLS_COUNTED * counted
+    }
+
+    /// How many blocks there are, if no round is added.
+    pub fn blocks(&self) -> usize {
+        let pilot = self.arms.len();
+        let compared = self.runners().len() * (self.rounds + self.equal_rate_rounds);
+        let recorded = Load::ALL.into_iter().flat_map(|load| self.observed(load));
+        pilot + compared + self.arms.len() * recorded.map(|passes| passes.len()).sum::<usize>()
+    }
+
+    /// The observed blocks of an arm under `load`: for each round those that stand side by side, in
+    /// the order of an even round.
+    ///
+    /// The block without an observer stands between the others, next to both: what they cost is
+    /// read against it, so that a machine that grows faster or slower does not look like a price.
+    pub fn observed(&self, load: Load) -> Vec<Vec<Pass>> {
+        let (time, counts) = match load {
+            Load::Saturation => (self.ledger_rounds, self.count_rounds),
+            Load::EqualRate if self.equal_rate_rounds == 0 => (0, 0),
+            Load::EqualRate => (self.ledger_rounds, 0),
+        };
+        let round = |round| {
+            let time = (round < time).then_some(Pass::Time);
+            let counts = (round < counts).then_some(Pass::Counts);
+            time.into_iter().chain([Pass::Beside]).chain(counts)
+        };
+        let rounds = 0..time.max(counts);
+        rounds.map(|nth| round(nth).collect()).collect()
     }
 
     /// Both ends on one core: nothing but CPU per request can be read from it.

@@ -545,7 +545,7 @@ mod tests {
             rounds: 1,
             equal_rate_rounds: 0,
             ledger_rounds: 0,
-            counts: false,
+            count_rounds: 0,
             warm_up: Duration::ZERO,
             window: Duration::from_millis(1),
             rate: None,

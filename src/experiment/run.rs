@@ -88,8 +88,7 @@ impl Runner<'_> {
                 .unwrap_or(1.0);
             self.rounds(Load::EqualRate, self.plan.equal_rate_rounds, 0)?;
         }
-        self.ledger()?;
-        self.counts()
+        self.observe()
     }
 
     /// Every arm once, thrown away: it shows that each runs, and pages everything in.
@@ -133,59 +132,39 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// Every arm once a round and load, with its time recorded.
-    fn ledger(&mut self) -> Result<(), ExperimentError> {
-        let order = rounds(
-            self.plan.arms.len(),
-            self.plan.ledger_rounds,
-            self.plan.seed,
-        );
+    /// Every arm once a round and load, with each observer, beside a block that has none. What
+    /// stands first is swapped from round to round and from arm to arm, so that a machine that
+    /// grows faster favours nobody.
+    fn observe(&mut self) -> Result<(), ExperimentError> {
+        let passes = Load::ALL.map(|load| (load, self.plan.observed(load)));
+        let count = passes.iter().map(|(_, rounds)| rounds.len()).max();
+        let order = rounds(self.plan.arms.len(), count.unwrap_or(0), self.plan.seed);
         for (round, arms) in order.into_iter().enumerate() {
-            for load in self.loads() {
+            for (load, passes) in &passes {
+                let Some(passes) = passes.get(round) else {
+                    continue;
+                };
                 for &arm in &arms {
-                    let rate = self.run.rate;
-                    let place = Place {
-                        arm,
-                        load,
-                        pass: Pass::Time,
-                        round,
-                        rate,
-                    };
-                    if let Some(block) = self.block("ledger", place)? {
-                        self.run.blocks.push(block);
+                    let mut passes = passes.clone();
+                    if (round + arm) % 2 == 1 {
+                        passes.reverse();
+                    }
+                    for pass in passes {
+                        let place = Place {
+                            arm,
+                            load: *load,
+                            pass,
+                            round,
+                            rate: self.run.rate,
+                        };
+                        if let Some(block) = self.block("ledger", place)? {
+                            self.run.blocks.push(block);
+                        }
                     }
                 }
             }
         }
         Ok(())
-    }
-
-    /// Every arm once, counted by the kernel too.
-    fn counts(&mut self) -> Result<(), ExperimentError> {
-        if !self.plan.counts {
-            return Ok(());
-        }
-        for pass in [Pass::Calls, Pass::Work] {
-            for arm in 0..self.plan.arms.len() {
-                let load = Load::Saturation;
-                let place = Place {
-                    arm,
-                    load,
-                    pass,
-                    round: 0,
-                    rate: 0.0,
-                };
-                if let Some(block) = self.block("counts", place)? {
-                    self.run.blocks.push(block);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn loads(&self) -> Vec<Load> {
-        let ran = |load: &Load| self.run.blocks.iter().any(|block| block.load == *load);
-        Load::ALL.into_iter().filter(ran).collect()
     }
 
     /// Adds rounds, one design at a time, until the intervals are as narrow as asked for.
@@ -224,15 +203,7 @@ impl Runner<'_> {
         if self.stopped() {
             return Ok(None);
         }
-        let per_load = self.runners.len() * (self.plan.rounds + self.plan.equal_rate_rounds);
-        let loads = if self.plan.equal_rate_rounds > 0 {
-            2
-        } else {
-            1
-        };
-        let recorded = self.plan.ledger_rounds * loads + if self.plan.counts { 2 } else { 0 };
-        let ledger = self.plan.arms.len() * recorded;
-        let of = (self.plan.arms.len() + per_load + ledger).max(self.done + 1);
+        let of = self.plan.blocks().max(self.done + 1);
         let arm = &self.runners[place.arm];
         self.progress
             .block(self.done, of, &format!("{what}: {}", arm.label));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::analysis::{Analysis, analyse};
-use super::block::{Block, Client, Finding, Pass};
+use super::block::{Block, Calls, Client, Finding, Pass};
 use super::plan::{Load, Plan, arms};
 use super::result::{Experiment, FORMAT, StoreError};
 use crate::control::Report;
@@ -21,7 +21,7 @@ use crate::shard::Figures;
 const ROUNDS: usize = 12;
 const WINDOW_NS: u64 = 450_000_000;
 
-fn plan() -> Plan {
+pub(super) fn plan() -> Plan {
     let models = [find("epoll").unwrap(), find("io_uring").unwrap()];
     Plan {
         arms: arms(&models, &[Isolation::Reuse], &["hello".to_string()]),
@@ -31,7 +31,7 @@ fn plan() -> Plan {
         server_cores: vec![1],
         client_cores: vec![0],
         ledger_rounds: 0,
-        counts: false,
+        count_rounds: 0,
         path: "/".to_string(),
         connections: 64,
         rounds: ROUNDS,
@@ -46,7 +46,7 @@ fn plan() -> Plan {
 }
 
 /// A server that used `cpu_ns` for `requests`.
-fn report(cpu_ns: u64, requests: u64, now_ns: u64) -> Report {
+pub(super) fn report(cpu_ns: u64, requests: u64, now_ns: u64) -> Report {
     let mut figures = Figures::default();
     figures.served.answered = requests;
     figures.io.recv = requests;
@@ -64,7 +64,7 @@ fn report(cpu_ns: u64, requests: u64, now_ns: u64) -> Report {
 }
 
 /// A block of 110 000 requests at about `ns` each, with ±0.5 % of repeatable noise.
-fn block(arm: usize, round: usize, ns: f64) -> Block {
+pub(super) fn block(arm: usize, round: usize, ns: f64) -> Block {
     let wobble = 1.0 + 0.005 * ((round * 7 + arm * 5) as f64).sin();
     let requests = 110_000;
     let cpu_ns = (ns * wobble * requests as f64) as u64;
@@ -79,6 +79,7 @@ fn block(arm: usize, round: usize, ns: f64) -> Block {
         first_half: Some(report(cpu_ns / 2, requests / 2, WINDOW_NS / 2)),
         machine_ns: Reading::Value(2 * WINDOW_NS),
         kernel: None,
+        calls: None,
         client: Client {
             sent: requests,
             answered: requests,
@@ -162,18 +163,19 @@ fn a_runtimes_own_system_calls_are_the_kernels_to_count() {
     let mut plan = plan();
     plan.arms[1].model = "tokio_uring".to_string();
     let mut blocks: Vec<Block> = (0..3).map(|arm| block(arm, 0, 4000.0)).collect();
-    for pass in [Pass::Calls, Pass::Work] {
-        let mut observed = block(1, 0, 4000.0);
-        observed.pass = pass;
-        // Three a request by the kernel's count, where the program counts two.
-        let counted = Counted {
+    let mut observed = block(1, 0, 4000.0);
+    observed.pass = Pass::Counts;
+    // Three a request by the kernel's count, where the program counts two.
+    observed.calls = Some(Calls {
+        least: observed.server,
+        most: observed.server,
+        kernel: Counted {
             system_calls: Reading::Value(330_000),
             by_name: vec![("epoll_wait".to_string(), Reading::Value(220_000))],
             ..Counted::default()
-        };
-        observed.kernel = Some(counted);
-        blocks.push(observed);
-    }
+        },
+    });
+    blocks.push(observed);
     let analysis = analyse(&plan, &blocks, 0.0, &Limits::default());
     assert_eq!(analysis.tables[0].rows[1].system_calls, None);
     let row = |name: &str| analysis.counts[0].rows.iter().find(|row| row.name == name);

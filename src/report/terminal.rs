@@ -258,16 +258,17 @@ fn ledger_text(ledger: &Ledger) -> String {
     shown.add_row(row("total, recording", &|column| {
         format!("{:.0}", column.total_ns)
     }));
+    let absent = || "n/a".to_string();
     shown.add_row(row("total, not recording", &|column| {
-        format!("{:.0}", column.plain_ns)
+        column.plain_ns.map_or_else(absent, |ns| format!("{ns:.0}"))
     }));
     shown.add_row(row("price of recording", &|column| {
-        format!("{:+.1} %", column.price() * 100.0)
+        let price = column.price();
+        price.map_or_else(absent, |price| format!("{:+.1} %", price * 100.0))
     }));
     shown.add_row(row("all cores, generator included", &|column| {
-        column
-            .machine_ns
-            .map_or_else(|| "n/a".to_string(), |ns| format!("{ns:.0}"))
+        let ns = column.machine_ns;
+        ns.map_or_else(absent, |ns| format!("{ns:.0}"))
     }));
     for (nth, column) in shown.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
@@ -336,18 +337,26 @@ fn counts_text(columns: &[CountColumn]) -> String {
         }
     }
     let mut text = format!("Counts\n\n{shown}\n");
-    let prices: Vec<_> = columns
-        .iter()
-        .filter_map(|column| Some(format!("{} {:+.1} %", column.label, column.price? * 100.0)))
-        .collect();
-    let _ = write!(
-        text,
-        "\n{}",
-        wrap(&format!(
-            "Counting calls by the kernel has blocks of its own; its price there: {}.",
-            prices.join(", ")
-        ))
-    );
+    let prices = |price: fn(&CountColumn) -> Option<f64>| {
+        let of = |column: &CountColumn| {
+            Some(format!("{} {:+.1} %", column.label, price(column)? * 100.0))
+        };
+        let prices: Vec<_> = columns.iter().filter_map(of).collect();
+        (!prices.is_empty()).then(|| prices.join(", "))
+    };
+    if let Some(prices) = prices(|column| column.price) {
+        let sentence = format!(
+            "Counting has blocks of its own; its price, against blocks beside them: {prices}."
+        );
+        let _ = write!(text, "\n{}", wrap(&sentence));
+    }
+    if let Some(prices) = prices(|column| column.price_of_tracing) {
+        let sentence = format!(
+            "System calls are counted by the kernel before the window only, where it costs: \
+             {prices}."
+        );
+        let _ = write!(text, "\n{}", wrap(&sentence));
+    }
     for (reason, names) in reasons {
         let _ = write!(
             text,

@@ -18,6 +18,7 @@
 //! | `startup`, `drain` | how a server begins and ends |
 //! | `figures` | what it says about itself |
 //! | `measuring` | `compare` and `load`: what they store, refuse, and how they end |
+//! | `ledger` | the blocks of the ledgers, and the kernel's counts beside the program's |
 //! | `profile` | flame graphs, and what is said where there can be none |
 //! | `regressions` | bugs that were found once, each by what showed it |
 //! | `modules` | the built-in handlers as WebAssembly |
@@ -36,6 +37,7 @@ mod drain;
 mod figures;
 mod guests;
 mod identical;
+mod ledger;
 mod limits;
 mod measuring;
 mod misbehaving;

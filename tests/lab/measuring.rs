@@ -530,7 +530,7 @@ fn what_is_no_stored_run_is_not_repeated() {
         ("not even JSON", "names no format"),
         ("{\"answer\": 42}", "names no format"),
         ("{\"format\": 99}", "format 99"),
-        ("{\"format\": 1}", "missing field"),
+        ("{\"format\": 2}", "missing field"),
     ] {
         let file = File::new("foreign.json", content);
         check_refused(

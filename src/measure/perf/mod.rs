@@ -34,8 +34,8 @@ mod total;
 mod tracefs;
 
 use std::collections::BTreeSet;
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
@@ -152,9 +152,19 @@ impl Counters {
     /// cheaply. If threads are born meanwhile, nobody can tell whether they inherited each counter,
     /// so it is done again, up to 8 times.
     pub fn attach(pid: i32, selection: &Selection) -> Self {
+        Self::attach_but(pid, |_, _| false, selection)
+    }
+
+    /// The same, without the threads of which `left_out` says so, by id and name, and without those
+    /// that they bear later.
+    pub fn attach_but(
+        pid: i32,
+        left_out: impl Fn(i32, &str) -> bool,
+        selection: &Selection,
+    ) -> Self {
         let tracefs = Tracefs::find(Path::new("/"));
         Self::attach_to(
-            &mut || list_threads(pid),
+            &mut || list_threads(pid, &left_out),
             &tracefs,
             SelfTest::of_this_process,
             selection,
@@ -190,6 +200,11 @@ impl Counters {
         counters
     }
 
+    /// Whether anything is counted at all.
+    pub fn is_counting(&self) -> bool {
+        self.counters.iter().any(|(_, counter)| counter.is_ok())
+    }
+
     /// What was counted since the last `take`, or since [`attach`](Self::attach). Reading is an
     /// interrupt on the core of each thread that runs: do it at the ends of a block, not within.
     ///
@@ -222,11 +237,17 @@ impl Open {
 
 type ListThreads<'a> = &'a mut dyn FnMut() -> Result<BTreeSet<i32>, String>;
 
-/// The threads of process `pid` that are there now.
-fn list_threads(pid: i32) -> Result<BTreeSet<i32>, String> {
+/// The threads of process `pid` that are there now, and are not `left_out`.
+fn list_threads(pid: i32, left_out: &impl Fn(i32, &str) -> bool) -> Result<BTreeSet<i32>, String> {
     let tasks = Process::new(pid).and_then(|process| process.tasks());
+    // One that ends meanwhile has no name any more; that it cannot be counted shows later.
+    let name = |tid| fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
     match tasks {
-        Ok(tasks) => Ok(tasks.flatten().map(|task| task.tid).collect()),
+        Ok(tasks) => Ok(tasks
+            .flatten()
+            .map(|task| task.tid)
+            .filter(|&tid| !left_out(tid, name(tid).trim_end()))
+            .collect()),
         Err(ProcError::NotFound(_)) => Err(format!("there is no process {pid}")),
         Err(error) => Err(format!("/proc/{pid}/task: {error}")),
     }

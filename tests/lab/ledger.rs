@@ -1,0 +1,123 @@
+//! The blocks that the ledgers are made of: what stands beside what, and what the kernel counted.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use ringlab::experiment::block::{Block, Pass};
+use ringlab::experiment::plan::Load;
+use ringlab::experiment::result::Experiment;
+
+use crate::server::PROGRAM;
+
+/// A short experiment with both ledgers, and its result. `wrapper` is a shell's script that ends by
+/// running its arguments.
+fn compare(name: &str, wrapper: &str, options: &[&str]) -> Experiment {
+    let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ledger-{name}.json"));
+    let output = Command::new("sh")
+        .args([
+            "-c", wrapper, PROGRAM, "compare", "--quiet", "--rounds", "1",
+        ])
+        .args(["--warm-up", "20ms", "--window", "60ms", "--json"])
+        .arg(&json)
+        .args(options)
+        .output()
+        .expect("there is a shell");
+    // So short a run may well be INVALID; it is whole all the same.
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
+    let experiment = Experiment::load(&json).unwrap_or_else(|error| panic!("{error}"));
+    let _ = fs::remove_file(&json);
+    experiment
+}
+
+/// In the order in which they ran, those of one arm, load and round that belong together.
+fn side_by_side(experiment: &Experiment, arm: usize, load: Load, round: usize) -> Vec<Pass> {
+    let (observed, at): (Vec<&Block>, Vec<usize>) = experiment
+        .blocks
+        .iter()
+        .zip(0..)
+        .filter(|(block, _)| block.pass != Pass::Plain)
+        .filter(|(block, _)| (block.arm, block.load, block.round) == (arm, load, round))
+        .unzip();
+    assert!(at.windows(2).all(|two| two[1] == two[0] + 1), "{at:?}");
+    observed.iter().map(|block| block.pass).collect()
+}
+
+#[test]
+fn observed_blocks_stand_beside_one_that_is_not_and_swap_their_places() {
+    let options = ["--model", "epoll,io_uring", "--equal-rate-rounds", "1"];
+    let experiment = compare("order", "exec \"$0\" \"$@\"", &options);
+    for arm in 0..experiment.plan.arms.len() {
+        let (this, other) = (arm % 2, (arm + 1) % 2);
+        let of = |load, round| side_by_side(&experiment, arm, load, round);
+        let whole = [Pass::Time, Pass::Beside, Pass::Counts];
+        assert_eq!(of(Load::Saturation, this), whole, "{arm}");
+        assert_eq!(of(Load::EqualRate, this), whole[..2], "{arm}");
+        let swapped = [Pass::Counts, Pass::Beside, Pass::Time];
+        assert_eq!(of(Load::Saturation, other), swapped, "{arm}");
+        assert_eq!(of(Load::EqualRate, other), swapped[1..], "{arm}");
+    }
+    let ledger = &experiment.analysis.ledgers[0];
+    assert!(ledger.columns.iter().all(|column| column.price().is_some()));
+    for column in &experiment.analysis.counts {
+        assert!(column.price.is_some(), "{column:?}");
+    }
+}
+
+/// tracefs in a mount namespace of its own, where it is not mounted already.
+const TRACEFS: &str = "[ -e /sys/kernel/tracing/events ] || exec unshare --mount sh -c \
+    'mount -t tracefs tracefs /sys/kernel/tracing && exec \"$0\" \"$@\"' \"$0\" \"$@\"; \
+    exec \"$0\" \"$@\"";
+
+/// Whether the kernel lets this user count system calls; says so if not.
+fn can_trace() -> bool {
+    let status = Command::new("sh")
+        .args(["-c", TRACEFS, "test", "-r"])
+        .arg("/sys/kernel/tracing/events/raw_syscalls/sys_enter/id")
+        .output();
+    let can = status.is_ok_and(|output| output.status.success());
+    if !can {
+        let line = "skipped: the kernel's counts: tracefs is not readable here; run as root\n";
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+    can
+}
+
+#[test]
+fn the_program_and_the_kernel_count_the_same_system_calls() {
+    if !can_trace() {
+        return;
+    }
+    let options = ["--model", "blocking,epoll", "--equal-rate-rounds", "0"];
+    let experiment = compare("counts", TRACEFS, &options);
+    let causes = &experiment.analysis.verdict.causes;
+    // On a machine this busy a connection's thread may be born as late as in the stretch, and what
+    // that calls is in no count of the program's.
+    let births = "blocking: the program counts";
+    let apart = causes.iter().find(|cause| {
+        cause.what.contains("more than 1 % apart")
+            && !(cause.what.contains(births) && cause.what.contains("system calls"))
+    });
+    assert!(apart.is_none(), "{apart:?}");
+    // How far they may be apart is the verdict's to say; here, that both were there to compare.
+    let compared = |label: &str, name: &str| {
+        let columns = experiment.analysis.counts.iter();
+        let mut rows = columns
+            .filter(|column| column.label == label)
+            .flat_map(|column| &column.rows);
+        let row = rows.find(|row| row.name == name);
+        let row = row.unwrap_or_else(|| panic!("{label} has no {name}"));
+        assert!(row.program.is_some_and(|count| count > 0.0), "{row:?}");
+        assert!(
+            row.kernel.value().is_some_and(|count| *count > 0.0),
+            "{row:?}"
+        );
+    };
+    for label in ["blocking", "epoll"] {
+        for name in ["system calls", "recv", "send"] {
+            compared(label, name);
+        }
+    }
+    compared("epoll", "epoll_wait");
+}
