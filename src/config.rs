@@ -31,6 +31,8 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// Where to listen; port 0 is chosen by the kernel.
     pub listen: SocketAddr,
+    /// That address is held by the parent of this process, and shared with others like this one.
+    pub joins: bool,
     /// Connections at a time, over all cores; one more is answered 503.
     pub connections: usize,
     /// Bounds on a request.
@@ -59,6 +61,16 @@ pub enum ConfigError {
     /// A core twice.
     #[error("core {0} is named twice; each thread has a core of its own")]
     CoreTwice(usize),
+    /// A process without a connection of its own would refuse everybody.
+    #[error(
+        "--connections {connections} cannot be shared out over {processes} processes; ask for more, or for --layout threads"
+    )]
+    TooFewConnections {
+        /// What was asked for.
+        connections: usize,
+        /// One for each core.
+        processes: usize,
+    },
     /// The kernel cannot do what the model needs.
     #[error("{model} cannot run here: {reason}; `--model epoll` can")]
     ModelUnavailable {
@@ -122,6 +134,7 @@ impl Config {
             handler,
             cores,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            joins: false,
             connections: 1024,
             http: http::Limits::default(),
             sandbox: sandbox::Limits::default(),
@@ -136,6 +149,15 @@ impl Config {
     /// # Errors
     /// The first thing that cannot be.
     pub fn validate(&self) -> Result<Handler, ConfigError> {
+        self.check_host()?;
+        Ok(Handler::load(&self.handler, self.isolation, &self.sandbox)?)
+    }
+
+    /// Checks what is asked of the machine; the handler is left to others.
+    ///
+    /// # Errors
+    /// The first thing that cannot be.
+    pub fn check_host(&self) -> Result<(), ConfigError> {
         let there = cores();
         for &core in self.cores.iter().chain(&self.worker_cores) {
             if !there.contains(&core) {
@@ -150,7 +172,6 @@ impl Config {
         (self.model.check)().map_err(|reason| ConfigError::ModelUnavailable {
             model: self.model.name,
             reason,
-        })?;
-        Ok(Handler::load(&self.handler, self.isolation, &self.sandbox)?)
+        })
     }
 }

@@ -2,13 +2,14 @@
 //! standard streams. The end of input is the end of the server, so that none outlives its
 //! laboratory.
 
-use std::io::{BufRead, Write};
+use std::io::{self, BufRead, Write};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::measure::cpu_clock;
+use crate::measure::reading::Reading;
 use crate::server::Handle;
 use crate::shard::{Figures, Stage};
 
@@ -49,11 +50,27 @@ impl Report {
         }
     }
 
-    fn of_this_process(handle: &Handle, helpers: &[i32]) -> Report {
-        let usage = getrusage(UsageWho::RUSAGE_SELF);
-        let count = |read: fn(&nix::sys::resource::Usage) -> i64| {
-            usage.as_ref().map_or(0, |usage| read(usage) as u64)
-        };
+    /// Of two processes together, at the later of two moments.
+    pub fn plus(&self, other: &Report) -> Report {
+        Report {
+            now_ns: self.now_ns.max(other.now_ns),
+            cpu_ns: self.cpu_ns + other.cpu_ns,
+            helpers_ns: self.helpers_ns + other.helpers_ns,
+            figures: self.figures.plus(&other.figures),
+            voluntary_switches: self.voluntary_switches + other.voluntary_switches,
+            involuntary_switches: self.involuntary_switches + other.involuntary_switches,
+            minor_faults: self.minor_faults + other.minor_faults,
+            major_faults: self.major_faults + other.major_faults,
+        }
+    }
+
+    /// Of this process, which only helps others to serve.
+    pub fn of_a_parent() -> Report {
+        let cpu_ns = cpu_clock::own_process_ns();
+        Report::of_this_process(cpu_ns, cpu_ns, Figures::default())
+    }
+
+    fn of_a_server(handle: &Handle, helpers: &[i32]) -> Report {
         // The clock and the requests stand side by side: whatever delays one delays both.
         let serving = handle.serving_threads();
         let threads = cpu_clock::own_threads_ns();
@@ -65,6 +82,14 @@ impl Report {
             .sum();
         let cpu_ns = cpu_clock::own_process_ns();
         let figures = handle.figures();
+        Report::of_this_process(cpu_ns, helpers_ns, figures)
+    }
+
+    fn of_this_process(cpu_ns: u64, helpers_ns: u64, figures: Figures) -> Report {
+        let usage = getrusage(UsageWho::RUSAGE_SELF);
+        let count = |read: fn(&nix::sys::resource::Usage) -> i64| {
+            usage.as_ref().map_or(0, |usage| read(usage) as u64)
+        };
         Report {
             now_ns: monotonic_ns(),
             cpu_ns,
@@ -106,22 +131,114 @@ pub fn helper(name: &str, work: impl FnOnce() + Send + 'static) {
     born.expect("a thread for a helper; raise `ulimit -u`");
 }
 
-/// Answers until standard input ends, on a thread of its own; then drains the server. The calling
-/// thread and that one count as helpers.
-pub fn answer(handle: Handle) {
-    let asker = nix::unistd::gettid().as_raw();
-    helper(HELPERS[0], move || {
-        let helpers = [asker, nix::unistd::gettid().as_raw()];
-        for line in std::io::stdin().lock().lines() {
-            if line.is_err() {
-                break;
+/// The processes of a server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Processes {
+    /// Their ids; of a cluster, the parent's first.
+    pub pids: Vec<i32>,
+    /// Their memory together, in bytes: resident pages, each divided by the number of processes that
+    /// share it (PSS; /proc/PID/smaps_rollup, Linux 4.14).
+    pub memory_bytes: Reading<u64>,
+}
+
+impl Processes {
+    /// The calling one.
+    pub fn this_one() -> Processes {
+        let rollup = procfs::process::Process::myself().and_then(|this| this.smaps_rollup());
+        let memory_bytes = match rollup {
+            Ok(rollup) => {
+                let maps = rollup.memory_map_rollup;
+                let pss = maps.iter().find_map(|map| map.extension.map.get("Pss"));
+                pss.map_or_else(
+                    || Reading::missing("/proc/PID/smaps_rollup has no Pss"),
+                    |&bytes| Reading::Value(bytes),
+                )
             }
-            let report = Report::of_this_process(&handle, &helpers);
-            let line = serde_json::to_string(&report).expect("a report is plain data");
-            if writeln!(std::io::stdout(), "{line}").is_err() {
+            Err(error) => Reading::missing(format!("/proc/PID/smaps_rollup: {error}")),
+        };
+        Processes {
+            pids: vec![nix::unistd::getpid().as_raw()],
+            memory_bytes,
+        }
+    }
+
+    /// These and those.
+    pub fn plus(mut self, other: Processes) -> Processes {
+        self.pids.extend(other.pids);
+        let sum = |bytes| other.memory_bytes.map(|more| bytes + more);
+        self.memory_bytes = self.memory_bytes.and_then(sum);
+        self
+    }
+}
+
+/// Whoever answers for a server.
+pub trait Answers: Send + 'static {
+    /// What it has done so far.
+    ///
+    /// # Errors
+    /// A process of the server does not answer.
+    fn report(&mut self) -> io::Result<Report>;
+
+    /// Which processes it has, and their memory.
+    ///
+    /// # Errors
+    /// As above.
+    fn processes(&mut self) -> io::Result<Processes>;
+
+    /// Nobody asks any more: it drains.
+    fn end(&mut self);
+}
+
+/// Answers for the server in this process.
+pub struct Single {
+    handle: Handle,
+    /// The thread that waits for the server's end.
+    waiter: i32,
+}
+
+impl Single {
+    /// To be made by the thread that waits for the server's end; it and the one that answers count as
+    /// helpers.
+    pub fn new(handle: Handle) -> Single {
+        let waiter = nix::unistd::gettid().as_raw();
+        Single { handle, waiter }
+    }
+}
+
+impl Answers for Single {
+    fn report(&mut self) -> io::Result<Report> {
+        let helpers = [self.waiter, nix::unistd::gettid().as_raw()];
+        Ok(Report::of_a_server(&self.handle, &helpers))
+    }
+
+    fn processes(&mut self) -> io::Result<Processes> {
+        Ok(Processes::this_one())
+    }
+
+    fn end(&mut self) {
+        self.handle.advance(Stage::Draining);
+    }
+}
+
+/// Answers until standard input ends, on a thread of its own: `processes` with a [`Processes`],
+/// everything else with a [`Report`]; then ends the server.
+pub fn answer(mut server: impl Answers) {
+    helper(HELPERS[0], move || {
+        for line in io::stdin().lock().lines() {
+            let Ok(line) = line else { break };
+            let answer = match line.trim() {
+                "processes" => server.processes().map(|answer| to_json(&answer)),
+                _ => server.report().map(|answer| to_json(&answer)),
+            };
+            let told = answer.and_then(|answer| writeln!(io::stdout(), "{answer}"));
+            if told.is_err() {
                 break;
             }
         }
-        handle.advance(Stage::Draining);
+        server.end();
     });
+}
+
+fn to_json(answer: &impl Serialize) -> String {
+    serde_json::to_string(answer).expect("an answer is plain data")
 }

@@ -18,6 +18,7 @@
 //! | [`cli`] | one file per command: arguments in, a table or a sentence out |
 //! | [`config`] | what a server is asked to be, made valid once |
 //! | [`server`] | shards started, watched and brought down |
+//! | [`layout`], [`cluster`] | the cores as threads or as processes; a process for each |
 //! | [`models`] | the table of I/O models |
 //! | [`shard`] | a pinned thread and all that it owns; what shards share |
 //! | [`event_loop`], [`thread_per_connection`], [`task_per_connection`] | the three shapes of a shard's thread |
@@ -47,6 +48,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod control;
 pub mod descriptors;
@@ -56,6 +58,7 @@ pub mod experiment;
 mod hash;
 pub mod http;
 pub mod io;
+pub mod layout;
 pub mod load;
 pub mod measure;
 pub mod models;

@@ -101,8 +101,13 @@ impl Server {
 
     fn start_loaded(config: Config, handler: &Handler) -> Result<Server, StartError> {
         let address = config.listen;
-        let (listeners, address) = listener::bind(address, config.cores.len())
-            .map_err(|error| StartError::Listen { address, error })?;
+        let shards = config.cores.len();
+        let bound = if config.joins {
+            listener::join(address, shards).map(|listeners| (listeners, address))
+        } else {
+            listener::bind(address, shards)
+        };
+        let (listeners, address) = bound.map_err(|error| StartError::Listen { address, error })?;
         let config = Arc::new(config);
         let hub = Arc::new(Hub::new(config.connections));
         let threads = start_threads(&config)?;

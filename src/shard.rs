@@ -181,11 +181,20 @@ impl Figures {
         }
     }
 
-    fn plus(&self, book: &Book) -> Figures {
+    /// Both together.
+    pub fn plus(&self, other: &Figures) -> Figures {
         Figures {
-            io: self.io.plus(&book.io.snapshot()),
-            served: self.served.plus(&book.served.snapshot()),
-            stages: self.stages.plus(&book.stages.snapshot()),
+            io: self.io.plus(&other.io),
+            served: self.served.plus(&other.served),
+            stages: self.stages.plus(&other.stages),
+        }
+    }
+
+    fn of(book: &Book) -> Figures {
+        Figures {
+            io: book.io.snapshot(),
+            served: book.served.snapshot(),
+            stages: book.stages.snapshot(),
         }
     }
 }
@@ -239,7 +248,7 @@ impl Hub {
     pub fn close_book(&self, book: &Arc<Book>) {
         let mut books = self.books();
         books.open.retain(|open| !Arc::ptr_eq(open, book));
-        books.closed = books.closed.plus(book);
+        books.closed = books.closed.plus(&Figures::of(book));
     }
 
     /// The threads that serve, as opposed to those that help.
@@ -258,7 +267,7 @@ impl Hub {
         books
             .open
             .iter()
-            .fold(books.closed, |sum, book| sum.plus(book))
+            .fold(books.closed, |sum, book| sum.plus(&Figures::of(book)))
     }
 
     /// Nothing panics while it holds this lock, so it is never poisoned in earnest.

@@ -3,6 +3,7 @@
 use comfy_table::{ContentArrangement, Table, presets};
 
 use super::Exit;
+use crate::layout::Layout;
 use crate::models::MODELS;
 use crate::offload::Policy;
 use crate::sandbox::Isolation;
@@ -24,6 +25,9 @@ pub fn run(_: &Arguments) -> Exit {
             Err(reason) => ("no", format!("{} Not here: {reason}.", model.sentence)),
         };
         table.add_row(["model", model.name, here.0, &here.1]);
+    }
+    for layout in Layout::ALL {
+        table.add_row(["layout", &layout.to_string(), "yes", layout.sentence()]);
     }
     for isolation in Isolation::ALL {
         table.add_row([

@@ -8,14 +8,16 @@ use bytesize::ByteSize;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::{Cores, Exit, fail, parse_cores};
+use crate::cluster::{Cluster, ClusterError, Share};
 use crate::config::{self, Config, ConfigError};
 use crate::control;
 use crate::descriptors;
+use crate::layout::Layout;
 use crate::measure::probe;
 use crate::models::{self, MODELS};
 use crate::offload::Policy;
 use crate::sandbox::{Isolation, Source};
-use crate::server::{Handle, Server};
+use crate::server::Server;
 use crate::shard::Stage;
 
 /// Serve one handler over one I/O model until SIGINT or SIGTERM
@@ -27,6 +29,10 @@ pub struct Arguments {
     /// One pinned thread for each of these cores: `0,2` or `all`
     #[arg(long, default_value = "all", value_parser = parse_cores)]
     cores: Cores,
+    /// The cores as threads of one process, or as processes: connections are shared out over these,
+    /// workers and queue are for each
+    #[arg(long, default_value = "threads")]
+    layout: Layout,
     /// Address to listen on; port 0 takes any free one
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     listen: SocketAddr,
@@ -90,6 +96,9 @@ pub struct Arguments {
     /// Answer lines on standard input with figures on standard output; end when it closes
     #[arg(long, hide = true)]
     control: bool,
+    /// Be one process of `--layout processes`
+    #[arg(long, hide = true, value_name = "CORE,ADDRESS,CONNECTIONS")]
+    share: Option<Share>,
     /// Record where the time goes
     #[arg(long, hide = true)]
     probed: bool,
@@ -107,6 +116,9 @@ pub fn run(arguments: &Arguments) -> Exit {
             format_args!("signals cannot be blocked: {error}"),
         );
     }
+    if let Some(Err(error)) = arguments.share.as_ref().map(|_| end_with_parent()) {
+        return fail(Exit::HostCannot, error);
+    }
     if arguments.probed {
         probe::calibrate();
     }
@@ -114,6 +126,9 @@ pub fn run(arguments: &Arguments) -> Exit {
         Ok(config) => config,
         Err(error) => return fail(exit_for(error.is_the_hosts()), error),
     };
+    if arguments.is_parent() {
+        return run_cluster(arguments, config, signals);
+    }
     if let Err(error) = fit_descriptors(&mut config) {
         return fail(Exit::HostCannot, error);
     }
@@ -121,13 +136,61 @@ pub fn run(arguments: &Arguments) -> Exit {
         Ok(server) => server,
         Err(error) => return fail(exit_for(error.is_the_hosts()), error),
     };
-    println!("listening on http://{}", server.address());
-    let _ = std::io::stdout().flush();
-    watch_signals(signals, server.handle());
-    if arguments.control {
-        control::answer(server.handle());
+    say_address(server.address());
+    let handle = server.handle();
+    watch_signals(signals, move |_| handle.advance(Stage::Draining));
+    if arguments.control || arguments.share.is_some() {
+        control::answer(control::Single::new(server.handle()));
     }
     serve(server)
+}
+
+/// The parent of `--layout processes`.
+fn run_cluster(arguments: &Arguments, mut config: Config, signals: SigSet) -> Exit {
+    let checked = config
+        .check_host()
+        .and_then(|()| fit_processes(&mut config));
+    if let Err(error) = checked {
+        return fail(exit_for(error.is_the_hosts()), error);
+    }
+    if config.cores.len() == 1 {
+        eprintln!("ringlab: on one core the layouts differ in little but a parent process");
+    }
+    let own_arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let mut cluster = match Cluster::start(&config, &own_arguments) {
+        Ok(cluster) => cluster,
+        // It has said why, and knows whose fault it is.
+        Err(ClusterError::Refused { code: Some(2), .. }) => return Exit::BadInput,
+        Err(ClusterError::Refused { code: Some(_), .. }) => return Exit::HostCannot,
+        Err(ClusterError::Start(error)) => return fail(exit_for(error.is_the_hosts()), error),
+        Err(error) => return fail(Exit::HostCannot, error),
+    };
+    say_address(cluster.address());
+    let handle = cluster.handle();
+    watch_signals(signals, move |signal| handle.end(signal));
+    let spokesman = cluster.spokesman();
+    let _kept = if arguments.control {
+        control::answer(spokesman);
+        None
+    } else {
+        Some(spokesman)
+    };
+    match cluster.wait() {
+        Ok(()) => Exit::Done,
+        Err(died) => fail(Exit::HostCannot, died),
+    }
+}
+
+/// Has the kernel kill this process when its parent dies. A parent that is dead already has closed
+/// this one's standard input, which ends it too.
+fn end_with_parent() -> Result<(), String> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
+        .map_err(|error| format!("the kernel will not end this process with its parent: {error}"))
+}
+
+fn say_address(address: SocketAddr) {
+    println!("listening on http://{address}");
+    let _ = std::io::stdout().flush();
 }
 
 fn exit_for(the_hosts: bool) -> Exit {
@@ -148,13 +211,15 @@ fn serve(mut server: Server) -> Exit {
     Exit::Done
 }
 
-/// The first signal drains; the second ends the process at once.
-fn watch_signals(signals: SigSet, handle: Handle) {
+/// The first signal drains, by `drain`; the second is passed on too, and ends the process at once.
+fn watch_signals(signals: SigSet, drain: impl Fn(Signal) + Send + 'static) {
     control::helper(control::HELPERS[1], move || {
-        let _ = signals.wait();
-        handle.advance(Stage::Draining);
-        if signals.wait().is_ok() {
-            std::process::exit(Exit::Interrupted as i32);
+        for nth in 0.. {
+            let Ok(signal) = signals.wait() else { return };
+            drain(signal);
+            if nth > 0 {
+                std::process::exit(Exit::Interrupted as i32);
+            }
         }
     });
 }
@@ -163,23 +228,47 @@ fn watch_signals(signals: SigSet, handle: Handle) {
 /// then allows.
 fn fit_descriptors(config: &mut Config) -> Result<(), ConfigError> {
     let own = descriptors::of_a_server(config.cores.len());
-    let needed = own + config.connections;
-    let allowed = descriptors::allow(needed);
-    if allowed < needed {
-        if allowed <= own {
-            return Err(ConfigError::TooFewDescriptors {
-                allowed,
-                needed: own + 1,
-            });
-        }
-        eprintln!(
-            "ringlab: {allowed} descriptors allow {} connections at a time, not {}; raise `ulimit -n`",
-            allowed - own,
-            config.connections
-        );
-        config.connections = allowed - own;
-    }
+    let room = room_for(config.connections, own)?;
+    say_less(config, room, own + room);
     Ok(())
+}
+
+/// The same for each of several processes, over which the connections are shared out.
+fn fit_processes(config: &mut Config) -> Result<(), ConfigError> {
+    let processes = config.cores.len();
+    if config.connections < processes {
+        return Err(ConfigError::TooFewConnections {
+            connections: config.connections,
+            processes,
+        });
+    }
+    let own = descriptors::of_a_server(1);
+    let room = room_for(config.connections.div_ceil(processes), own)?;
+    say_less(config, room * processes, own + room);
+    Ok(())
+}
+
+/// How many of `connections` one process has descriptors for, besides `own`.
+fn room_for(connections: usize, own: usize) -> Result<usize, ConfigError> {
+    let allowed = descriptors::allow(own + connections);
+    if allowed <= own {
+        return Err(ConfigError::TooFewDescriptors {
+            allowed,
+            needed: own + 1,
+        });
+    }
+    Ok(connections.min(allowed - own))
+}
+
+/// Lowers the connections to `room` and says so, if there is less.
+fn say_less(config: &mut Config, room: usize, allowed: usize) {
+    if room < config.connections {
+        let connections = config.connections;
+        eprintln!(
+            "ringlab: {allowed} descriptors allow {room} connections at a time, not {connections}; raise `ulimit -n`"
+        );
+        config.connections = room;
+    }
 }
 
 /// The cores that no shard has.
@@ -194,6 +283,11 @@ fn milliseconds(time: humantime::Duration) -> u64 {
 }
 
 impl Arguments {
+    /// Whether this process only starts others that serve.
+    fn is_parent(&self) -> bool {
+        self.layout == Layout::Processes && self.share.is_none()
+    }
+
     fn config(&self) -> Result<Config, ConfigError> {
         let mut config = Config::new(Source::parse(&self.handler), self.cores.list());
         config.model = models::find(&self.model).expect("clap knows the table");
@@ -207,6 +301,13 @@ impl Arguments {
         };
         config.listen = self.listen;
         config.connections = self.connections as usize;
+        if let Some(share) = &self.share {
+            // After the workers' cores: those that another process of the server has are taken too.
+            config.cores = vec![share.core];
+            config.listen = share.listen;
+            config.connections = share.connections;
+            config.joins = true;
+        }
         config.drain = self.drain.into();
         config.probed = self.probed;
         config.http.target_bytes = self.target.as_u64() as usize;

@@ -20,6 +20,12 @@ pub struct Listener {
 /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
+/// An address that is held for several processes of one server; it takes no connections.
+#[derive(Debug)]
+pub struct Reservation {
+    _socket: OwnedFd,
+}
+
 /// One listener per shard, all on `address`; port 0 is chosen once, for all of them. Also returns
 /// the address in force.
 ///
@@ -27,29 +33,52 @@ const BACKLOG: i32 = 4096;
 /// What socket(2), bind(2) or listen(2) said; EADDRINUSE also when the port's other user shares it
 /// willingly, since SO_REUSEPORT would otherwise let two servers take each other's connections.
 pub fn bind(address: SocketAddr, shards: usize) -> io::Result<(Vec<Listener>, SocketAddr)> {
+    let (first, in_force) = claim(address)?;
+    Ok((listen(first, in_force, shards)?, in_force))
+}
+
+/// Holds `address` for processes that will [`join`] it. Also returns the address in force.
+///
+/// # Errors
+/// As [`bind`].
+pub fn reserve(address: SocketAddr) -> io::Result<(Reservation, SocketAddr)> {
+    let (socket, in_force) = claim(address)?;
+    Ok((Reservation { _socket: socket }, in_force))
+}
+
+/// One listener per shard on an address that another process of the same server holds.
+///
+/// # Errors
+/// What socket(2), bind(2) or listen(2) said.
+pub fn join(address: SocketAddr, shards: usize) -> io::Result<Vec<Listener>> {
+    listen(bound(address, true)?, address, shards)
+}
+
+/// A socket on an address that nobody else had, and that address, its port as chosen.
+fn claim(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
     if address.port() != 0 {
         drop(bound(address, false)?);
     }
-    let first = bound(address, true)?;
-    let name: SockaddrStorage = socket::getsockname(first.as_raw_fd())?;
+    let socket = bound(address, true)?;
+    let name: SockaddrStorage = socket::getsockname(socket.as_raw_fd())?;
     let mut in_force = address;
     in_force.set_port(port_of(&name));
+    Ok((socket, in_force))
+}
+
+/// Has `first` and what it takes besides listen on `address`, one for each shard.
+fn listen(first: OwnedFd, address: SocketAddr, shards: usize) -> io::Result<Vec<Listener>> {
     let mut sockets = vec![first];
     for _ in 1..shards {
-        sockets.push(bound(in_force, true)?);
+        sockets.push(bound(address, true)?);
     }
     // A socket joins its group when it listens (reuseport_alloc in net/core/sock_reuseport.c);
     // nobody knows the address yet.
     for socket in &sockets {
         socket::listen(socket, Backlog::new(BACKLOG)?)?;
     }
-    Ok((
-        sockets
-            .into_iter()
-            .map(|socket| Listener { socket })
-            .collect(),
-        in_force,
-    ))
+    let listeners = sockets.into_iter().map(|socket| Listener { socket });
+    Ok(listeners.collect())
 }
 
 /// Whether accept(2) failed for the waiting client alone: it left, or its network did. The manual

@@ -197,9 +197,14 @@ impl Client {
 
     /// Whether a request is answered, where the server may as well refuse or drop the connection.
     pub fn is_served(&mut self) -> bool {
-        self.send_what_fits(get("/").as_bytes()).is_ok()
-            && self.try_to_fill(64 * 1024).is_ok_and(|length| length > 0)
-            && self.receive().status == 200
+        self.finish(&get("/")) == Some(200)
+    }
+
+    /// Sends a request, or the rest of one; with which status it is answered, if it is.
+    pub fn finish(&mut self, rest: &str) -> Option<u16> {
+        self.send_what_fits(rest.as_bytes()).ok()?;
+        let length = self.try_to_fill(64 * 1024).ok()?;
+        (length > 0).then(|| self.receive().status)
     }
 
     /// Asserts that FIN is all that still comes.

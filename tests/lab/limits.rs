@@ -57,7 +57,7 @@ fn a_flood_over_the_limit_harms_nobody(lab: Lab) {
 }
 
 fn few_descriptors_mean_few_connections(lab: Lab) {
-    let mut server = lab.serve_with_descriptors(128, "hello");
+    let mut server = lab.serve_with_descriptors(128, "hello", &[]);
     let mut clients = Vec::new();
     while server.figures().served.refused == 0 {
         let mut client = server.connect();

@@ -16,6 +16,7 @@
 //! | `offload` | handlers on other threads: order, limits, those who leave, the server's end |
 //! | `queues` | the same, their queues and wake-ups: every order of the threads |
 //! | `startup`, `drain` | how a server begins and ends |
+//! | `layouts` | a process for each core: sums, shares, and how such a server ends |
 //! | `figures` | what it says about itself |
 //! | `measuring` | `compare` and `load`: what they store, refuse, and how they end |
 //! | `ledger` | the blocks of the ledgers, and the kernel's counts beside the program's |
@@ -37,6 +38,7 @@ mod drain;
 mod figures;
 mod guests;
 mod identical;
+mod layouts;
 mod ledger;
 mod limits;
 mod measuring;

@@ -147,7 +147,7 @@ fn an_idle_connection_costs_few_system_calls(lab: Lab) {
 
 /// The ring's table of files was asked for in full, with as many descriptors as there were.
 fn a_thousand_descriptors_are_enough(lab: Lab) {
-    let server = lab.serve_with_descriptors(1024, "hello");
+    let server = lab.serve_with_descriptors(1024, "hello", &[]);
     let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(Client::expect_open);
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ringlab::control::Report;
+use ringlab::control::{Processes, Report};
 use ringlab::shard::Figures;
+use serde::de::DeserializeOwned;
 
 use crate::client::Client;
 use crate::{Lab, PATIENCE};
@@ -49,12 +50,29 @@ impl Lab {
         Server::start(command)
     }
 
-    /// The same under a limit of descriptors, soft and hard.
-    pub fn serve_with_descriptors(self, limit: usize, handler: &str) -> Server {
+    /// The same with a process on every core.
+    pub fn serve_in_processes(self, handler: &str, options: &[&str]) -> Server {
+        self.serve_in_processes_at("127.0.0.1:0", handler, options)
+    }
+
+    /// The same at an address that was in use before.
+    pub fn serve_in_processes_at(self, listen: &str, handler: &str, options: &[&str]) -> Server {
+        let mut command = Command::new(PROGRAM);
+        let mut arguments = self.arguments(handler, "all");
+        let at = arguments.iter().position(|argument| argument == "--listen");
+        arguments[at.expect("it is one of them") + 1] = listen.to_owned();
+        command.args(arguments);
+        command.args(["--layout", "processes"]).args(options);
+        Server::start(command)
+    }
+
+    /// A server under a limit of descriptors, soft and hard.
+    pub fn serve_with_descriptors(self, limit: usize, handler: &str, options: &[&str]) -> Server {
         let mut command = Command::new("sh");
         let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
         command.args(["-c", &script, PROGRAM]);
         command.args(self.arguments(handler, &some_core().to_string()));
+        command.args(options);
         Server::start(command)
     }
 
@@ -131,12 +149,29 @@ impl Server {
 
     /// What it has done so far.
     pub fn figures(&mut self) -> Figures {
+        self.report().figures
+    }
+
+    /// The same, with what it cost.
+    pub fn report(&mut self) -> Report {
+        self.ask("report")
+    }
+
+    /// Its processes.
+    pub fn processes(&mut self) -> Processes {
+        self.ask("processes")
+    }
+
+    fn ask<T: DeserializeOwned>(&mut self, question: &str) -> T {
         let input = self.input.as_mut().expect("its input is still open");
-        input.write_all(b"\n").expect("it reads its input");
+        writeln!(input, "{question}").expect("it reads its input");
         let line = self.line();
-        let report: Report =
-            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
-        report.figures
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Waits until the figures are as expected.

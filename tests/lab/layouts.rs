@@ -1,0 +1,320 @@
+//! The same cores as processes: one server to its clients, whatever becomes of one of its processes.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ringlab::sandbox::Isolation;
+
+use crate::client::{Client, get};
+use crate::drain::Clients;
+use crate::server::{PROGRAM, Server};
+use crate::{Lab, PATIENCE, on_every_model, run};
+
+on_every_model![
+    figures_are_of_all_processes,
+    requests_under_way_are_answered_at_the_end,
+];
+
+fn cores() -> usize {
+    ringlab::config::cores().len()
+}
+
+/// What a server with several processes says of itself at its start.
+fn preface() -> &'static str {
+    if cores() == 1 {
+        "ringlab: on one core the layouts differ in little but a parent process\n"
+    } else {
+        ""
+    }
+}
+
+fn figures_are_of_all_processes(lab: Lab) {
+    const CLIENTS: u64 = 24;
+    let mut server = lab.serve_in_processes("hello", &[]);
+    let pids = server.processes().pids;
+    assert_eq!(pids.len(), 1 + cores(), "a parent, and one for each core");
+    let before = server.report();
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(Client::expect_open);
+    let after = server.report();
+    let done = after.since(&before);
+    assert_eq!(done.figures.served.accepted, CLIENTS);
+    assert_eq!(done.figures.served.answered, CLIENTS);
+    assert!(done.cpu_ns > 0 && done.helpers_ns < done.cpu_ns, "{done:?}");
+    let memory = server.processes().memory_bytes;
+    // Each has a guest, an engine and stacks of its own.
+    let least = cores() as u64 * 256 * 1024;
+    assert!(
+        memory.value().is_none_or(|&bytes| bytes > least),
+        "{memory}"
+    );
+}
+
+fn requests_under_way_are_answered_at_the_end(lab: Lab) {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut server = lab.serve_in_processes("echo", &[]);
+        let clients = Clients::connect(&mut server);
+        server.signal(signal);
+        clients.expect_answered(|_| ());
+        let (status, said) = server.end();
+        assert_eq!((status.code(), &*said), (Some(0), preface()));
+    }
+}
+
+/// Runs a behaviour of the layout that no model has a part in, on two that differ most.
+fn on_two_models(behaviour: fn(Lab)) {
+    run("epoll", Isolation::Reuse, behaviour);
+    run("tokio_uring", Isolation::Fresh, behaviour);
+}
+
+/// Whether a process is there and not only waited for: `State` of proc_pid_status(5).
+fn is_running(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+    state.is_some_and(|state| !state.trim_start().starts_with(['Z', 'X']))
+}
+
+/// Waits for what comes soon.
+fn until(what: &str, come: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !come() {
+        assert!(start.elapsed() < PATIENCE, "not {what}");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+fn expect_gone(pids: &[i32]) {
+    until("gone", || !pids.iter().any(|&pid| is_running(pid)));
+}
+
+fn kill_one(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).expect("it is running");
+}
+
+#[test]
+fn a_process_that_dies_ends_the_server() {
+    on_two_models(|lab| {
+        for (signal, how) in [
+            (Signal::SIGKILL, "was killed by SIGKILL"),
+            // It drains and ends, which nobody has told it to.
+            (Signal::SIGTERM, "ended with exit code 0"),
+        ] {
+            let mut server = lab.serve_in_processes("hello", &[]);
+            let pids = server.processes().pids;
+            kill_one(pids[1], signal);
+            let (status, said) = server.end();
+            assert_eq!(status.code(), Some(4), "{said}");
+            for words in ["the process on core", how, "start it anew"] {
+                assert!(said.contains(words), "{words:?} is not in {said:?}");
+            }
+            expect_gone(&pids);
+        }
+    });
+}
+
+#[test]
+fn a_process_that_dies_lets_the_others_finish() {
+    if cores() == 1 {
+        return;
+    }
+    on_two_models(|lab| {
+        let mut server = lab.serve_in_processes("echo", &[]);
+        // The kernel spreads them by a hash of their ports: half of so many would be missing.
+        let mut clients: Vec<Client> = (0..64).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(Client::expect_open);
+        let head = "POST / HTTP/1.1\r\nHost: lab\r\nContent-Length: 4\r\n\r\nbo";
+        let before = server.figures().served.bytes_in;
+        clients.iter_mut().for_each(|client| client.send(head));
+        server.until_received(before + 64 * head.len() as u64);
+        kill_one(server.processes().pids[1], Signal::SIGKILL);
+        let answered = clients.iter_mut().map(|client| client.finish("dy"));
+        let answered = answered.filter(|status| *status == Some(200)).count();
+        assert!((1..64).contains(&answered), "{answered} of 64");
+        assert_eq!(server.end().0.code(), Some(4));
+    });
+}
+
+#[test]
+fn processes_die_with_their_parent() {
+    on_two_models(|lab| {
+        let mut server = lab.serve_in_processes("hello", &[]);
+        let pids = server.processes().pids;
+        let address = server.address();
+        server.connect().expect_open();
+        server.kill();
+        expect_gone(&pids);
+        // Whoever comes next can have the address, when the kernel has put away the last ring.
+        until("free", || TcpListener::bind(address).is_ok());
+        let listen = address.to_string();
+        let server = lab.serve_in_processes_at(&listen, "hello", &[]);
+        server.connect().expect_open();
+    });
+}
+
+#[test]
+fn a_second_signal_ends_every_process_at_once() {
+    on_two_models(|lab| {
+        let mut server = lab.serve_in_processes("echo", &[]);
+        let pids = server.processes().pids;
+        let mut idle = server.connect();
+        let mut busy = server.connect();
+        idle.expect_open();
+        busy.send("GET /");
+        server.until("accepted", |now| now.served.accepted == 2);
+        server.signal(Signal::SIGINT);
+        idle.expect_fin();
+        server.signal(Signal::SIGINT);
+        assert_eq!(server.end().0.code(), Some(130));
+        expect_gone(&pids);
+    });
+}
+
+#[test]
+fn a_process_that_hangs_is_killed_in_the_end() {
+    run("epoll", Isolation::Reuse, |lab| {
+        let mut server = lab.serve_in_processes("hello", &["--drain", "10ms"]);
+        let pids = server.processes().pids;
+        kill_one(pids[1], Signal::SIGSTOP);
+        server.signal(Signal::SIGTERM);
+        let (status, said) = server.end();
+        assert_eq!(status.code(), Some(4), "{said}");
+        assert!(said.contains("was killed by SIGKILL"), "{said}");
+        expect_gone(&pids);
+    });
+}
+
+#[test]
+fn the_end_of_the_input_drains_every_process() {
+    on_two_models(|lab| {
+        let mut server = lab.serve_in_processes("echo", &[]);
+        let clients = Clients::connect(&mut server);
+        server.close_input();
+        clients.expect_answered(|_| ());
+        assert_eq!(server.end().0.code(), Some(0));
+    });
+}
+
+/// Runs the program; it refuses with this code and all of `words`.
+fn check_refused(arguments: &[&str], code: i32, words: &[&str]) {
+    let mut command = Command::new(PROGRAM);
+    command.args(["serve", "--control", "--layout", "processes"]);
+    let output = command.args(arguments).stdin(Stdio::null()).output();
+    let output = output.expect("the program can be started");
+    let said = String::from_utf8(output.stderr).expect("it speaks UTF-8");
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    for word in words {
+        assert!(said.contains(word), "{word:?} is not in {said:?}");
+    }
+    let refusals = said.lines().filter(|line| !preface().contains(*line));
+    assert_eq!(refusals.count(), 1, "{said}");
+}
+
+#[test]
+fn what_cannot_be_is_said_once() {
+    let free = ["--listen", "127.0.0.1:0"];
+    let check = |arguments: &[&str], code, words: &[&str]| {
+        check_refused(&[&free[..], arguments].concat(), code, words);
+    };
+    check(&["--handler", "helo"], 2, &["helo", "no built-in handler"]);
+    check(&["--cores", "9999"], 2, &["no core 9999", "choose from"]);
+    check(&["--cores", "0,0"], 2, &["twice"]);
+    if cores() > 1 {
+        let words = ["--connections 1", "processes", "--layout threads"];
+        check(&["--connections", "1"], 2, &words);
+    }
+    check_refused(&["--listen", "192.0.2.1:0"], 2, &["no interface"]);
+}
+
+#[test]
+fn an_unknown_layout_is_refused() {
+    let output = Command::new(PROGRAM)
+        .args(["serve", "--layout", "fibres"])
+        .output()
+        .expect("the program can be started");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("choose one of threads, processes"), "{said}");
+}
+
+#[test]
+fn the_port_of_a_cluster_is_taken() {
+    on_two_models(|lab| {
+        let server = lab.serve_in_processes("hello", &[]);
+        let address = server.address().to_string();
+        let words = [&*address, "the port is in use"];
+        check_refused(&["--listen", &address], 2, &words);
+        server.connect().expect_open();
+    });
+}
+
+#[test]
+fn one_core_is_served_and_said() {
+    on_two_models(|lab| {
+        let mut server = lab.serve("hello", &["--layout", "processes"]);
+        assert_eq!(server.processes().pids.len(), 2);
+        server.connect().expect_open();
+        let said = server.kill();
+        assert!(
+            said.contains("on one core the layouts differ in little"),
+            "{said}"
+        );
+    });
+}
+
+/// Asks of so many new connections until the server has refused one; how many it had let in.
+fn fill(server: &mut Server, most: usize) -> usize {
+    let mut clients = Vec::new();
+    while server.figures().served.refused == 0 {
+        let mut client = server.connect();
+        client.send(get("/"));
+        clients.push((client.receive().status, client));
+        assert!(clients.len() <= most, "nobody is refused");
+    }
+    let let_in = clients.iter().filter(|(status, _)| *status == 200);
+    let_in.count()
+}
+
+#[test]
+fn connections_are_shared_out() {
+    on_two_models(|lab| {
+        let limit = (4 * cores()).to_string();
+        let mut server = lab.serve_in_processes("hello", &["--connections", &limit]);
+        // One process may be full before the others are, and none takes more than its part.
+        let let_in = fill(&mut server, 4 * cores() + 1);
+        assert!((4..=4 * cores()).contains(&let_in), "{let_in}");
+        assert!(server.figures().served.refused >= 1);
+    });
+}
+
+#[test]
+fn few_descriptors_mean_few_connections_in_each_process() {
+    on_two_models(|lab| {
+        let options = ["--layout", "processes"];
+        let mut server = lab.serve_with_descriptors(128, "hello", &options);
+        let let_in = fill(&mut server, 128);
+        let said = server.kill();
+        let number = let_in.to_string();
+        for words in ["128 descriptors", &number, "not 1024", "ulimit -n"] {
+            assert!(said.contains(words), "{words:?} is not in {said:?}");
+        }
+    });
+}
+
+/// Whoever comes when the last process has closed its listener is refused by the kernel.
+fn is_refused(address: SocketAddr) -> bool {
+    TcpStream::connect(address).is_err()
+}
+
+#[test]
+fn a_cluster_that_has_ended_holds_no_address() {
+    on_two_models(|lab| {
+        let server = lab.serve_in_processes("hello", &[]);
+        let address = server.address();
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.end().0.code(), Some(0));
+        assert!(is_refused(address));
+    });
+}
