@@ -3,7 +3,9 @@
 
 use crate::io::epoll::Epoll;
 use crate::io::io_uring::IoUring;
-use crate::io::{blocking, epoll, io_uring, tokio_uring};
+use crate::io::nonblocking::Nonblocking;
+use crate::io::signal::SignalDriven;
+use crate::io::{blocking, epoll, io_uring, nonblocking, signal, tokio_uring};
 use crate::measure::probe::{Off, On};
 use crate::shard::{Shard, ShardError};
 use crate::{event_loop, task_per_connection, thread_per_connection};
@@ -50,12 +52,28 @@ pub static MODELS: &[Model] = &[
         run_probed: thread_per_connection::run::<On>,
     },
     Model {
+        name: "nonblocking",
+        sentence: "One thread a core tries every socket in turn and never sleeps: busy polling.",
+        shape: Shape::EventLoop,
+        check: nonblocking::check,
+        run: event_loop::run::<Nonblocking<Off>, Off>,
+        run_probed: event_loop::run::<Nonblocking<On>, On>,
+    },
+    Model {
         name: "epoll",
         sentence: "One thread a core asks which sockets are ready, then receives and sends itself.",
         shape: Shape::EventLoop,
         check: epoll::check,
         run: event_loop::run::<Epoll<Off>, Off>,
         run_probed: event_loop::run::<Epoll<On>, On>,
+    },
+    Model {
+        name: "signal",
+        sentence: "One thread a core gets a signal for each socket that becomes ready, and reads many at a time from a signalfd.",
+        shape: Shape::EventLoop,
+        check: signal::check,
+        run: event_loop::run::<SignalDriven<Off>, Off>,
+        run_probed: event_loop::run::<SignalDriven<On>, On>,
     },
     Model {
         name: "io_uring",

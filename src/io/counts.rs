@@ -26,6 +26,10 @@ crate::measure::counter::counters! {
     close,
     /// timerfd_settime(2).
     timerfd_settime,
+    /// timer_settime(2).
+    timer_settime,
+    /// fcntl(2).
+    fcntl,
     /// clone3(2): a thread for a connection.
     clone3,
     /// Submission queue entries: work handed to the ring, not system calls.
@@ -38,13 +42,23 @@ crate::measure::counter::counters! {
     enobufs,
     /// Operations that the kernel hands to its own threads.
     io_wq,
+    /// Signals that did not fit the queue, so that every socket was asked instead.
+    signals_lost,
     /// Turns in which the kernel had completions for which the queue had no room.
     cq_overflow,
     }
 }
 
 /// What is counted here and is no system call.
-const NOT_CALLS: [&str; 6] = ["sqe", "cqe", "rearmed", "enobufs", "io_wq", "cq_overflow"];
+const NOT_CALLS: [&str; 7] = [
+    "sqe",
+    "cqe",
+    "rearmed",
+    "enobufs",
+    "io_wq",
+    "cq_overflow",
+    "signals_lost",
+];
 
 impl CountsSnapshot {
     /// Whether the figure of that name counts system calls.

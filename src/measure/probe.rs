@@ -78,6 +78,8 @@ stages! {
     EnterSubmit = "io_uring_enter, submit";
     /// io_uring_enter(2), waiting and doing task work: receives are done here.
     EnterWait = "io_uring_enter, wait + task work", sleeps;
+    /// read(2) of a signalfd.
+    SignalRead = "read (signalfd)", sleeps;
     /// poll(2).
     Poll = "poll", sleeps;
     /// An async runtime, between two tasks of ours: its scheduler, its ring, its epoll.

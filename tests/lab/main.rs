@@ -69,6 +69,14 @@ struct Lab {
     isolation: Isolation,
 }
 
+impl Lab {
+    /// Busy polling uses its core and makes system calls whatever its clients do: that is what it
+    /// is, and nothing about it can be held against it.
+    fn never_sleeps(self) -> bool {
+        self.model.name == "nonblocking"
+    }
+}
+
 /// Runs `behaviour` at this place, or says why this kernel cannot.
 fn run(model: &str, isolation: Isolation, behaviour: fn(Lab)) {
     let model = models::find(model).expect("the macros name models of the table");
@@ -93,21 +101,24 @@ fn say_skipped(model: &Model, reason: &str) {
 macro_rules! on_every_model {
     ($($behaviour:ident),+ $(,)?) => {
         $crate::tests_at!(blocking, "blocking", Reuse, $($behaviour),+);
+        $crate::tests_at!(nonblocking, "nonblocking", Reuse, $($behaviour),+);
         $crate::tests_at!(epoll, "epoll", Reuse, $($behaviour),+);
+        $crate::tests_at!(signal, "signal", Reuse, $($behaviour),+);
         $crate::tests_at!(io_uring, "io_uring", Reuse, $($behaviour),+);
         $crate::tests_at!(tokio_uring, "tokio_uring", Reuse, $($behaviour),+);
     };
 }
 use on_every_model;
 
-/// Makes a test `model_isolation::behaviour` of each behaviour, on every model and isolation that
-/// has a sandbox.
+/// Makes a test `model_isolation::behaviour` of each behaviour, on every model, and on every
+/// isolation that has a sandbox: in pairs, and both with the models that are compared by default.
 macro_rules! on_every_sandbox {
     ($($behaviour:ident),+ $(,)?) => {
-        $crate::tests_at!(blocking_reuse, "blocking", Reuse, $($behaviour),+);
         $crate::tests_at!(blocking_fresh, "blocking", Fresh, $($behaviour),+);
+        $crate::tests_at!(nonblocking_reuse, "nonblocking", Reuse, $($behaviour),+);
         $crate::tests_at!(epoll_reuse, "epoll", Reuse, $($behaviour),+);
         $crate::tests_at!(epoll_fresh, "epoll", Fresh, $($behaviour),+);
+        $crate::tests_at!(signal_fresh, "signal", Fresh, $($behaviour),+);
         $crate::tests_at!(io_uring_reuse, "io_uring", Reuse, $($behaviour),+);
         $crate::tests_at!(io_uring_fresh, "io_uring", Fresh, $($behaviour),+);
         $crate::tests_at!(tokio_uring_fresh, "tokio_uring", Fresh, $($behaviour),+);
@@ -130,7 +141,15 @@ use tests_at;
 #[test]
 fn the_macros_name_every_model_and_isolation() {
     let models: Vec<_> = MODELS.iter().map(|model| model.name).collect();
-    assert_eq!(models, ["blocking", "epoll", "io_uring", "tokio_uring"]);
+    let named = [
+        "blocking",
+        "nonblocking",
+        "epoll",
+        "signal",
+        "io_uring",
+        "tokio_uring",
+    ];
+    assert_eq!(models, named);
     let isolations = [Isolation::Native, Isolation::Reuse, Isolation::Fresh];
     assert_eq!(Isolation::ALL, isolations);
 }
