@@ -1,6 +1,7 @@
 //! The command line: one vocabulary for all commands, one file for each, one table of exit codes.
 
 mod compare;
+mod inspect;
 mod load;
 mod models;
 mod serve;
@@ -59,6 +60,7 @@ enum Command {
     Compare(compare::Arguments),
     Serve(serve::Arguments),
     Load(load::Arguments),
+    Inspect(inspect::Arguments),
     Models(models::Arguments),
 }
 
@@ -74,6 +76,7 @@ pub fn main() -> Exit {
         Some(Command::Compare(arguments)) => compare::run(&arguments),
         Some(Command::Serve(arguments)) => serve::run(&arguments),
         Some(Command::Load(arguments)) => load::run(&arguments),
+        Some(Command::Inspect(arguments)) => inspect::run(&arguments),
         Some(Command::Models(arguments)) => models::run(&arguments),
     }
 }

@@ -18,10 +18,10 @@ impl Artifact {
     /// # Errors
     /// Whatever is wrong with the module, as far as it shows without an instance.
     pub(super) fn compile(wasm: &[u8], limits: &Limits) -> Result<Artifact, Fault> {
-        let is_text = check_kind(wasm)?;
+        let text = is_text(wasm)?;
         let engine = engine::compiling(limits).map_err(|error| Fault::host(&error))?;
         let module = Module::new(&engine, wasm).map_err(|error| {
-            if is_text {
+            if text {
                 Fault::text(&error)
             } else {
                 Fault::invalid(&error)
@@ -49,7 +49,7 @@ impl Artifact {
 }
 
 /// Whether `wasm` is a text rather than a binary.
-fn check_kind(wasm: &[u8]) -> Result<bool, Fault> {
+pub(super) fn is_text(wasm: &[u8]) -> Result<bool, Fault> {
     if wasm.starts_with(b"\0asm") {
         return Ok(false);
     }

@@ -38,6 +38,19 @@ impl Source {
     }
 }
 
+impl Source {
+    /// The module's bytes, binary or text, as they are loaded for any isolation but `native`.
+    ///
+    /// # Errors
+    /// There is no such handler, or its file cannot be read.
+    pub fn module(&self) -> Result<Cow<'static, [u8]>, LoadError> {
+        module(self).map_err(|fault| LoadError {
+            handler: self.to_string(),
+            fault,
+        })
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -145,18 +158,14 @@ fn load(
     isolation: Isolation,
     limits: &Limits,
 ) -> Result<(Program, Option<ModuleIdentity>), Fault> {
-    let unknown = |name: &str| Fault::UnknownBuiltin(builtin::suggest(name));
-    let wasm = match (source, isolation) {
-        (Source::Builtin(name), Isolation::Native) => {
-            let handler = builtin::native(name).ok_or_else(|| unknown(name))?;
-            return Ok((Program::Native(handler), None));
-        }
-        (Source::File(_), Isolation::Native) => return Err(Fault::NativeFile),
-        (Source::Builtin(name), _) => {
-            Cow::Borrowed(builtin::wasm(name).ok_or_else(|| unknown(name))?)
-        }
-        (Source::File(path), _) => Cow::Owned(read(path)?),
-    };
+    if isolation == Isolation::Native {
+        let handler = match source {
+            Source::Builtin(name) => builtin::native(name).ok_or_else(|| unknown(name))?,
+            Source::File(_) => return Err(Fault::NativeFile),
+        };
+        return Ok((Program::Native(handler), None));
+    }
+    let wasm = module(source)?;
     let artifact = Artifact::compile(&wasm, limits)?;
     // One instance on trial, so that whatever is wrong is said before the server listens.
     let trial = Limits {
@@ -171,6 +180,19 @@ fn load(
         fnv1a64: fnv1a64(&wasm),
     };
     Ok((Program::Wasm(artifact), Some(identity)))
+}
+
+fn unknown(name: &str) -> Fault {
+    Fault::UnknownBuiltin(builtin::suggest(name))
+}
+
+fn module(source: &Source) -> Result<Cow<'static, [u8]>, Fault> {
+    match source {
+        Source::Builtin(name) => builtin::wasm(name)
+            .map(Cow::Borrowed)
+            .ok_or_else(|| unknown(name)),
+        Source::File(path) => read(path).map(Cow::Owned),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Fault> {

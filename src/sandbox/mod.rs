@@ -16,6 +16,7 @@
 //! | `handler` | from a name or a file to a checked and compiled handler |
 //! | `builtin` | the handlers that come with this program |
 //! | `load_error` | why a handler cannot be loaded, in sentences |
+//! | `inspect` | what a module is, told from its bytes |
 //! | `artifact` | from WebAssembly to machine code whose exports are right |
 //! | `engine` | every switch of wasmtime that this program sets, with its reason |
 //! | `instance` | a module made ready to run, and one running copy of it |
@@ -38,6 +39,7 @@ mod deadline;
 mod engine;
 mod failure;
 mod handler;
+mod inspect;
 mod instance;
 mod limits;
 mod load_error;
@@ -49,6 +51,7 @@ mod tests;
 pub use deadline::stoppable;
 pub use failure::Failure;
 pub use handler::{Description, Handler, ModuleIdentity, Source};
+pub use inspect::Inspection;
 pub use limits::{HEADER_LINES_LIMIT, Limits};
 pub use load_error::{Fault, LoadError};
 pub use slots::{CheckHeaderLines, Sandbox, ShardSandbox};

@@ -15,6 +15,7 @@
 //! | `misbehaving` | guests that trap, loop and lie |
 //! | `offload` | handlers on other threads: order, limits, those who leave, the server's end |
 //! | `queues` | the same, their queues and wake-ups: every order of the threads |
+//! | `inspect` | what is said of a module, and why it is refused |
 //! | `startup`, `drain` | how a server begins and ends |
 //! | `layouts` | a process for each core: sums, shares, and how such a server ends |
 //! | `figures` | what it says about itself |
@@ -38,6 +39,7 @@ mod drain;
 mod figures;
 mod guests;
 mod identical;
+mod inspect;
 mod layouts;
 mod ledger;
 mod limits;

@@ -1,0 +1,85 @@
+//! `ringlab inspect`: what a handler's module is, and which isolations take it.
+
+use super::{Exit, fail, say};
+use crate::sandbox::{Handler, Inspection, Isolation, Limits, Source};
+use std::fmt::Write;
+
+/// Say what a handler's module is, and which isolations take it or why not
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// A file of wasm or its text format, or a built-in handler's name
+    #[arg(value_name = "FILE.wasm|FILE.wat|NAME")]
+    handler: String,
+}
+
+/// Exits 0 if some sandbox takes the module, 2 if none does.
+pub fn run(arguments: &Arguments) -> Exit {
+    let source = Source::parse(&arguments.handler);
+    let file = match source.module() {
+        Ok(file) => file,
+        Err(error) => return fail(Exit::BadInput, error),
+    };
+    let found = match Inspection::of(&file) {
+        Ok(found) => found,
+        Err(fault) => return fail(Exit::BadInput, format_args!("{source}: {fault}")),
+    };
+    say(describe(&source, &found));
+    let mut taken = false;
+    for isolation in Isolation::ALL {
+        let verdict = match Handler::load(&source, isolation, &Limits::default()) {
+            Ok(_) => {
+                taken |= isolation != Isolation::Native;
+                "takes it".to_owned()
+            }
+            Err(error) => format!("does not: {}", error.fault),
+        };
+        say(format_args!("{isolation:<12}{verdict}\n"));
+    }
+    if taken { Exit::Done } else { Exit::BadInput }
+}
+
+fn describe(source: &Source, found: &Inspection) -> String {
+    let format = if found.is_text { "text" } else { "binary" };
+    let abi = match found.abi_version() {
+        Some(version) => format!("ringlab, version {version}"),
+        None => "none: no export is called ringlab_v1".to_owned(),
+    };
+    let mut text = format!(
+        "module      {source}: {format}, {} bytes, fnv1a64 {:016x}, {} functions\nABI         {abi}\n",
+        found.bytes, found.fnv1a64, found.functions
+    );
+    let mut list = |title: &str, lines: &[String]| {
+        for (nth, line) in lines.iter().enumerate() {
+            let title = if nth == 0 { title } else { "" };
+            writeln!(text, "{title:<12}{line}").expect("a string takes all");
+        }
+        if lines.is_empty() {
+            writeln!(text, "{title:<12}none").expect("a string takes all");
+        }
+    };
+    list("imports", &found.imports);
+    list("exports", &found.exports);
+    list("memory", &found.memories);
+    list("tables", &found.tables);
+    list("state", &state(found));
+    text
+}
+
+/// What a request may leave behind for the next one in a kept instance.
+fn state(found: &Inspection) -> Vec<String> {
+    let mut state = Vec::new();
+    if !found.memories.is_empty() {
+        state.push("memory".to_owned());
+    }
+    if found.mutable_globals > 0 {
+        state.push(format!("{} mutable globals", found.mutable_globals));
+    }
+    if !found.state_changing.is_empty() {
+        let names: Vec<_> = found.state_changing.iter().copied().collect();
+        state.push(format!("its code has {}", names.join(", ")));
+    }
+    if found.has_start {
+        state.push("a start function, run once in each instance".to_owned());
+    }
+    state
+}

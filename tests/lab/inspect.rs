@@ -1,0 +1,84 @@
+//! `inspect`: what a module is, and why an isolation refuses it.
+
+use std::process::Command;
+
+use crate::guests::{File, misbehaving};
+use crate::server::PROGRAM;
+
+/// Inspects `handler`: the exit code, and what is said on either stream.
+fn inspect(handler: &str) -> (Option<i32>, String) {
+    let output = Command::new(PROGRAM).args(["inspect", handler]).output();
+    let output = output.expect("the program can be started");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).expect("it speaks UTF-8");
+    (output.status.code(), said)
+}
+
+fn check(handler: &str, code: i32, words: &[&str]) {
+    let (ended, said) = inspect(handler);
+    assert_eq!(ended, Some(code), "{said}");
+    for word in words {
+        assert!(said.contains(word), "{word:?} is not in {said}");
+    }
+}
+
+fn check_file(name: &str, content: impl AsRef<[u8]>, code: i32, words: &[&str]) {
+    check(File::new(name, content).path(), code, words);
+}
+
+#[test]
+fn a_builtin_is_taken_by_all() {
+    let words = [
+        "binary",
+        "ABI         ringlab, version 1",
+        "imports     none",
+        "handle: function",
+        "65536 bytes at first, never more",
+        "native      takes it",
+        "reuse       takes it",
+        "fresh       takes it",
+    ];
+    check("hello", 0, &words);
+}
+
+#[test]
+fn a_file_is_not_linked_in() {
+    let guest = misbehaving(["(drop (memory.grow (i32.const 1)))"]);
+    let words = [
+        "text",
+        "262144 bytes at first, without a maximum",
+        "1 entries of funcref",
+        "its code has memory.grow",
+        "native      does not: isolation native runs handlers that are linked in",
+        "reuse       takes it",
+    ];
+    check_file("plain.wat", guest, 0, &words);
+}
+
+#[test]
+fn what_no_sandbox_takes_is_still_described() {
+    let wasi = "(module (import \"wasi_snapshot_preview1\" \"fd_write\"
+                    (func (param i32 i32 i32 i32) (result i32))) (memory (export \"memory\") 1))";
+    let words = [
+        "none: no export is called ringlab_v1",
+        "wasi_snapshot_preview1.fd_write: function",
+        "fresh       does not: it imports wasi_snapshot_preview1.fd_write",
+        "build it without WASI",
+    ];
+    check_file("wasi.wat", wasi, 2, &words);
+    let later = "(module (memory (export \"memory\") i64 1 1))";
+    let words = [
+        "64-bit addresses",
+        "does not: its text is refused",
+        "memory64",
+    ];
+    check_file("later.wat", later, 2, &words);
+}
+
+#[test]
+fn what_is_no_module_is_said_in_one_line() {
+    check("./no-such.wasm", 2, &["ringlab: ", "no such file"]);
+    check("helo", 2, &["did you mean hello?"]);
+    check_file("empty.wasm", "", 2, &["is empty"]);
+    check_file("elf.wasm", "\x7fELF", 2, &["7f 45 4c 46"]);
+}
