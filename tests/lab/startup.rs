@@ -167,7 +167,11 @@ fn names_that_nothing_has() {
     );
     check(
         &["--model", "poll"],
-        &["poll", "--model", "blocking, nonblocking, epoll, signal, io_uring"],
+        &[
+            "poll",
+            "--model",
+            "blocking, nonblocking, epoll, signal, io_uring",
+        ],
     );
     check(&["--isolation", "none"], &["none", "native, reuse, fresh"]);
     check(&["--deadline", "soon"], &["soon", "--deadline"]);
