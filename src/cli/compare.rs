@@ -16,6 +16,7 @@ use crate::experiment::analysis::analyse;
 use crate::experiment::plan::{Plan, arms};
 use crate::experiment::result::{Experiment, FORMAT};
 use crate::experiment::{ExperimentError, profile, run};
+use crate::layout::Layout;
 use crate::measure::host::{self, Host};
 use crate::measure::noise::Limits;
 use crate::measure::stats::Level;
@@ -34,6 +35,9 @@ pub struct Arguments {
     /// Isolations, or `all`
     #[arg(long, value_delimiter = ',', default_value = "reuse")]
     isolation: Vec<String>,
+    /// Layouts of the server's cores, threads and processes, or `all`
+    #[arg(long, value_delimiter = ',', default_value = "threads")]
+    layout: Vec<String>,
     /// Handlers: built-in names, or files of wasm or its text format
     #[arg(long, value_delimiter = ',', default_value = "hello")]
     handler: Vec<String>,
@@ -80,7 +84,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Repeats the experiment stored in FILE and says whether both runs agree
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "isolation", "handler", "rounds"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "isolation", "layout", "handler", "rounds"])]
     again: Option<PathBuf>,
     /// Where the whole result goes, as JSON
     #[arg(long, default_value = "ringlab-result.json", value_name = "FILE")]
@@ -337,6 +341,7 @@ impl Arguments {
     fn plan(&self) -> Result<Plan, Refusal> {
         let bad = |sentence: String| (Exit::BadInput, sentence);
         let isolations = self.isolations().map_err(bad)?;
+        let layouts = self.layouts().map_err(bad)?;
         let (models, mut left_out) = self.models().map_err(bad)?;
         if models.is_empty() {
             return Err((Exit::HostCannot, left_out.join("; ")));
@@ -386,7 +391,13 @@ impl Arguments {
             left_out.push(format!("the time ledger: {reason}"));
             ledger_rounds = 0;
         }
-        let arms = arms(&models, &isolations, &self.handler);
+        if layouts.contains(&Layout::Processes) && server_cores.len() == 1 {
+            warnings.push(
+                "on one core the layouts differ in little but a parent process; give the server more with --cores"
+                    .to_string(),
+            );
+        }
+        let arms = arms(&models, &isolations, &layouts, &self.handler);
         let control_of = arms
             .iter()
             .position(|arm| arm.model == "epoll")
@@ -460,6 +471,22 @@ impl Arguments {
             }
         }
         Ok(isolations)
+    }
+
+    fn layouts(&self) -> Result<Vec<Layout>, String> {
+        if self.layout.iter().any(|name| name == "all") {
+            return Ok(Layout::ALL.to_vec());
+        }
+        let mut layouts: Vec<Layout> = Vec::new();
+        for name in &self.layout {
+            let layout = name
+                .parse()
+                .map_err(|error: crate::layout::UnknownLayout| error.to_string())?;
+            if !layouts.contains(&layout) {
+                layouts.push(layout);
+            }
+        }
+        Ok(layouts)
     }
 
     /// Cores for both ends, apart where there are enough.

@@ -10,6 +10,7 @@ use super::counts::{self, CountColumn};
 use super::ledger::{self, Ledger};
 use super::plan::{Arm, Load, Plan};
 use crate::measure::noise::{Limits, Noise};
+use crate::measure::reading::Reading;
 use crate::measure::stats::{
     Claim, Control, Level, Ratio, Verdict, claim, half_width_percent, holm, mean, median,
     paired_log_ratio, steadiness,
@@ -75,6 +76,10 @@ pub struct Row {
     pub counts: Vec<(String, f64)>,
     /// Non-idle time of all cores per request, in nanoseconds, the generator's included.
     pub machine_ns: Option<f64>,
+    /// Memory of the server at the end of a window, in bytes: PSS, all its processes together, the
+    /// median over the blocks.
+    #[serde(default = "no_memory")]
+    pub memory_bytes: Reading<u64>,
     /// Second half over first half of the blocks, in percent off 1, when it is unsteady.
     pub drift_percent: Option<f64>,
 }
@@ -242,8 +247,26 @@ fn row(plan: &Plan, own: &[&Block], arm: &Arm, load: Load) -> Row {
             .map(|name| (name.to_string(), per_request(counts[name])))
             .collect(),
         machine_ns: medians(&|block| block.per_request(*block.machine_ns.value()?)),
+        memory_bytes: memory(own),
         drift_percent: None,
     }
+}
+
+/// The median over the blocks, or why one of them has none.
+fn memory(own: &[&Block]) -> Reading<u64> {
+    let mut all = Vec::new();
+    for block in own {
+        match &block.memory_bytes {
+            Reading::Value(bytes) => all.push(*bytes as f64),
+            missing => return missing.clone(),
+        }
+    }
+    median(&all).map_or_else(no_memory, |bytes| Reading::Value(bytes as u64))
+}
+
+/// Results of before memory was asked for have none.
+fn no_memory() -> Reading<u64> {
+    Reading::missing("not asked for")
 }
 
 /// A percentile needs at least ten answers beyond it.

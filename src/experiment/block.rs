@@ -48,6 +48,9 @@ pub struct Block {
     pub noise: Noise,
     /// Why the block counts as disturbed; it is kept all the same.
     pub marks: Vec<Mark>,
+    /// Memory of the server at the end of the window, in bytes: PSS, all its processes together.
+    #[serde(default = "no_memory")]
+    pub memory_bytes: Reading<u64>,
     /// From planned or actual send to answer, of this block alone.
     #[serde(skip, default = "empty")]
     pub latency: Histogram<u64>,
@@ -88,6 +91,11 @@ pub struct Calls {
     pub most: Report,
     /// The kernel's count.
     pub kernel: Counted,
+}
+
+/// Results of before memory was asked for.
+fn no_memory() -> Reading<u64> {
+    Reading::missing("not asked for")
 }
 
 fn empty() -> Histogram<u64> {
@@ -211,7 +219,7 @@ pub fn run(
     }
     let counting = place.pass == Pass::Counts;
     // Before the load starts: threads born later inherit the counters.
-    let counters = counting.then(|| Counters::attach(server.pid(), &Selection::work()));
+    let counters = counting.then(|| Counters::attach(server.pids(), &Selection::work()));
     let tracer = counting.then(|| Tracer::attach(&mut server)).transpose()?;
     if tracer.as_ref().is_some_and(Tracer::is_counting) {
         work.warm_up += CALLS_COUNTED;
@@ -226,6 +234,7 @@ pub fn run(
         opened: None,
         half_way: None,
         closed: None,
+        memory_bytes: no_memory(),
     };
     let outcome = load::run(&work, stop, &mut watch)?;
     let whole = watch.server.report()?;
@@ -260,6 +269,7 @@ pub fn run(
         client: client(&outcome, whole.figures.served.answered),
         marks: limits.marks(&noise),
         noise,
+        memory_bytes: watch.memory_bytes,
         latency: outcome.latency,
     })
 }
@@ -326,11 +336,11 @@ impl Tracer {
     fn attach(server: &mut Server) -> Result<Self, ExperimentError> {
         // Whoever answers has all its helpers, and they have their names.
         server.report()?;
-        let pid = server.pid();
-        let helps = |tid: i32, name: &str| tid == pid || HELPERS.contains(&name);
+        let pids = server.pids();
+        let helps = |tid: i32, name: &str| pids.contains(&tid) || HELPERS.contains(&name);
         let selection = Selection::calls(counts::KERNEL_NAMES);
         Ok(Self {
-            counters: Some(Counters::attach_but(pid, helps, &selection)),
+            counters: Some(Counters::attach_but(pids, helps, &selection)),
             detaching: None,
             counted: None,
         })
@@ -393,6 +403,7 @@ struct Watch {
     opened: Option<Edge>,
     half_way: Option<Report>,
     closed: Option<Edge>,
+    memory_bytes: Reading<u64>,
 }
 
 impl Watch {
@@ -403,7 +414,7 @@ impl Watch {
         Some(Edge {
             kernel,
             report,
-            noise: Snapshot::take(proc, self.server.pid(), &self.cores),
+            noise: Snapshot::take(proc, self.server.pids(), &self.cores),
             machine_ns: non_idle(proc).map(|non_idle| non_idle.ns),
         })
     }
@@ -431,5 +442,8 @@ impl Observer for Watch {
 
     fn window_closes(&mut self, _: &Progress) {
         self.closed = self.edge();
+        // Reading it walks every page: after the window, while the connections are still there.
+        let processes = self.server.processes();
+        self.memory_bytes = Reading::from(processes).and_then(|all| all.memory_bytes);
     }
 }

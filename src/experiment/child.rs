@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use serde::de::DeserializeOwned;
+
 use super::ExperimentError;
 use super::plan::Arm;
-use crate::control::Report;
+use crate::control::{Processes, Report};
 
 /// How long a server may take to listen: it compiles its handler first.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -22,12 +24,15 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How often a wait for the server looks whether the experiment was stopped.
 const LOOK: Duration = Duration::from_millis(50);
+/// Connections that a server takes for each of its cores.
+const CONNECTIONS: usize = 1024;
 /// How long a server that was told to end may take before it is killed.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// A running server.
 pub(super) struct Server {
     child: Child,
+    pids: Vec<i32>,
     input: Option<ChildStdin>,
     output: Output,
     address: SocketAddr,
@@ -94,6 +99,9 @@ impl Server {
             .args(["serve", "--control", "--listen", "127.0.0.1:0"])
             .args(["--model", &arm.model, "--isolation", &arm.isolation])
             .args(["--handler", &arm.handler, "--cores", &cores.join(",")])
+            .args(["--layout", &arm.layout])
+            // Shared out over processes of unequal luck, none of which should refuse anybody.
+            .args(["--connections", &(CONNECTIONS * cores.len()).to_string()])
             .args(recorder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -124,28 +132,40 @@ impl Server {
             };
             return Err(failed(format!("did not start: {why}")));
         };
-        Ok(Server {
+        let mut server = Server {
+            pids: vec![child.id().cast_signed()],
             child,
             input,
             output,
             address,
             arm: arm.label.clone(),
-        })
+        };
+        server.pids = server.processes()?.pids;
+        Ok(server)
     }
 
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(super) fn pid(&self) -> i32 {
-        self.child.id() as i32
+    /// Its processes.
+    pub(super) fn pids(&self) -> &[i32] {
+        &self.pids
     }
 
     /// What the server has done so far.
     pub(super) fn report(&mut self) -> Result<Report, ExperimentError> {
+        self.ask("report")
+    }
+
+    /// Which processes it has, and how much memory.
+    pub(super) fn processes(&mut self) -> Result<Processes, ExperimentError> {
+        self.ask("processes")
+    }
+
+    fn ask<T: DeserializeOwned>(&mut self, question: &str) -> Result<T, ExperimentError> {
         let input = self.input.as_mut().expect("it is open until the end");
-        let answer = input
-            .write_all(b"report\n")
+        let answer = writeln!(input, "{question}")
             .and_then(|()| self.output.line(ANSWER_LIMIT))
             .and_then(|line| serde_json::from_str(&line).map_err(io::Error::from));
         answer.map_err(|error| ExperimentError::Server {

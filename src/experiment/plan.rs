@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::block::{CALLS_COUNTED, Pass};
+use crate::layout::Layout;
 use crate::models::{self, Model, Shape};
 use crate::sandbox::Isolation;
 
@@ -19,6 +20,13 @@ pub struct Arm {
     pub isolation: String,
     /// The handler, by name or file.
     pub handler: String,
+    /// The layout's name. Older results have none: they ran as threads.
+    #[serde(default = "threads")]
+    pub layout: String,
+}
+
+fn threads() -> String {
+    Layout::Threads.to_string()
 }
 
 impl Arm {
@@ -135,6 +143,12 @@ impl Plan {
         rounds.map(|nth| round(nth).collect()).collect()
     }
 
+    /// Whether arms differ in their layout, so that memory is of interest besides cost.
+    pub fn has_layouts(&self) -> bool {
+        let first = &self.arms[0].layout;
+        self.arms.iter().any(|arm| arm.layout != *first)
+    }
+
     /// Both ends on one core: nothing but CPU per request can be read from it.
     pub fn shares_a_core(&self) -> bool {
         self.client_cores
@@ -144,27 +158,39 @@ impl Plan {
 }
 
 /// Every combination of the values asked for, each with the shortest label that tells it apart.
-pub fn arms(models: &[&Model], isolations: &[Isolation], handlers: &[String]) -> Vec<Arm> {
+pub fn arms(
+    models: &[&Model],
+    isolations: &[Isolation],
+    layouts: &[Layout],
+    handlers: &[String],
+) -> Vec<Arm> {
+    let only_models = isolations.len() == 1 && layouts.len() == 1 && handlers.len() == 1;
     let mut arms = Vec::new();
     for handler in handlers {
         for isolation in isolations {
             for model in models {
-                let mut label = vec![];
-                if models.len() > 1 || isolations.len() == 1 && handlers.len() == 1 {
-                    label.push(model.name.to_string());
+                for layout in layouts {
+                    let mut label = vec![];
+                    if models.len() > 1 || only_models {
+                        label.push(model.name.to_string());
+                    }
+                    if isolations.len() > 1 {
+                        label.push(isolation.to_string());
+                    }
+                    if layouts.len() > 1 {
+                        label.push(layout.to_string());
+                    }
+                    if handlers.len() > 1 {
+                        label.push(handler.clone());
+                    }
+                    arms.push(Arm {
+                        label: label.join(" "),
+                        model: model.name.to_string(),
+                        isolation: isolation.to_string(),
+                        handler: handler.clone(),
+                        layout: layout.to_string(),
+                    });
                 }
-                if isolations.len() > 1 {
-                    label.push(isolation.to_string());
-                }
-                if handlers.len() > 1 {
-                    label.push(handler.clone());
-                }
-                arms.push(Arm {
-                    label: label.join(" "),
-                    model: model.name.to_string(),
-                    isolation: isolation.to_string(),
-                    handler: handler.clone(),
-                });
             }
         }
     }
@@ -179,7 +205,7 @@ mod tests {
     fn labels(models: &[&str], isolations: &[Isolation], handlers: &[&str]) -> Vec<String> {
         let models: Vec<_> = models.iter().map(|name| find(name).unwrap()).collect();
         let handlers: Vec<_> = handlers.iter().map(|name| name.to_string()).collect();
-        arms(&models, isolations, &handlers)
+        arms(&models, isolations, &[Layout::Threads], &handlers)
             .into_iter()
             .map(|arm| arm.label)
             .collect()
@@ -201,5 +227,9 @@ mod tests {
             ["hello", "echo"]
         );
         assert_eq!(labels(&["epoll"], &reuse, &["hello"]), ["epoll"]);
+        let epoll = [find("epoll").unwrap()];
+        let layouts = arms(&epoll, &reuse, &Layout::ALL, &["hello".to_string()]);
+        let labels: Vec<_> = layouts.iter().map(|arm| &*arm.label).collect();
+        assert_eq!(labels, ["threads", "processes"]);
     }
 }

@@ -158,7 +158,9 @@ fn one(
 ) -> Result<String, String> {
     let server = Server::start(arm, &plan.server_cores, Some("--perf-map"), stop)
         .map_err(|error| error.to_string())?;
-    let map = PerfMap(PathBuf::from(format!("/tmp/perf-{}.map", server.pid())));
+    let pids: Vec<String> = server.pids().iter().map(i32::to_string).collect();
+    let maps = pids.iter().map(|pid| format!("/tmp/perf-{pid}.map"));
+    let maps: Vec<PerfMap> = maps.map(|map| PerfMap(PathBuf::from(map))).collect();
     let mut work = block::saturation(plan, server.address());
     work.duration = WINDOW;
     let event = event();
@@ -169,7 +171,7 @@ fn one(
         // So that the window can be told apart afterwards.
         .args(["--clockid", "CLOCK_MONOTONIC"])
         // Nothing is to be kept in the user's home directory.
-        .args(["--no-buildid-cache", "--pid", &server.pid().to_string()])
+        .args(["--no-buildid-cache", "--pid", &pids.join(",")])
         .arg("--output")
         .arg(&paths.data)
         .args(["--", "cat"]);
@@ -221,7 +223,7 @@ fn one(
     let missing = Missing {
         kernel: samples_user_only(&paths.script),
         guest: arm.isolation != "native" && !folded.contains(GUEST),
-        map: !map.0.exists(),
+        map: !maps.iter().any(|map| map.0.exists()),
     };
     Ok(top(&folded) + &missing.sentences(paranoid()))
 }
@@ -528,6 +530,7 @@ mod tests {
             model: "epoll".to_string(),
             isolation: "reuse".to_string(),
             handler: "hello".to_string(),
+            layout: "threads".to_string(),
         }
     }
 

@@ -9,6 +9,7 @@ use super::block::{Block, Calls, Client, Finding, Pass};
 use super::plan::{Load, Plan, arms};
 use super::result::{Experiment, FORMAT, StoreError};
 use crate::control::Report;
+use crate::layout::Layout;
 use crate::measure::host::{Build, Host};
 use crate::measure::noise::{Limits, Noise};
 use crate::measure::perf::Counted;
@@ -24,7 +25,12 @@ const WINDOW_NS: u64 = 450_000_000;
 pub(super) fn plan() -> Plan {
     let models = [find("epoll").unwrap(), find("io_uring").unwrap()];
     Plan {
-        arms: arms(&models, &[Isolation::Reuse], &["hello".to_string()]),
+        arms: arms(
+            &models,
+            &[Isolation::Reuse],
+            &[Layout::Threads],
+            &["hello".to_string()],
+        ),
         control_of: 0,
         left_out: Vec::new(),
         warnings: Vec::new(),
@@ -105,6 +111,7 @@ pub(super) fn block(arm: usize, round: usize, ns: f64) -> Block {
             threads_gone: Reading::Value(0),
         },
         marks: Vec::new(),
+        memory_bytes: Reading::Value(8 << 20),
         latency,
     }
 }
@@ -156,6 +163,25 @@ fn a_sound_run_is_valid_and_claims_what_is_there() {
     );
     assert_eq!(row.latency_ns_p99.unwrap() / 1000, 300);
     assert_eq!(row.system_calls, Some(2.0));
+}
+
+#[test]
+fn memory_is_the_median_or_the_reason_why_there_is_none() {
+    let sound = analysis(&plan(), |block| {
+        block.memory_bytes = Reading::Value((8 << 20) + block.round as u64);
+    });
+    let memory = &sound.tables[0].rows[1].memory_bytes;
+    let middle = (8 << 20) + ROUNDS as u64 / 2;
+    assert!(
+        memory
+            .value()
+            .is_some_and(|bytes| bytes.abs_diff(middle) <= 1)
+    );
+    let blind = analysis(&plan(), |block| {
+        block.memory_bytes = Reading::missing("no smaps");
+    });
+    let memory = &blind.tables[0].rows[1].memory_bytes;
+    assert_eq!(*memory, Reading::missing("no smaps"));
 }
 
 #[test]

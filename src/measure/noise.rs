@@ -44,16 +44,34 @@ struct Schedule {
 }
 
 impl Snapshot {
-    /// Reads the gauges of process `pid`, whose threads are meant to run on `cpus`. `proc_root` is
-    /// `/proc` outside of tests. What cannot be read is missing with its reason.
-    pub fn take(proc_root: &Path, pid: i32, cpus: &[usize]) -> Self {
+    /// Reads the gauges of the processes `pids` together, whose threads are meant to run on `cpus`.
+    /// `proc_root` is `/proc` outside of tests. What cannot be read is missing with its reason.
+    pub fn take(proc_root: &Path, pids: &[i32], cpus: &[usize]) -> Self {
+        let none = Self {
+            cpus: cpus.len(),
+            steal_ticks: read_steal(proc_root, cpus),
+            process_ticks: Reading::Value(0),
+            involuntary_switches: Reading::Value(BTreeMap::new()),
+            schedule: Reading::Value(BTreeMap::new()),
+        };
+        let each = pids.iter().map(|pid| Self::of(proc_root, *pid));
+        each.fold(none, |all, one| Self {
+            process_ticks: sum(all.process_ticks, one.process_ticks),
+            involuntary_switches: join(all.involuntary_switches, one.involuntary_switches),
+            schedule: join(all.schedule, one.schedule),
+            ..all
+        })
+    }
+
+    /// The gauges of one process, without those of the cores.
+    fn of(proc_root: &Path, pid: i32) -> Self {
         let process = proc_root.join(pid.to_string());
         let task = process.join("task");
         let threads = list_threads(&task);
         let threads = threads.as_ref();
         Self {
-            cpus: cpus.len(),
-            steal_ticks: read_steal(proc_root, cpus),
+            cpus: 0,
+            steal_ticks: Reading::missing("it is of the cores"),
             process_ticks: read_process_ticks(&process),
             involuntary_switches: threads
                 .clone()
@@ -109,6 +127,20 @@ impl Noise {
                 .map(|(was, is)| was.keys().filter(|id| !is.contains_key(id)).count()),
         }
     }
+}
+
+fn sum(all: Reading<u64>, one: Reading<u64>) -> Reading<u64> {
+    all.and_then(|all| one.map(|one| all + one))
+}
+
+/// No two processes have a thread of the same number.
+fn join<T>(all: Reading<PerThread<T>>, one: Reading<PerThread<T>>) -> Reading<PerThread<T>> {
+    all.and_then(|mut all| {
+        one.map(|one| {
+            all.extend(one);
+            all
+        })
+    })
 }
 
 fn both<'a, T>(before: &'a Reading<T>, after: &'a Reading<T>) -> Reading<(&'a T, &'a T)> {
@@ -417,7 +449,7 @@ mod tests {
     }
 
     fn between(before: &Fixture, after: &Fixture) -> Noise {
-        let take = |fixture: &Fixture| Snapshot::take(fixture.root(), PID, &[1]);
+        let take = |fixture: &Fixture| Snapshot::take(fixture.root(), &[PID], &[1]);
         Noise::between(&take(before), &take(after), WALL)
     }
 
@@ -537,7 +569,7 @@ mod tests {
     #[test]
     fn the_gauges_are_readable_here() {
         let own = std::process::id() as i32;
-        let snapshot = Snapshot::take(Path::new("/proc"), own, &[]);
+        let snapshot = Snapshot::take(Path::new("/proc"), &[own], &[]);
         assert_eq!(snapshot.steal_ticks, Reading::Value(0), "of no cores");
         assert!(snapshot.process_ticks.value().is_some(), "{snapshot:?}");
         let threads = snapshot

@@ -32,9 +32,8 @@ pub fn memory(table: &LoadTable) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    let mut text = format!(
-        "{shown}\n\nAll processes of the server together, at the end of a window.\n"
-    );
+    let mut text =
+        format!("{shown}\n\nAll processes of the server together, at the end of a window.\n");
     for reason in reasons {
         text += &format!("n/a: {reason}.\n");
     }

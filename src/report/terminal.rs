@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use super::memory::memory;
 use super::units::{count, digits, microseconds};
 use crate::experiment::analysis::{Analysis, LoadTable, Row};
 use crate::experiment::counts::CountColumn;
@@ -26,6 +27,11 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
         if let Some(floor) = floor(table) {
             let _ = writeln!(text, "{}\n", wrap(&floor));
         }
+    }
+    if plan.has_layouts()
+        && let Some(table) = analysis.tables.first()
+    {
+        let _ = writeln!(text, "{}", memory(table));
     }
     for ledger in &analysis.ledgers {
         let _ = writeln!(text, "{}", ledger_text(ledger));
@@ -615,6 +621,7 @@ mod tests {
             switches: 0.1234,
             counts: Vec::new(),
             machine_ns: None,
+            memory_bytes: Reading::missing("not asked for"),
             drift_percent: None,
         }
     }

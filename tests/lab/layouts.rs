@@ -1,7 +1,9 @@
 //! The same cores as processes: one server to its clients, whatever becomes of one of its processes.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
@@ -317,4 +319,98 @@ fn a_cluster_that_has_ended_holds_no_address() {
         assert_eq!(server.end().0.code(), Some(0));
         assert!(is_refused(address));
     });
+}
+
+/// Runs `compare` on short blocks; what it printed, and what it stored.
+fn compare(options: &[&str]) -> (String, serde_json::Value) {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let unique = NEXT.fetch_add(1, Ordering::Relaxed);
+    let file = format!("layouts-{}-{unique}.json", std::process::id());
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(file);
+    let output = Command::new(PROGRAM)
+        .args([
+            "compare",
+            "--quiet",
+            "--warm-up",
+            "20ms",
+            "--window",
+            "60ms",
+        ])
+        .args(["--rounds", "2", "--equal-rate-rounds", "0"])
+        .args(options)
+        .arg("--json")
+        .arg(&file)
+        .output()
+        .expect("the program can be started");
+    let said = String::from_utf8(output.stdout).expect("it speaks UTF-8");
+    let stored = std::fs::read(&file).unwrap_or_else(|error| {
+        panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
+    });
+    let _ = std::fs::remove_file(&file);
+    (said, serde_json::from_slice(&stored).expect("it is JSON"))
+}
+
+#[test]
+fn compare_shows_memory_and_cost_of_both_layouts() {
+    let axes = [
+        "--model",
+        "epoll,tokio_uring",
+        "--layout",
+        "threads,processes",
+    ];
+    let (said, stored) = compare(&[&axes[..], &["--ledger-rounds", "0"]].concat());
+    let arms = [
+        "epoll threads",
+        "epoll processes",
+        "tokio_uring threads",
+        "tokio_uring processes",
+    ];
+    let shown = said.split("memory and cost").nth(1).expect("it is shown");
+    for (nth, label) in arms.into_iter().enumerate() {
+        assert!(shown.contains(label), "{label} is not in {said}");
+        let layout = &stored["plan"]["arms"][nth]["layout"];
+        assert_eq!(*layout, label.split(' ').nth(1).expect("two words"));
+        let memory = |block: &&serde_json::Value| block["arm"] == nth;
+        for block in stored["blocks"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter(memory)
+        {
+            let memory = &block["memory_bytes"];
+            let read = memory.as_u64().is_some_and(|bytes| bytes > 1024 * 1024);
+            let missing = memory.as_str().is_some_and(|why| why.starts_with("n/a: "));
+            assert!(read || missing, "{memory}");
+        }
+    }
+    // The default is one server core.
+    assert!(
+        said.contains("on one core the layouts differ in little"),
+        "{said}"
+    );
+}
+
+/// Its ledger and counts are of all processes.
+#[test]
+fn the_ledger_of_processes_is_recorded() {
+    let axes = ["--model", "epoll", "--layout", "processes"];
+    let (said, stored) = compare(&[&axes[..], &["--ledger-rounds", "1"]].concat());
+    assert!(!said.contains("memory and cost"), "one layout: {said}");
+    let column = &stored["analysis"]["ledgers"][0]["columns"][0];
+    let sends = column["rows"].as_array().into_iter().flatten();
+    let mut sends = sends.filter(|row| row["stage"] == "Send");
+    let recorded = sends.any(|row| row["ns"].as_f64() > Some(0.0));
+    // Where the counter is not steady, there is no ledger and it is said.
+    assert!(recorded || said.contains("the time ledger"), "{said}");
+}
+
+#[test]
+fn compare_refuses_a_layout_that_there_is_not() {
+    let output = Command::new(PROGRAM)
+        .args(["compare", "--layout", "threads,fibres"])
+        .output()
+        .expect("the program can be started");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("\"fibres\"; choose one of threads"), "{said}");
 }

@@ -146,25 +146,25 @@ struct Open {
 }
 
 impl Counters {
-    /// Attaches to process `pid`. Never fails as a whole: what cannot be counted reads why.
+    /// Attaches to the processes `pids`, which are counted together. Never fails as a whole: what cannot be counted reads why.
     ///
     /// Best done before the load starts: threads that are born later cost no descriptors and switch
     /// cheaply. If threads are born meanwhile, nobody can tell whether they inherited each counter,
     /// so it is done again, up to 8 times.
-    pub fn attach(pid: i32, selection: &Selection) -> Self {
-        Self::attach_but(pid, |_, _| false, selection)
+    pub fn attach(pids: &[i32], selection: &Selection) -> Self {
+        Self::attach_but(pids, |_, _| false, selection)
     }
 
     /// The same, without the threads of which `left_out` says so, by id and name, and without those
     /// that they bear later.
     pub fn attach_but(
-        pid: i32,
+        pids: &[i32],
         left_out: impl Fn(i32, &str) -> bool,
         selection: &Selection,
     ) -> Self {
         let tracefs = Tracefs::find(Path::new("/"));
         Self::attach_to(
-            &mut || list_threads(pid, &left_out),
+            &mut || list_threads(pids, &left_out),
             &tracefs,
             SelfTest::of_this_process,
             selection,
@@ -237,8 +237,22 @@ impl Open {
 
 type ListThreads<'a> = &'a mut dyn FnMut() -> Result<BTreeSet<i32>, String>;
 
-/// The threads of process `pid` that are there now, and are not `left_out`.
-fn list_threads(pid: i32, left_out: &impl Fn(i32, &str) -> bool) -> Result<BTreeSet<i32>, String> {
+/// The threads of the processes `pids` that are there now, and are not `left_out`.
+fn list_threads(
+    pids: &[i32],
+    left_out: &impl Fn(i32, &str) -> bool,
+) -> Result<BTreeSet<i32>, String> {
+    let mut all = BTreeSet::new();
+    for &pid in pids {
+        all.extend(list_threads_of(pid, left_out)?);
+    }
+    Ok(all)
+}
+
+fn list_threads_of(
+    pid: i32,
+    left_out: &impl Fn(i32, &str) -> bool,
+) -> Result<BTreeSet<i32>, String> {
     let tasks = Process::new(pid).and_then(|process| process.tasks());
     // One that ends meanwhile has no name any more; that it cannot be counted shows later.
     let name = |tid| fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();

@@ -133,7 +133,7 @@ fn another_process_is_counted_and_so_is_its_end() {
     }
     let mut shell = Shell::new();
     shell.work();
-    let mut counters = Counters::attach(shell.pid(), &Selection::calls(&["kill", "write"]));
+    let mut counters = Counters::attach(&[shell.pid()], &Selection::calls(&["kill", "write"]));
     for _ in 0..2 {
         shell.work();
         let counted = counters.take();
@@ -149,7 +149,7 @@ fn another_process_is_counted_and_so_is_its_end() {
 fn switches_and_faults_of_a_process_are_counted_or_say_why_not() {
     let mut shell = Shell::new();
     shell.work();
-    let mut counters = Counters::attach(shell.pid(), &Selection::work());
+    let mut counters = Counters::attach(&[shell.pid()], &Selection::work());
     shell.work();
     let counted = counters.take();
     shell.end();
@@ -185,7 +185,7 @@ fn without_tracefs_system_calls_are_missing() {
     let fixture = Fixture::new();
     let tracefs = Tracefs::find(fixture.root());
     let mut counters = Counters::attach_to(
-        &mut || list_threads(process::id() as i32, &|_, _| false),
+        &mut || list_threads(&[process::id() as i32], &|_, _| false),
         &tracefs,
         || SelfTest::run(&tracefs),
         &Selection::calls(SYSTEM_CALLS),
@@ -215,7 +215,7 @@ fn a_process_that_is_gone_says_so() {
     let mut child = Command::new("true").spawn().unwrap();
     let pid = child.id() as i32;
     child.wait().unwrap();
-    let mut counters = Counters::attach(pid, &Selection::work());
+    let mut counters = Counters::attach(&[pid], &Selection::work());
     let missing = counters.take().context_switches.to_string();
     assert_eq!(missing, format!("n/a: there is no process {pid}"));
 }
