@@ -88,7 +88,7 @@ pub struct Arguments {
     quiet: bool,
 }
 
-fn parse_header(text: &str) -> Result<(String, String), String> {
+pub(super) fn parse_header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text
         .split_once(':')
         .ok_or_else(|| format!("{text:?} is no header; write it as `name: value`"))?;

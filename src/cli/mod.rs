@@ -1,5 +1,6 @@
 //! The command line: one vocabulary for all commands, one file for each, one table of exit codes.
 
+mod call;
 mod compare;
 mod inspect;
 mod load;
@@ -60,6 +61,7 @@ enum Command {
     Compare(compare::Arguments),
     Serve(serve::Arguments),
     Load(load::Arguments),
+    Call(call::Arguments),
     Inspect(inspect::Arguments),
     Models(models::Arguments),
 }
@@ -76,6 +78,7 @@ pub fn main() -> Exit {
         Some(Command::Compare(arguments)) => compare::run(&arguments),
         Some(Command::Serve(arguments)) => serve::run(&arguments),
         Some(Command::Load(arguments)) => load::run(&arguments),
+        Some(Command::Call(arguments)) => call::run(&arguments),
         Some(Command::Inspect(arguments)) => inspect::run(&arguments),
         Some(Command::Models(arguments)) => models::run(&arguments),
     }

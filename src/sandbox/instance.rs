@@ -174,6 +174,11 @@ impl Instance {
         })
     }
 
+    /// All of its linear memory.
+    pub(super) fn memory(&self) -> &[u8] {
+        self.memory.data(&self.store)
+    }
+
     /// Lets the guest answer `call`. The answer is lent out of guest memory.
     ///
     /// # Errors

@@ -25,6 +25,7 @@
 //! | `deadline` | CPU time per request: the ticker and the watch |
 //! | `slots` | how many instances a shard may have, and who waits when all are out |
 //! | `native` | the same handler without a sandbox |
+//! | `trial` | one request to one instance, and what it leaves written |
 //! | `failure` | the ways in which a call fails, and their HTTP status |
 //!
 //! A call copies the request once, into guest memory, and copies no answer: the caller's closure
@@ -47,6 +48,7 @@ mod native;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 pub use deadline::stoppable;
 pub use failure::Failure;
@@ -55,6 +57,7 @@ pub use inspect::Inspection;
 pub use limits::{HEADER_LINES_LIMIT, Limits};
 pub use load_error::{Fault, LoadError};
 pub use slots::{CheckHeaderLines, Sandbox, ShardSandbox};
+pub use trial::{PAGE_BYTES, Touched, touched};
 
 use std::fmt;
 use std::str::FromStr;

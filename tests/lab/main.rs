@@ -15,6 +15,7 @@
 //! | `misbehaving` | guests that trap, loop and lie |
 //! | `offload` | handlers on other threads: order, limits, those who leave, the server's end |
 //! | `queues` | the same, their queues and wake-ups: every order of the threads |
+//! | `call` | a request without a server: the answer, and what is said of it |
 //! | `inspect` | what is said of a module, and why it is refused |
 //! | `startup`, `drain` | how a server begins and ends |
 //! | `layouts` | a process for each core: sums, shares, and how such a server ends |
@@ -33,6 +34,7 @@ mod allocations;
 mod architecture;
 mod bad_input;
 mod bodies;
+mod call;
 mod client;
 mod connections;
 mod drain;
