@@ -27,3 +27,5 @@ for ((round = 1; round <= ${1:-20}; round++)); do
 done
 # Prices, as measured here; they assert nothing.
 cargo test --release --lib price -- --ignored --nocapture
+# The ledger finds work that was put into a stage in that row and in no other; needs an idle machine.
+cargo test --release --test lab injection -- --ignored --nocapture

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::http;
+use crate::measure::probe::Injection;
 use crate::models::{self, Model};
 use crate::offload::Policy;
 use crate::sandbox::{self, Handler, Isolation, LoadError, Source};
@@ -45,6 +46,8 @@ pub struct Config {
     pub drain: Duration,
     /// Records where the time goes, at a price.
     pub probed: bool,
+    /// Puts work into a stage on purpose, to see whether the ledger finds it.
+    pub injection: Option<Injection>,
 }
 
 /// A configuration that cannot be.
@@ -141,6 +144,7 @@ impl Config {
             timeouts: Timeouts::default(),
             drain: Duration::from_secs(10),
             probed: false,
+            injection: None,
         }
     }
 

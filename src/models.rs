@@ -6,7 +6,7 @@ use crate::io::io_uring::IoUring;
 use crate::io::nonblocking::Nonblocking;
 use crate::io::signal::SignalDriven;
 use crate::io::{blocking, epoll, io_uring, nonblocking, signal, tokio_uring};
-use crate::measure::probe::{Off, On};
+use crate::measure::probe::{Injecting, Off, On};
 use crate::shard::{Shard, ShardError};
 use crate::{event_loop, task_per_connection, thread_per_connection};
 
@@ -24,6 +24,8 @@ pub struct Model {
     pub run: Run,
     /// The same, recording where the time goes.
     pub run_probed: Run,
+    /// The same, with work put into a stage on purpose.
+    pub run_injecting: Run,
 }
 
 /// The loop of a shard's thread.
@@ -50,6 +52,7 @@ pub static MODELS: &[Model] = &[
         check: blocking::check,
         run: thread_per_connection::run::<Off>,
         run_probed: thread_per_connection::run::<On>,
+        run_injecting: thread_per_connection::run::<Injecting>,
     },
     Model {
         name: "nonblocking",
@@ -58,6 +61,7 @@ pub static MODELS: &[Model] = &[
         check: nonblocking::check,
         run: event_loop::run::<Nonblocking<Off>, Off>,
         run_probed: event_loop::run::<Nonblocking<On>, On>,
+        run_injecting: event_loop::run::<Nonblocking<Injecting>, Injecting>,
     },
     Model {
         name: "epoll",
@@ -66,6 +70,7 @@ pub static MODELS: &[Model] = &[
         check: epoll::check,
         run: event_loop::run::<Epoll<Off>, Off>,
         run_probed: event_loop::run::<Epoll<On>, On>,
+        run_injecting: event_loop::run::<Epoll<Injecting>, Injecting>,
     },
     Model {
         name: "signal",
@@ -74,6 +79,7 @@ pub static MODELS: &[Model] = &[
         check: signal::check,
         run: event_loop::run::<SignalDriven<Off>, Off>,
         run_probed: event_loop::run::<SignalDriven<On>, On>,
+        run_injecting: event_loop::run::<SignalDriven<Injecting>, Injecting>,
     },
     Model {
         name: "io_uring",
@@ -82,6 +88,7 @@ pub static MODELS: &[Model] = &[
         check: io_uring::check,
         run: event_loop::run::<IoUring<Off>, Off>,
         run_probed: event_loop::run::<IoUring<On>, On>,
+        run_injecting: event_loop::run::<IoUring<Injecting>, Injecting>,
     },
     Model {
         name: "tokio_uring",
@@ -90,6 +97,7 @@ pub static MODELS: &[Model] = &[
         check: tokio_uring::check,
         run: task_per_connection::run::<Off>,
         run_probed: task_per_connection::run::<On>,
+        run_injecting: task_per_connection::run::<Injecting>,
     },
 ];
 

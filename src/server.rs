@@ -109,7 +109,7 @@ impl Server {
         };
         let (listeners, address) = bound.map_err(|error| StartError::Listen { address, error })?;
         let config = Arc::new(config);
-        let hub = Arc::new(Hub::new(config.connections));
+        let hub = Arc::new(Hub::new(config.connections).with_injection(config.injection));
         let threads = start_threads(&config)?;
         let (tell_ended, ended) = sync_channel(config.cores.len());
         let mut server = Server {
@@ -139,8 +139,11 @@ impl Server {
                         tracing::warn!(core, "the shard could not be pinned to its core");
                     }
                     let model = shard.config.model;
-                    let probed = shard.config.probed;
-                    let run = if probed { model.run_probed } else { model.run };
+                    let run = match (shard.config.injection, shard.config.probed) {
+                        (Some(_), _) => model.run_injecting,
+                        (None, true) => model.run_probed,
+                        (None, false) => model.run,
+                    };
                     let ended = catch_unwind(AssertUnwindSafe(|| run(shard)));
                     let _ = tell_ended.send(ended.unwrap_or(Err(ShardError::Panicked { core })));
                 })

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::http;
 use crate::io::{Counts, CountsSnapshot, Listener, Waker};
-use crate::measure::probe::{self, Probe, StageNs, StageTimes};
+use crate::measure::probe::{self, Injection, Probe, StageNs, StageTimes};
 use crate::offload::{Inline, Offload, Remote, Threads, Wake};
 use crate::pool::Pool;
 use crate::sandbox::{Handler, LoadError, Sandbox, ShardSandbox};
@@ -117,6 +117,7 @@ pub struct Hub {
     stage: AtomicU8,
     connections: AtomicUsize,
     limit: usize,
+    injection: Option<Injection>,
     books: Mutex<Books>,
 }
 
@@ -141,6 +142,8 @@ pub struct Book {
     pub served: Arc<Served>,
     /// Where its time went, if that is recorded.
     pub stages: Arc<StageTimes>,
+    /// Work to be put into one of those stages.
+    injection: Option<Injection>,
     /// The thread's id, once it has begun.
     thread: AtomicI32,
 }
@@ -150,7 +153,7 @@ impl Book {
     pub fn begin<P: Probe>(&self) {
         self.thread
             .store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
-        probe::begin::<P>(&self.stages);
+        probe::begin::<P>(&self.stages, self.injection);
     }
 }
 
@@ -206,8 +209,15 @@ impl Hub {
             stage: AtomicU8::new(Stage::Running as u8),
             connections: AtomicUsize::new(0),
             limit,
+            injection: None,
             books: Mutex::default(),
         }
+    }
+
+    /// The same, with work to be put into a stage of every thread whose book is opened.
+    #[must_use]
+    pub fn with_injection(self, injection: Option<Injection>) -> Self {
+        Self { injection, ..self }
     }
 
     /// The stage in force. Cheap enough for every turn.
@@ -239,7 +249,10 @@ impl Hub {
 
     /// A book for the calling thread.
     pub fn open_book(&self) -> Arc<Book> {
-        let book = Arc::new(Book::default());
+        let book = Arc::new(Book {
+            injection: self.injection,
+            ..Book::default()
+        });
         self.books().open.push(book.clone());
         book
     }

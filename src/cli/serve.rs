@@ -13,7 +13,7 @@ use crate::config::{self, Config, ConfigError};
 use crate::control;
 use crate::descriptors;
 use crate::layout::Layout;
-use crate::measure::probe;
+use crate::measure::probe::{self, Injection};
 use crate::models::{self, MODELS};
 use crate::offload::Policy;
 use crate::sandbox::{Isolation, Source};
@@ -102,6 +102,9 @@ pub struct Arguments {
     /// Record where the time goes
     #[arg(long, hide = true)]
     probed: bool,
+    /// Puts so many nanoseconds of work for each request into a stage, as the ledger calls it
+    #[arg(long, hide = true, value_name = "STAGE=NS")]
+    inject: Option<Injection>,
     /// List the guest's functions for perf, in /tmp/perf-PID.map
     #[arg(long, hide = true)]
     perf_map: bool,
@@ -119,7 +122,7 @@ pub fn run(arguments: &Arguments) -> Exit {
     if let Some(Err(error)) = arguments.share.as_ref().map(|_| end_with_parent()) {
         return fail(Exit::HostCannot, error);
     }
-    if arguments.probed {
+    if arguments.probed || arguments.inject.is_some() {
         probe::calibrate();
     }
     let mut config = match arguments.config() {
@@ -310,6 +313,10 @@ impl Arguments {
         }
         config.drain = self.drain.into();
         config.probed = self.probed;
+        config.injection = self.inject.map(|injection| Injection {
+            recorded: self.probed,
+            ..injection
+        });
         config.http.target_bytes = self.target.as_u64() as usize;
         config.http.head_bytes = self.head.as_u64() as usize;
         config.http.body_bytes = self.body.as_u64() as usize;

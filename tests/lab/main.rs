@@ -21,6 +21,7 @@
 //! | `layouts` | a process for each core: sums, shares, and how such a server ends |
 //! | `figures` | what it says about itself |
 //! | `measuring` | `compare` and `load`: what they store, refuse, and how they end |
+//! | `injection` | work put into a stage, found in its row (soak only) |
 //! | `ledger` | the blocks of the ledgers, and the kernel's counts beside the program's |
 //! | `profile` | flame graphs, and what is said where there can be none |
 //! | `regressions` | bugs that were found once, each by what showed it |
@@ -41,6 +42,7 @@ mod drain;
 mod figures;
 mod guests;
 mod identical;
+mod injection;
 mod inspect;
 mod layouts;
 mod ledger;

@@ -1,0 +1,258 @@
+//! Divides a thread's time among stages: the counter between two readings, the CPU clock where the
+//! thread may sleep.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Stage;
+use super::ticks::{ns_to_ticks, ticks, ticks_to_ns};
+use crate::measure::counter::Counter;
+use crate::measure::cpu_clock;
+
+/// Where the time comes from: the thread's, or a test's.
+pub(super) trait Clocks {
+    /// The counter, which counts sleep too.
+    fn ticks(&mut self) -> u64;
+
+    /// The calling thread's CPU time, in nanoseconds.
+    fn cpu_ns(&mut self) -> u64;
+
+    /// Works for at least so many ticks; says for how many.
+    fn spin(&mut self, ticks: u64) -> u64 {
+        let start = self.ticks();
+        loop {
+            let spent = self.ticks().saturating_sub(start);
+            if spent >= ticks {
+                return spent;
+            }
+        }
+    }
+}
+
+/// The calling thread's clocks.
+pub(super) struct OfThread;
+
+impl Clocks for OfThread {
+    #[inline(always)]
+    fn ticks(&mut self) -> u64 {
+        ticks()
+    }
+
+    fn cpu_ns(&mut self) -> u64 {
+        cpu_clock::thread_ns()
+    }
+}
+
+/// Time of each stage of one thread, in ticks of its clock; one thread writes, any may read.
+#[derive(Debug, Default)]
+pub struct StageTimes {
+    ticks: [Counter; Stage::ALL.len()],
+    /// Times that a stage was entered.
+    entered: [Counter; Stage::ALL.len()],
+    /// Nanoseconds from the thread's CPU clock, for the stages in which it may sleep.
+    cpu_ns: [Counter; Stage::ALL.len()],
+}
+
+/// Nanoseconds of each stage, in the order of [`Stage::ALL`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageNs {
+    /// Time.
+    pub ns: [u64; Stage::ALL.len()],
+    /// Times entered.
+    pub entered: [u64; Stage::ALL.len()],
+}
+
+impl StageTimes {
+    /// The times now.
+    pub fn snapshot(&self) -> StageNs {
+        let mut snapshot = StageNs::default();
+        for (at, stage) in Stage::ALL.iter().enumerate() {
+            snapshot.ns[at] = if stage.may_sleep() {
+                self.cpu_ns[at].get()
+            } else {
+                ticks_to_ns(self.ticks[at].get())
+            };
+            snapshot.entered[at] = self.entered[at].get();
+        }
+        snapshot
+    }
+}
+
+impl StageNs {
+    /// What came since `earlier`. A stage that was cut by the earlier reading counts from there.
+    pub fn since(&self, earlier: &StageNs) -> StageNs {
+        self.each(earlier, u64::saturating_sub)
+    }
+
+    /// Both together.
+    pub fn plus(&self, other: &StageNs) -> StageNs {
+        self.each(other, u64::wrapping_add)
+    }
+
+    fn each(&self, other: &StageNs, with: impl Fn(u64, u64) -> u64) -> StageNs {
+        let zip = |a: &[u64], b: &[u64]| std::array::from_fn(|at| with(a[at], b[at]));
+        StageNs {
+            ns: zip(&self.ns, &other.ns),
+            entered: zip(&self.entered, &other.entered),
+        }
+    }
+}
+
+/// Divides a thread's time among stages.
+pub(super) struct StageClock<C> {
+    clocks: C,
+    times: Arc<StageTimes>,
+    stage: Stage,
+    since_ticks: u64,
+    /// The CPU clock when the thread last fell asleep or woke.
+    since_cpu_ns: u64,
+    /// What reading the CPU clock takes.
+    reading_ns: u64,
+    /// Ticks since the thread last woke.
+    awake_ticks: u64,
+    /// The longest stretch in one stage since then.
+    longest: (Stage, u64),
+}
+
+impl<C: Clocks> StageClock<C> {
+    pub(super) fn new(mut clocks: C, times: Arc<StageTimes>) -> Self {
+        let reading_ns = reading_ns(&mut clocks);
+        Self {
+            times,
+            stage: Stage::Loop,
+            since_ticks: clocks.ticks(),
+            since_cpu_ns: clocks.cpu_ns(),
+            clocks,
+            reading_ns,
+            awake_ticks: 0,
+            longest: (Stage::Loop, 0),
+        }
+    }
+
+    #[inline]
+    pub(super) fn enter(&mut self, stage: Stage) -> Stage {
+        if self.stage.may_sleep() || stage.may_sleep() {
+            return self.cross_sleep(stage);
+        }
+        let now = self.clocks.ticks();
+        self.switch(stage, now)
+    }
+
+    /// Ends the stage at `now` and begins the next.
+    #[inline]
+    fn switch(&mut self, stage: Stage, now: u64) -> Stage {
+        let before = std::mem::replace(&mut self.stage, stage);
+        let stretch = now.saturating_sub(self.since_ticks);
+        self.times.ticks[before as usize].add(stretch);
+        self.awake_ticks += stretch;
+        if stretch > self.longest.1 {
+            self.longest = (before, stretch);
+        }
+        self.times.entered[stage as usize].add(1);
+        self.since_ticks = now;
+        before
+    }
+
+    /// Into or out of a stage that may sleep: the CPU clock is read on the inner side, so that its
+    /// own cost falls on this stage and not on the thread's work.
+    fn cross_sleep(&mut self, stage: Stage) -> Stage {
+        let (now, cpu_ns) = if self.stage.may_sleep() {
+            let cpu_ns = self.clocks.cpu_ns();
+            (self.clocks.ticks(), cpu_ns)
+        } else {
+            let now = self.clocks.ticks();
+            (now, self.clocks.cpu_ns())
+        };
+        let used_ns = cpu_ns.saturating_sub(self.since_cpu_ns);
+        self.since_cpu_ns = cpu_ns;
+        let slept = self.stage.may_sleep();
+        let before = self.switch(stage, now);
+        if slept {
+            // Half of the reading at each end lies within, as a whole: one of the two.
+            self.times.cpu_ns[before as usize].add(used_ns.saturating_sub(self.reading_ns));
+            self.times.ticks[Stage::Recording as usize].add(ns_to_ticks(2 * self.reading_ns));
+        } else {
+            self.take_back_preemption(used_ns);
+        }
+        self.awake_ticks = 0;
+        self.longest = (stage, 0);
+        before
+    }
+
+    /// The thread was awake for `awake_ticks` by the counter, and ran for `used_ns`.
+    fn take_back_preemption(&mut self, used_ns: u64) {
+        let excess_ns = ticks_to_ns(self.awake_ticks).saturating_sub(used_ns);
+        if excess_ns > PREEMPTION_NS {
+            let excess = ns_to_ticks(excess_ns).min(self.longest.1);
+            self.times.ticks[self.longest.0 as usize].add(excess.wrapping_neg());
+        }
+    }
+}
+
+/// What reading the CPU clock takes, in nanoseconds of that clock: the least of many times.
+fn reading_ns(clocks: &mut impl Clocks) -> u64 {
+    let pair = |_| {
+        let first = clocks.cpu_ns();
+        clocks.cpu_ns() - first
+    };
+    (0..100).map(pair).min().unwrap_or(0)
+}
+
+/// What the two clocks may differ by without anybody having been preempted, in nanoseconds: they
+/// are not read in one instant.
+const PREEMPTION_NS: u64 = 500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clock() -> StageClock<OfThread> {
+        StageClock::new(OfThread, Arc::default())
+    }
+
+    #[test]
+    fn every_tick_belongs_to_one_stage() {
+        let mut clock = clock();
+        let start = clock.since_ticks;
+        assert_eq!(clock.switch(Stage::Http, start + 10), Stage::Loop);
+        assert_eq!(clock.switch(Stage::Guest, start + 30), Stage::Http);
+        assert_eq!(clock.switch(Stage::Http, start + 530), Stage::Guest);
+        assert_eq!(clock.switch(Stage::Loop, start + 535), Stage::Http);
+        let ticks = |stage: Stage| clock.times.ticks[stage as usize].get();
+        assert_eq!(ticks(Stage::Loop), 10);
+        assert_eq!(ticks(Stage::Http), 25);
+        assert_eq!(ticks(Stage::Guest), 500);
+        assert_eq!(
+            Stage::ALL.iter().map(|stage| ticks(*stage)).sum::<u64>(),
+            535
+        );
+    }
+
+    #[test]
+    fn sleep_is_not_counted() {
+        let mut clock = clock();
+        clock.enter(Stage::EpollWait);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        clock.enter(Stage::Loop);
+        let waited = clock.times.snapshot().ns[Stage::EpollWait as usize];
+        assert!(waited < 50_000_000, "{waited} ns of CPU in 100 ms of sleep");
+        assert!(waited > 0, "falling asleep takes some");
+    }
+
+    #[test]
+    fn a_preemption_is_taken_from_where_it_was() {
+        let mut clock = clock();
+        let start = clock.since_ticks;
+        let ms = ns_to_ticks(1_000_000);
+        clock.switch(Stage::Http, start);
+        clock.switch(Stage::Guest, start + ms);
+        // In the guest for 10 ms, of which the thread ran 2.
+        clock.switch(Stage::Loop, start + 11 * ms);
+        clock.take_back_preemption(3_000_000);
+        let ns = clock.times.snapshot().ns;
+        let near = |stage: Stage, expected: u64| ns[stage as usize].abs_diff(expected) < 1000;
+        assert!(near(Stage::Guest, 2_000_000), "{ns:?}");
+        assert!(near(Stage::Http, 1_000_000), "{ns:?}");
+    }
+}

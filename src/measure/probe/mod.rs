@@ -1,0 +1,209 @@
+//! What to record of where a thread's time goes: nothing, or the time of each stage.
+//!
+//! A probe is a type, not a value. [`Off`] has empty functions, which compile to nothing; [`On`]
+//! keeps a clock in a thread-local; [`Injecting`] puts work into a stage besides, to see whether the
+//! ledger finds it. Code under measurement says which stage it enters and goes back
+//! to the one before, so every moment belongs to exactly one stage and the stages sum to the whole.
+//!
+//! The clock is the time-stamp counter where the processor has one that neither stops nor changes
+//! its rate (`constant_tsc` and `nonstop_tsc` in /proc/cpuinfo), and CLOCK_MONOTONIC elsewhere. It
+//! counts sleep too. So stages in which a thread may sleep ([`Stage::may_sleep`]) are taken from the
+//! thread's CPU clock instead, which costs a system call at each end, but only once a turn.
+//!
+//! Between two such readings the thread may be preempted, and the counter counts that too. The CPU
+//! clock tells by how much it went too far; the excess is taken from the longest single stretch,
+//! where the preemption most likely was.
+
+mod clock;
+mod inject;
+mod ticks;
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use clock::{OfThread, StageClock};
+use inject::Injector;
+
+pub use clock::{StageNs, StageTimes};
+pub use inject::Injection;
+pub use ticks::{calibrate, check};
+
+macro_rules! stages {
+    ($($(#[$doc:meta])* $stage:ident = $name:literal $(, $sleeps:ident)?;)*) => {
+        /// A row of the time ledger.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[repr(u8)]
+        pub enum Stage { $($(#[$doc])* $stage,)* }
+
+        impl Stage {
+            /// Every stage, in the order of the ledger.
+            pub const ALL: &[Stage] = &[$(Stage::$stage,)*];
+
+            /// As the ledger calls it.
+            pub fn name(self) -> &'static str {
+                match self { $(Stage::$stage => $name,)* }
+            }
+
+            /// Whether a thread may sleep in it.
+            pub fn may_sleep(self) -> bool {
+                match self { $(Stage::$stage => stages!(@sleeps $($sleeps)?),)* }
+            }
+        }
+    };
+    (@sleeps sleeps) => { true };
+    (@sleeps) => { false };
+}
+
+stages! {
+    /// The handler's own code.
+    Guest = "guest";
+    /// Into and out of the sandbox: leases, instances, checks of what the guest answered.
+    Sandbox = "sandbox";
+    /// Requests copied into the guest's memory, parts carried over.
+    Copy = "copies";
+    /// Requests parsed, answers written.
+    Http = "HTTP";
+    /// Sessions, buffers, the loop itself.
+    Loop = "loop, session";
+    /// accept4(2).
+    Accept = "accept4";
+    /// recv(2) on a socket that does not block.
+    Receive = "recv";
+    /// send(2) on a socket that does not block.
+    Send = "send";
+    /// recv(2) on a socket that blocks.
+    BlockingReceive = "recv (blocking)", sleeps;
+    /// send(2) on a socket that blocks. It seldom does; when it does, that is taken back as a
+    /// preemption would be.
+    BlockingSend = "send (blocking)";
+    /// epoll_wait(2).
+    EpollWait = "epoll_wait", sleeps;
+    /// epoll_ctl(2).
+    EpollControl = "epoll_ctl";
+    /// io_uring_enter(2), taking entries in: sends are done here.
+    EnterSubmit = "io_uring_enter, submit";
+    /// io_uring_enter(2), waiting and doing task work: receives are done here.
+    EnterWait = "io_uring_enter, wait + task work", sleeps;
+    /// read(2) of a signalfd.
+    SignalRead = "read (signalfd)", sleeps;
+    /// poll(2).
+    Poll = "poll", sleeps;
+    /// An async runtime, between two tasks of ours: its scheduler, its ring, its epoll.
+    Runtime = "async runtime", sleeps;
+    /// What else is asked of the kernel: timers, shutdown, close, threads.
+    OtherCalls = "other calls";
+    /// Reading the CPU clock, which is a system call: what recording takes for itself.
+    Recording = "reading the CPU clock";
+}
+
+/// What to record.
+pub trait Probe: 'static {
+    /// Whether anything is recorded.
+    const ON: bool;
+
+    /// The thread's time belongs to `stage` from now on; returns the stage it belonged to.
+    fn enter(stage: Stage) -> Stage;
+
+    /// Runs `work` in `stage`.
+    #[inline(always)]
+    fn within<R>(stage: Stage, work: impl FnOnce() -> R) -> R {
+        let before = Self::enter(stage);
+        let result = work();
+        Self::enter(before);
+        result
+    }
+}
+
+/// Records nothing and costs nothing.
+pub struct Off;
+
+impl Probe for Off {
+    const ON: bool = false;
+
+    #[inline(always)]
+    fn enter(stage: Stage) -> Stage {
+        stage
+    }
+}
+
+/// Records the time of each stage of this thread, once [`begin`] was called on it.
+pub struct On;
+
+impl Probe for On {
+    const ON: bool = true;
+
+    #[inline]
+    fn enter(stage: Stage) -> Stage {
+        CLOCK.with_borrow_mut(|clock| match clock {
+            Some(clock) => clock.enter(stage),
+            None => stage,
+        })
+    }
+}
+
+/// As [`On`], and does the work of an [`Injection`] in its stage.
+pub struct Injecting;
+
+impl Probe for Injecting {
+    const ON: bool = true;
+
+    fn enter(stage: Stage) -> Stage {
+        On::enter(stage);
+        INJECTOR.with_borrow_mut(|injector| match injector {
+            Some(injector) => injector.enter(stage, &mut OfThread),
+            None => stage,
+        })
+    }
+}
+
+thread_local! {
+    static CLOCK: RefCell<Option<StageClock<OfThread>>> = const { RefCell::new(None) };
+    static INJECTOR: RefCell<Option<Injector>> = const { RefCell::new(None) };
+}
+
+/// The calling thread's time is recorded in `times` from now on, if `P` records at all; and the work
+/// of `injection` is done on it, if `P` does that.
+pub fn begin<P: Probe>(times: &Arc<StageTimes>, injection: Option<Injection>) {
+    if P::ON && injection.is_none_or(|injection| injection.recorded) {
+        CLOCK.set(Some(StageClock::new(OfThread, times.clone())));
+    }
+    INJECTOR.set(injection.map(Injector::new));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_that_is_off_has_no_size_and_no_state() {
+        assert_eq!(size_of::<Off>(), 0);
+        assert_eq!(Off::enter(Stage::Guest), Stage::Guest);
+        assert_eq!(
+            On::enter(Stage::Guest),
+            Stage::Guest,
+            "not begun on this thread"
+        );
+    }
+
+    #[test]
+    fn a_stage_within_a_stage_gives_the_time_back() {
+        let times = Arc::new(StageTimes::default());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                begin::<On>(&times, None);
+                let result = On::within(Stage::Http, || On::within(Stage::Guest, || 7));
+                assert_eq!(result, 7);
+                assert_eq!(On::enter(Stage::Loop), Stage::Loop, "back where it began");
+            });
+        });
+        let entered = times.snapshot().entered;
+        assert_eq!(entered[Stage::Guest as usize], 1);
+        assert_eq!(
+            entered[Stage::Http as usize],
+            2,
+            "entered, and come back to"
+        );
+    }
+}
