@@ -4,8 +4,9 @@
 use crate::io::epoll::Epoll;
 use crate::io::io_uring::IoUring;
 use crate::io::nonblocking::Nonblocking;
+use crate::io::null::Null;
 use crate::io::signal::SignalDriven;
-use crate::io::{blocking, epoll, io_uring, nonblocking, signal, tokio_uring};
+use crate::io::{blocking, epoll, io_uring, nonblocking, null, signal, tokio_uring};
 use crate::measure::probe::{Injecting, Off, On};
 use crate::shard::{Shard, ShardError};
 use crate::{event_loop, task_per_connection, thread_per_connection};
@@ -41,6 +42,8 @@ pub enum Shape {
     /// An async runtime's, with a task for each connection: what it asks of the kernel by itself is
     /// in no count of the program's.
     RuntimeOwned,
+    /// ringlab's own loop, over a driver without a kernel: it has no clients and no arrivals.
+    SelfDriven,
 }
 
 /// Every model, in the order in which tables show them.
@@ -98,6 +101,15 @@ pub static MODELS: &[Model] = &[
         run: task_per_connection::run::<Off>,
         run_probed: task_per_connection::run::<On>,
         run_injecting: task_per_connection::run::<Injecting>,
+    },
+    Model {
+        name: "null",
+        sentence: "No kernel: canned requests in, answers thrown away. What the lab itself costs.",
+        shape: Shape::SelfDriven,
+        check: null::check,
+        run: event_loop::run::<Null<Off>, Off>,
+        run_probed: event_loop::run::<Null<On>, On>,
+        run_injecting: event_loop::run::<Null<Injecting>, Injecting>,
     },
 ];
 

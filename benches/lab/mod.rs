@@ -1,7 +1,7 @@
 //! What the benches of whole servers share: which cores they use, and a server for each I/O model.
 
 use ringlab::config::{self, Config};
-use ringlab::models::MODELS;
+use ringlab::models::{MODELS, Shape};
 use ringlab::sandbox::Source;
 use ringlab::server::Server;
 
@@ -31,6 +31,14 @@ impl Cores {
 pub fn start(cores: &Cores) -> Vec<(&'static str, Server)> {
     let mut servers = Vec::new();
     for model in MODELS {
+        // They share a core: one that never sleeps would take it from the others.
+        if model.shape == Shape::SelfDriven || model.name == "nonblocking" {
+            eprintln!(
+                "{}: only `ringlab compare` runs it, alone on its core",
+                model.name
+            );
+            continue;
+        }
         if let Err(reason) = (model.check)() {
             eprintln!("{}: skipped: {reason}", model.name);
             continue;

@@ -12,9 +12,10 @@ use crate::cluster::{Cluster, ClusterError, Share};
 use crate::config::{self, Config, ConfigError};
 use crate::control;
 use crate::descriptors;
+use crate::io::null;
 use crate::layout::Layout;
 use crate::measure::probe::{self, Injection};
-use crate::models::{self, MODELS};
+use crate::models::{self, MODELS, Shape};
 use crate::offload::Policy;
 use crate::sandbox::{Isolation, Source};
 use crate::server::Server;
@@ -105,6 +106,9 @@ pub struct Arguments {
     /// Puts so many nanoseconds of work for each request into a stage, as the ledger calls it
     #[arg(long, hide = true, value_name = "STAGE=NS")]
     inject: Option<Injection>,
+    /// What the connections of `null` ask for
+    #[arg(long, hide = true, value_name = "PATH")]
+    canned: Option<String>,
     /// List the guest's functions for perf, in /tmp/perf-PID.map
     #[arg(long, hide = true)]
     perf_map: bool,
@@ -129,6 +133,19 @@ pub fn run(arguments: &Arguments) -> Exit {
         Ok(config) => config,
         Err(error) => return fail(exit_for(error.is_the_hosts()), error),
     };
+    if config.model.shape == Shape::SelfDriven {
+        if !arguments.control {
+            return fail(
+                Exit::BadInput,
+                format_args!(
+                    "{} takes no connections; measure it with `ringlab compare --model epoll,{0}`",
+                    config.model.name
+                ),
+            );
+        }
+        let path = arguments.canned.as_deref().unwrap_or("/");
+        null::set_request(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes());
+    }
     if arguments.is_parent() {
         return run_cluster(arguments, config, signals);
     }

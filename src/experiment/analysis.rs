@@ -232,6 +232,7 @@ fn row(plan: &Plan, own: &[&Block], arm: &Arm, load: Load) -> Row {
         claim: None,
         throughput: medians(&|block| Some(block.throughput())).unwrap_or(0.0),
         client_limited: load == Load::Saturation
+            && arm.has_clients()
             && busy.is_some_and(|busy| busy < 1.0 - IDLE_LIMIT),
         latency_ns_p50: percentile(0.5),
         latency_ns_p99: percentile(0.99),

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -15,11 +15,14 @@ use super::child::Server;
 use super::counts;
 use super::plan::{Arm, Load, Plan};
 use crate::control::{HELPERS, Report};
-use crate::load::{self, Arrivals, Mode, Observer, Progress, Severity, Target};
+use crate::load::{self, Arrivals, Mode, Observer, Phase, Progress, Severity, Target};
 use crate::measure::cpu_clock::non_idle;
 use crate::measure::noise::{Mark, Noise, Snapshot};
 use crate::measure::perf::{Counted, Counters, Selection};
 use crate::measure::reading::Reading;
+
+/// How often an observer without a generator looks, about as often as one with it.
+const TICK: Duration = Duration::from_millis(50);
 
 /// What was measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -207,8 +210,14 @@ pub fn run(
     limits: &crate::measure::noise::Limits,
     stop: &Arc<AtomicBool>,
 ) -> Result<Block, ExperimentError> {
-    let recorder = (place.pass == Pass::Time).then_some("--probed");
-    let mut server = Server::start(arm, &plan.server_cores, recorder, stop)?;
+    let mut options = Vec::new();
+    if place.pass == Pass::Time {
+        options.push("--probed");
+    }
+    if !arm.has_clients() {
+        options.extend(["--canned", &plan.path]);
+    }
+    let mut server = Server::start(arm, &plan.server_cores, &options, stop)?;
     let mut work = saturation(plan, server.address());
     work.seed = plan.seed.wrapping_add(place.round as u64);
     if place.load == Load::EqualRate {
@@ -236,7 +245,12 @@ pub fn run(
         closed: None,
         memory_bytes: no_memory(),
     };
-    let outcome = load::run(&work, stop, &mut watch)?;
+    let outcome = if arm.has_clients() {
+        Some(load::run(&work, stop, &mut watch)?)
+    } else {
+        watch_alone(&work, stop, &mut watch);
+        None
+    };
     let whole = watch.server.report()?;
     let (Some(opened), Some(closed)) = (watch.opened, watch.closed) else {
         return Err(ExperimentError::Server {
@@ -266,11 +280,14 @@ pub fn run(
             .half_way
             .map(|half_way| half_way.since(&opened.report)),
         machine_ns,
-        client: client(&outcome, whole.figures.served.answered),
+        client: match &outcome {
+            Some(outcome) => client(outcome, whole.figures.served.answered),
+            None => no_client(whole.figures.served.answered, stop),
+        },
         marks: limits.marks(&noise),
         noise,
         memory_bytes: watch.memory_bytes,
-        latency: outcome.latency,
+        latency: outcome.map_or_else(empty, |outcome| outcome.latency),
     })
 }
 
@@ -311,6 +328,52 @@ fn client(outcome: &load::Outcome, seen_by_server: u64) -> Client {
         events_per_wait: outcome.events_per_wait(),
         invalid,
         partial: outcome.is_partial(),
+    }
+}
+
+/// Lets a server that has its requests in itself run for as long as others are loaded.
+fn watch_alone(work: &load::Plan, stop: &AtomicBool, watch: &mut Watch) {
+    let started = Instant::now();
+    let planned = work.warm_up + work.duration;
+    let progress = |phase| Progress {
+        phase,
+        elapsed: started.elapsed(),
+        planned,
+        sent: 0,
+        answered: 0,
+        failed: 0,
+        open_connections: 0,
+        latency_ns_p50: None,
+        latency_ns_p99: None,
+    };
+    let until = |time: Duration, phase, watch: &mut Watch| {
+        while started.elapsed() < time && !stop.load(Ordering::Relaxed) {
+            watch.tick(&progress(phase));
+            thread::sleep(TICK.min(time.saturating_sub(started.elapsed())));
+        }
+    };
+    until(work.warm_up, Phase::WarmUp, watch);
+    watch.window_opens(&progress(Phase::Window));
+    until(planned, Phase::Window, watch);
+    watch.window_closes(&progress(Phase::Window));
+}
+
+/// Of a server that has its requests in itself.
+fn no_client(answered: u64, stop: &AtomicBool) -> Client {
+    Client {
+        sent: answered,
+        answered,
+        failed: 0,
+        seen_by_server: answered,
+        unsent: 0,
+        latency_ns_p50: None,
+        latency_ns_p99: None,
+        pacing_error_ns_p99: None,
+        cpu_ns: 0,
+        switches: 0,
+        events_per_wait: None,
+        invalid: Vec::new(),
+        partial: stop.load(Ordering::Relaxed),
     }
 }
 

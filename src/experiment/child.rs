@@ -80,12 +80,12 @@ impl Output {
 }
 
 impl Server {
-    /// Starts this program anew as a server of `arm`, and returns when it listens. `recorder` is the
-    /// flag that makes it record something besides.
+    /// Starts this program anew as a server of `arm`, and returns when it listens. `options` are
+    /// what its command line has besides.
     pub(super) fn start(
         arm: &Arm,
         cores: &[usize],
-        recorder: Option<&str>,
+        options: &[&str],
         stop: &Arc<AtomicBool>,
     ) -> Result<Server, ExperimentError> {
         let failed = |what: String| ExperimentError::Server {
@@ -102,7 +102,7 @@ impl Server {
             .args(["--layout", &arm.layout])
             // Shared out over processes of unequal luck, none of which should refuse anybody.
             .args(["--connections", &(CONNECTIONS * cores.len()).to_string()])
-            .args(recorder)
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -36,6 +36,13 @@ impl Arm {
     }
 }
 
+impl Arm {
+    /// Whether it needs a generator: `null` has its requests in itself, as fast as it answers them.
+    pub fn has_clients(&self) -> bool {
+        models::find(&self.model).is_none_or(|model| model.shape != Shape::SelfDriven)
+    }
+}
+
 /// Under which load a block is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -156,7 +156,7 @@ fn one(
     paths: &Paths,
     stop: &Arc<AtomicBool>,
 ) -> Result<String, String> {
-    let server = Server::start(arm, &plan.server_cores, Some("--perf-map"), stop)
+    let server = Server::start(arm, &plan.server_cores, &["--perf-map"], stop)
         .map_err(|error| error.to_string())?;
     let pids: Vec<String> = server.pids().iter().map(i32::to_string).collect();
     let maps = pids.iter().map(|pid| format!("/tmp/perf-{pid}.map"));

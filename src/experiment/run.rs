@@ -80,7 +80,8 @@ impl Runner<'_> {
         self.pilot()?;
         self.rounds(Load::Saturation, self.plan.rounds, 0)?;
         self.until()?;
-        if self.plan.equal_rate_rounds > 0 && !self.stopped() {
+        let some_have_clients = self.runners.iter().any(Arm::has_clients);
+        if self.plan.equal_rate_rounds > 0 && some_have_clients && !self.stopped() {
             self.run.rate = self
                 .plan
                 .rate
@@ -117,6 +118,9 @@ impl Runner<'_> {
         let order = rounds(self.runners.len(), count, self.plan.seed);
         for (round, arms) in order.into_iter().enumerate().skip(from) {
             for arm in arms {
+                if !self.can_run(arm, load) {
+                    continue;
+                }
                 let place = Place {
                     arm,
                     load,
@@ -145,6 +149,9 @@ impl Runner<'_> {
                     continue;
                 };
                 for &arm in &arms {
+                    if !self.can_run(arm, *load) {
+                        continue;
+                    }
                     let mut passes = passes.clone();
                     if (round + arm) % 2 == 1 {
                         passes.reverse();
@@ -212,6 +219,11 @@ impl Runner<'_> {
         Ok((!block.client.partial || !self.stopped()).then_some(block))
     }
 
+    /// An arm without clients has no arrivals that could have a rate.
+    fn can_run(&self, arm: usize, load: Load) -> bool {
+        load == Load::Saturation || self.runners[arm].has_clients()
+    }
+
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
@@ -219,6 +231,7 @@ impl Runner<'_> {
     /// Half the capacity of the slowest arm, to two digits.
     fn half_the_slowest(&self) -> Option<f64> {
         let slowest = (0..self.plan.arms.len())
+            .filter(|&arm| self.can_run(arm, Load::EqualRate))
             .filter_map(|arm| {
                 let of_arm = self.run.blocks.iter().filter(|block| block.arm == arm);
                 median(&of_arm.map(Block::throughput).collect::<Vec<_>>())

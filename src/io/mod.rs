@@ -16,6 +16,7 @@ pub mod epoll;
 pub mod io_uring;
 pub mod listener;
 pub mod nonblocking;
+pub mod null;
 mod provided_buffers;
 mod readiness;
 mod ring;

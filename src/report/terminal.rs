@@ -125,7 +125,9 @@ fn cells(row: &Row) -> [String; 9] {
         Err(_) => (absent(), String::new()),
     };
     let throughput = count(row.throughput);
-    let throughput = if row.client_limited {
+    let throughput = if row.blocks == 0 {
+        absent()
+    } else if row.client_limited {
         // In two lines: the table has 80 columns.
         format!("≥ {throughput}\n(client-limited)")
     } else {

@@ -729,6 +729,58 @@ fn a_run_of_an_unlike_host_is_said_first() {
     assert!(!out.contains("single run"), "{out}");
 }
 
+/// It answers requests of its own, so there is no rate to offer it.
+#[test]
+fn null_is_measured_without_a_generator_and_has_no_equal_rate() {
+    let folder = Folder::new();
+    let json = folder.path("result.json");
+    let rounds = [
+        "--model",
+        "epoll,null",
+        "--rounds",
+        "2",
+        "--equal-rate-rounds",
+        "1",
+        "--ledger-rounds",
+        "1",
+        "--path",
+        "/?n=7",
+        "--handler",
+        "count",
+    ];
+    compare(&json, &rounds).expect_done(0);
+    let experiment = stored(&json);
+    let [saturation, equal_rate] = &experiment.analysis.tables[..] else {
+        panic!("two loads were asked for");
+    };
+    let null = &saturation.rows[1];
+    assert!(null.throughput > 0.0 && null.cpu_ns.is_some());
+    assert!(!null.client_limited);
+    assert_eq!(null.system_calls, Some(0.0));
+    assert_eq!(
+        (equal_rate.rows[1].blocks, equal_rate.rows[1].cpu_ns),
+        (0, None)
+    );
+    for block in experiment.blocks.iter().filter(|block| block.arm == 1) {
+        assert_eq!(block.load, Load::Saturation);
+        assert_eq!(block.client.failed, 0);
+        assert_eq!(block.server.figures.served.failed, 0);
+    }
+}
+
+#[test]
+fn null_is_not_served_by_hand() {
+    let output = Command::new(PROGRAM)
+        .args(["serve", "--model", "null", "--listen", "127.0.0.1:0"])
+        .output()
+        .expect("the program can be started");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    for word in ["null takes no connections", "ringlab compare"] {
+        assert!(error.contains(word), "{word:?} is not in {error:?}");
+    }
+}
+
 /// A server that hangs keeps the program waiting, so that the second signal finds it there.
 #[test]
 fn a_second_signal_ends_it_at_once() {

@@ -14,6 +14,7 @@
 //! clock tells by how much it went too far; the excess is taken from the longest single stretch,
 //! where the preemption most likely was.
 
+mod awake;
 mod clock;
 mod inject;
 mod ticks;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use clock::{OfThread, StageClock};
 use inject::Injector;
 
+pub use awake::Awake;
 pub use clock::{StageNs, StageTimes};
 pub use inject::Injection;
 pub use ticks::{calibrate, check};
