@@ -8,6 +8,7 @@ use crate::http;
 use crate::measure::probe::Injection;
 use crate::models::{self, Model};
 use crate::offload::Policy;
+use crate::routes::{self, Route};
 use crate::sandbox::{self, Handler, Isolation, LoadError, Source};
 use crate::session::Timeouts;
 
@@ -26,8 +27,10 @@ pub struct Config {
     pub worker_cores: Vec<usize>,
     /// Requests that may wait for a worker, or have a thread of their own, at a time.
     pub queue: usize,
-    /// What runs.
+    /// What runs, where there are no routes.
     pub handler: Source,
+    /// What runs for which paths; none: one handler for everything.
+    pub routes: Vec<Route>,
     /// One pinned thread for each.
     pub cores: Vec<usize>,
     /// Where to listen; port 0 is chosen by the kernel.
@@ -85,6 +88,12 @@ pub enum ConfigError {
     /// The handler.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A path twice.
+    #[error("the path {0} has two routes; name each path once")]
+    PathTwice(String),
+    /// More routes than there may be.
+    #[error("{0} routes are more than the {most} of a server; serve the others at another port", most = routes::MOST)]
+    TooManyRoutes(usize),
     /// Fewer descriptors than the least a server needs.
     #[error(
         "this process may open {allowed} descriptors, and a server needs at least {needed}; raise `ulimit -n`"
@@ -135,6 +144,7 @@ impl Config {
             worker_cores: Vec::new(),
             queue: 256,
             handler,
+            routes: Vec::new(),
             cores,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             joins: false,
@@ -148,13 +158,37 @@ impl Config {
         }
     }
 
-    /// Checks everything that can be checked before a socket is opened, and loads the handler.
+    /// Checks everything that can be checked before a socket is opened, and loads each route's
+    /// handler.
     ///
     /// # Errors
     /// The first thing that cannot be.
-    pub fn validate(&self) -> Result<Handler, ConfigError> {
+    pub fn validate(&self) -> Result<Vec<Handler>, ConfigError> {
         self.check_host()?;
-        Ok(Handler::load(&self.handler, self.isolation, &self.sandbox)?)
+        if self.routes.len() > routes::MOST {
+            return Err(ConfigError::TooManyRoutes(self.routes.len()));
+        }
+        for (nth, route) in self.routes.iter().enumerate() {
+            if self.routes[..nth].iter().any(|one| one.path == route.path) {
+                return Err(ConfigError::PathTwice(route.path.clone()));
+            }
+        }
+        let load = |handler, isolation| Ok(Handler::load(handler, isolation, &self.sandbox)?);
+        if self.routes.is_empty() {
+            return Ok(vec![load(&self.handler, self.isolation)?]);
+        }
+        let routes = self.routes.iter();
+        routes
+            .map(|route| load(&route.handler, route.isolation.unwrap_or(self.isolation)))
+            .collect()
+    }
+
+    /// Where and when each route's handlers run; one without routes has one for everything.
+    pub fn policies(&self) -> impl Iterator<Item = Policy> {
+        let all = self.routes.is_empty().then_some(self.offload);
+        let routes = self.routes.iter();
+        all.into_iter()
+            .chain(routes.map(|route| route.offload.unwrap_or(self.offload)))
     }
 
     /// Checks what is asked of the machine; the handler is left to others.

@@ -23,7 +23,7 @@ const DRAIN_SWEEP_MS: u64 = 10;
 pub fn run<D: Driver, P: Probe>(shard: Shard) -> Result<(), ShardError> {
     let book = shard.hub.open_book();
     book.begin::<P>();
-    let sandbox = shard.sandbox()?;
+    let handlers = shard.begin()?;
     let Shard {
         listener,
         config,
@@ -36,7 +36,7 @@ pub fn run<D: Driver, P: Probe>(shard: Shard) -> Result<(), ShardError> {
     let driver = D::open(listener, places, book.io.clone())
         .map_err(ShardError::at("opening the I/O model"))?;
     let wake = Wake::Driver(driver.waker());
-    let context = context::<P>(&config, sandbox, threads, wake, book.served.clone())?;
+    let context = context::<P>(&config, handlers, &threads, &wake, book.served.clone())?;
     let mut this = Loop {
         driver,
         sessions: Vec::new(),
@@ -106,6 +106,7 @@ impl<D: Driver, P: Probe> Loop<D, P> {
         let until_ns = if may_sleep { until_ns } else { Some(NOW_NS) };
         self.driver.wait(until_ns)?;
         self.clock.tick(&mut self.context);
+        self.context.take_over();
         while let Some((token, done)) = self.driver.next() {
             let entry = self
                 .sessions

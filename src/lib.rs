@@ -26,6 +26,7 @@
 //! | [`io`] | how bytes move: one file per model, behind one trait |
 //! | [`session`] | one connection's life, without I/O |
 //! | [`http`] | HTTP/1.1, without I/O |
+//! | [`routes`], [`handlers`] | which handler a request is for; a shard's handlers, exchanged while it serves |
 //! | [`offload`] | where and when a handler runs |
 //! | [`sandbox`] | what runs: engine, guest ABI, isolation, limits |
 //! | [`load`] | the load generator |
@@ -55,6 +56,7 @@ pub mod descriptors;
 pub mod desk;
 pub mod event_loop;
 pub mod experiment;
+pub mod handlers;
 mod hash;
 pub mod http;
 pub mod io;
@@ -65,6 +67,7 @@ pub mod models;
 pub mod offload;
 pub mod pool;
 pub mod report;
+pub mod routes;
 pub mod sandbox;
 pub mod served;
 pub mod server;

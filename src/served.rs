@@ -11,10 +11,13 @@ crate::measure::counter::counters! {
         closed,
         /// Requests answered by the handler, failed ones among them.
         answered,
-        /// Of those, answered 5xx or 413 because the handler failed or may not have the request.
+        /// Of those, answered 5xx, 404 or 413 because the handler failed, or there is none for the
+        /// path, or it may not have the request.
         failed,
         /// Of those, because the handler used up its CPU time.
         deadline_passed,
+        /// Of those, because no route covers the path.
+        no_route,
         /// Of those, because no thread was to be had for the handler.
         queue_full,
         /// Requests whose client left while a handler elsewhere worked on them; not answered.

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, ConfigError};
+use crate::handlers::Handlers;
 use crate::io::{Waker, listener};
 use crate::offload::{Policy, Spawn, Threads, Workers};
 use crate::sandbox::Handler;
@@ -95,11 +96,11 @@ impl Server {
     /// # Errors
     /// The first thing that went wrong; whatever had been started has ended again.
     pub fn start(config: Config) -> Result<Server, StartError> {
-        let handler = config.validate()?;
-        Self::start_loaded(config, &handler)
+        let loaded = config.validate()?;
+        Self::start_loaded(config, loaded.into())
     }
 
-    fn start_loaded(config: Config, handler: &Handler) -> Result<Server, StartError> {
+    fn start_loaded(config: Config, loaded: Arc<[Handler]>) -> Result<Server, StartError> {
         let address = config.listen;
         let shards = config.cores.len();
         let bound = if config.joins {
@@ -122,9 +123,11 @@ impl Server {
         };
         for (&core, listener) in config.cores.iter().zip(listeners) {
             let (ready, came_up) = sync_channel(1);
+            let handlers = Arc::new(Handlers::default());
             let shard = Shard {
                 listener,
-                handler: handler.clone(),
+                loaded: loaded.clone(),
+                handlers: handlers.clone(),
                 config: config.clone(),
                 hub: hub.clone(),
                 threads: threads.clone(),
@@ -239,21 +242,19 @@ impl Server {
     }
 }
 
-/// The threads that the policy needs besides the shards'.
+/// The threads that the policies need besides the shards'.
 fn start_threads(config: &Config) -> Result<Threads, StartError> {
     let stack_bytes = config.sandbox.thread_stack_bytes() + STACK_BYTES;
-    match config.offload {
-        Policy::Inline => Ok(Threads::None),
-        Policy::Spawn => Ok(Threads::Spawn(Spawn::new(config.queue, stack_bytes))),
-        Policy::Pool => Workers::start(
-            config.workers,
-            config.queue,
-            &config.worker_cores,
-            stack_bytes,
-        )
-        .map(Threads::Pool)
-        .map_err(|error| StartError::Worker { error }),
-    }
+    let asked = |policy| config.policies().any(|one| one == policy);
+    let pool = asked(Policy::Pool).then(|| {
+        let cores = &config.worker_cores;
+        Workers::start(config.workers, config.queue, cores, stack_bytes)
+            .map_err(|error| StartError::Worker { error })
+    });
+    Ok(Threads {
+        spawn: asked(Policy::Spawn).then(|| Spawn::new(config.queue, stack_bytes)),
+        pool: pool.transpose()?,
+    })
 }
 
 /// Reads a server's figures, or brings it down, from any thread.

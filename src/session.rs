@@ -15,6 +15,7 @@
 
 use std::marker::PhantomData;
 
+use crate::handlers::Seen;
 use crate::http::{self, Decoder, HeaderStorage, Reject, Step, Waiting};
 use crate::io::{Buf, Op, Token};
 use crate::measure::probe::{Probe, Stage};
@@ -76,6 +77,8 @@ impl Timeouts {
 pub struct Context<P: Probe> {
     /// Where and when handlers run.
     pub offload: Box<dyn Offload>,
+    /// Which handlers those are.
+    pub handlers: Seen,
     /// Bounds on requests.
     pub limits: http::Limits,
     /// Bounds on the client's time.
@@ -90,6 +93,18 @@ pub struct Context<P: Probe> {
     pub now_ms: u64,
     /// What is recorded of where the time goes.
     pub probe: PhantomData<P>,
+}
+
+impl<P: Probe> Context<P> {
+    /// Takes over handlers that were exchanged. Between two requests, or two turns of them.
+    #[inline]
+    pub fn take_over(&mut self) {
+        if let Some(handlers) = self.handlers.look() {
+            for (route, handler) in handlers.iter().enumerate() {
+                self.offload.replace(route, handler);
+            }
+        }
+    }
 }
 
 /// One connection.

@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::handlers::{Handlers, Seen};
 use crate::http;
 use crate::io::{Counts, CountsSnapshot, Listener, Waker};
 use crate::measure::probe::{self, Injection, Probe, StageNs, StageTimes};
-use crate::offload::{Inline, Offload, Remote, Threads, Wake};
+use crate::offload::{Inline, Offload, Policy, Remote, Routed, Threads, Wake};
 use crate::pool::Pool;
+use crate::routes::Table;
 use crate::sandbox::{Handler, LoadError, Sandbox, ShardSandbox};
 use crate::served::{Served, ServedSnapshot};
 use crate::session::Context;
@@ -25,8 +27,10 @@ pub const SPARE_CONNECTIONS: usize = 64;
 pub struct Shard {
     /// Its own listening socket, on the server's address.
     pub listener: Listener,
-    /// The handler, ready to be put into the shard's engine.
-    pub handler: Handler,
+    /// Each route's handler, ready to be put into an engine of the shard's.
+    pub loaded: Arc<[Handler]>,
+    /// Where they are once they are.
+    pub handlers: Arc<Handlers>,
     /// As the server was asked to be.
     pub config: Arc<Config>,
     /// Shared by all shards.
@@ -67,15 +71,25 @@ impl ShardError {
 }
 
 impl Shard {
-    /// The handler in an engine of this shard's own.
+    /// Puts each handler into an engine of this shard's own.
     ///
     /// # Errors
     /// See [`ShardSandbox::new`].
-    pub fn sandbox(&self) -> Result<Arc<ShardSandbox>, ShardError> {
-        Ok(ShardSandbox::new(&self.handler, |lines| {
-            http::check_header_lines(lines).map_err(http::BadHeaderLine::reason)
-        })?)
+    pub fn begin(&self) -> Result<Arc<Handlers>, ShardError> {
+        let handlers = self.loaded.iter().map(sandbox);
+        self.handlers.begin(handlers.collect::<Result<_, _>>()?);
+        Ok(self.handlers.clone())
     }
+}
+
+/// A handler in an engine of its own, its answers held to this program's HTTP.
+///
+/// # Errors
+/// See [`ShardSandbox::new`].
+pub fn sandbox(handler: &Handler) -> Result<Arc<ShardSandbox>, LoadError> {
+    ShardSandbox::new(handler, |lines| {
+        http::check_header_lines(lines).map_err(http::BadHeaderLine::reason)
+    })
 }
 
 /// What a thread that serves connections needs for its sessions. `wake` is how it is woken when an
@@ -85,22 +99,41 @@ impl Shard {
 /// The thread's deadline timer could not be made.
 pub fn context<P: Probe>(
     config: &Config,
-    sandbox: Arc<ShardSandbox>,
-    threads: Threads,
-    wake: Wake,
+    handlers: Arc<Handlers>,
+    threads: &Threads,
+    wake: &Wake,
     served: Arc<Served>,
 ) -> Result<Context<P>, ShardError> {
-    let offload: Box<dyn Offload> = match threads {
-        Threads::None => {
-            let sandbox =
-                Sandbox::new(sandbox).map_err(ShardError::at("starting the deadline timer"))?;
-            Box::new(Inline::<P>::new(sandbox))
+    let (seen, sandboxes) = Seen::begin(handlers);
+    let policies = config.policies().zip(sandboxes);
+    let policies = policies.map(|(policy, sandbox)| {
+        Ok(match policy {
+            Policy::Inline => {
+                let sandbox =
+                    Sandbox::new(sandbox).map_err(ShardError::at("starting the deadline timer"))?;
+                Box::new(Inline::<P>::new(sandbox)) as Box<dyn Offload>
+            }
+            Policy::Spawn => {
+                let spawn = threads.spawn.clone().expect("started for this policy");
+                Box::new(Remote::new(spawn, sandbox, wake.clone()))
+            }
+            Policy::Pool => {
+                let pool = threads.pool.clone().expect("started for this policy");
+                Box::new(Remote::new(pool, sandbox, wake.clone()))
+            }
+        })
+    });
+    let mut policies = policies.collect::<Result<Vec<_>, ShardError>>()?;
+    let offload = match config.routes.as_slice() {
+        [] => policies.remove(0),
+        routes => {
+            let table = Table::new(routes.iter().map(|route| route.path.as_str()));
+            Box::new(Routed::new(table, policies))
         }
-        Threads::Spawn(spawn) => Box::new(Remote::new(spawn, sandbox, wake)),
-        Threads::Pool(workers) => Box::new(Remote::new(workers, sandbox, wake)),
     };
     Ok(Context {
         offload,
+        handlers: seen,
         limits: config.http,
         timeouts: config.timeouts,
         pool: Pool::new(config.connections),

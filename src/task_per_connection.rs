@@ -31,7 +31,7 @@ const DRAIN_LOOK_MS: u64 = 10;
 pub fn run<P: Probe>(shard: Shard) -> Result<(), ShardError> {
     let book = shard.hub.open_book();
     book.begin::<P>();
-    let sandbox = shard.sandbox()?;
+    let handlers = shard.begin()?;
     let Shard {
         listener,
         config,
@@ -45,7 +45,7 @@ pub fn run<P: Probe>(shard: Shard) -> Result<(), ShardError> {
     runtime.block_on(async {
         let acceptor = Acceptor::open(listener).map_err(ShardError::at("opening the acceptor"))?;
         let wake = Wake::Driver(acceptor.waker());
-        let context = context::<P>(&config, sandbox, threads.clone(), wake, book.served.clone())?;
+        let context = context::<P>(&config, handlers, &threads, &wake, book.served.clone())?;
         let tasks = Rc::new(Tasks {
             context: RefCell::new((context, Clock::default())),
             answers: RefCell::default(),
@@ -82,6 +82,7 @@ impl<P: Probe> Tasks<P> {
     fn with<R>(&self, work: impl FnOnce(&mut Context<P>) -> R) -> R {
         let (context, clock) = &mut *self.context.borrow_mut();
         clock.tick(context);
+        context.take_over();
         work(context)
     }
 
@@ -155,6 +156,8 @@ async fn watch<P: Probe>(tasks: &Rc<Tasks<P>>, acceptor: Rc<Acceptor>) -> std::i
         let timeout_ms = if draining { DRAIN_LOOK_MS } else { sweep_ms };
         acceptor.wait::<P>(timeout_ms, &room.book.io).await?;
         tasks.bring_home();
+        // Also a shard without requests lets go of handlers that were exchanged.
+        tasks.with(|_| ());
         if now_ms() >= next_sweep_ms {
             next_sweep_ms = now_ms() + sweep_ms;
             room.end_expired();

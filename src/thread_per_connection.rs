@@ -7,11 +7,11 @@ use std::thread;
 
 use crate::clock::{Clock, now_ms};
 use crate::desk::{Room, Seat};
+use crate::handlers::Handlers;
 use crate::io::Op;
 use crate::io::blocking::{Acceptor, Connection, RECEIVE_BYTES};
 use crate::measure::probe::Probe;
 use crate::offload::Wake;
-use crate::sandbox::ShardSandbox;
 use crate::shard::{AcceptLog, Shard, ShardError, Stage, context};
 
 /// How often the end of the last connection is looked for while draining, in milliseconds.
@@ -28,7 +28,7 @@ const STACK_BYTES: usize = 128 * 1024;
 pub fn run<P: Probe>(shard: Shard) -> Result<(), ShardError> {
     let book = shard.hub.open_book();
     book.begin::<P>();
-    let sandbox = shard.sandbox()?;
+    let handlers = shard.begin()?;
     let Shard {
         listener,
         config,
@@ -40,14 +40,14 @@ pub fn run<P: Probe>(shard: Shard) -> Result<(), ShardError> {
     let mut acceptor = Acceptor::open(listener).map_err(ShardError::at("opening the acceptor"))?;
     let _ = ready.send(acceptor.waker());
     let room = Room::new(config, hub, threads, book);
-    accept_all::<P>(&mut acceptor, &room, &sandbox)
+    accept_all::<P>(&mut acceptor, &room, &handlers)
         .map_err(ShardError::at("waiting for connections"))
 }
 
 fn accept_all<P: Probe>(
     acceptor: &mut Acceptor,
     room: &Arc<Room>,
-    sandbox: &Arc<ShardSandbox>,
+    handlers: &Arc<Handlers>,
 ) -> std::io::Result<()> {
     let sweep_ms = room.sweep_ms();
     let mut log = AcceptLog::default();
@@ -59,7 +59,7 @@ fn accept_all<P: Probe>(
         let timeout_ms = if draining { DRAIN_LOOK_MS } else { sweep_ms };
         let seen = acceptor.wait::<P>(accepting, timeout_ms as u16, &room.book.io)?;
         if seen.acceptable
-            && let Err(error) = seat_waiting::<P>(acceptor, room, sandbox)
+            && let Err(error) = seat_waiting::<P>(acceptor, room, handlers)
         {
             room.book.served.accept_failed.add(1);
             log.failed(&error, now_ms());
@@ -74,7 +74,7 @@ fn accept_all<P: Probe>(
             Stage::Draining if !draining => {
                 draining = true;
                 // Who was let in by the kernel already is not turned away.
-                let _ = seat_waiting::<P>(acceptor, room, sandbox);
+                let _ = seat_waiting::<P>(acceptor, room, handlers);
                 acceptor.close();
                 room.end_idle();
             }
@@ -94,20 +94,20 @@ fn accept_all<P: Probe>(
 fn seat_waiting<P: Probe>(
     acceptor: &Acceptor,
     room: &Arc<Room>,
-    sandbox: &Arc<ShardSandbox>,
+    handlers: &Arc<Handlers>,
 ) -> std::io::Result<()> {
     for _ in 0..ACCEPTS_PER_TURN {
         let Some(connection) = acceptor.accept::<P>(&room.book.io)? else {
             break;
         };
         let seat = room.seat(connection, room.hub.open_book())?;
-        let sandbox = sandbox.clone();
+        let handlers = handlers.clone();
         room.book.io.clone3.add(1);
         thread::Builder::new()
             .name(format!("connection {}", seat.number()))
             .stack_size(room.config.sandbox.thread_stack_bytes() + STACK_BYTES)
             .spawn(move || {
-                if let Err(error) = serve::<P>(&seat, sandbox) {
+                if let Err(error) = serve::<P>(&seat, handlers) {
                     tracing::warn!(%error, "a connection could not be served");
                 }
             })?;
@@ -116,14 +116,19 @@ fn seat_waiting<P: Probe>(
 }
 
 /// A connection's life, on its own thread.
-fn serve<P: Probe>(seat: &Seat<Connection>, sandbox: Arc<ShardSandbox>) -> Result<(), ShardError> {
+fn serve<P: Probe>(seat: &Seat<Connection>, handlers: Arc<Handlers>) -> Result<(), ShardError> {
     let book = &seat.book;
     let connection = seat.connection();
     book.begin::<P>();
     let room = &seat.room;
     let wake = Wake::Thread(thread::current());
-    let threads = room.threads.clone();
-    let mut context = context::<P>(&room.config, sandbox, threads, wake, book.served.clone())?;
+    let mut context = context::<P>(
+        &room.config,
+        handlers,
+        &room.threads,
+        &wake,
+        book.served.clone(),
+    )?;
     let mut clock = Clock::default();
     clock.tick(&mut context);
     let mut session = seat.session(&mut context);
@@ -154,6 +159,7 @@ fn serve<P: Probe>(seat: &Seat<Connection>, sandbox: Arc<ShardSandbox>) -> Resul
         context.offload.rest();
         let received = connection.receive::<P>(&mut buffer, &book.io);
         clock.tick(&mut context);
+        context.take_over();
         let received = received.map(|n| &buffer[..n]);
         seat.received(&mut session, received, &mut context);
     }

@@ -17,6 +17,7 @@ use crate::layout::Layout;
 use crate::measure::probe::{self, Injection};
 use crate::models::{self, MODELS, Shape};
 use crate::offload::Policy;
+use crate::routes::Route;
 use crate::sandbox::{Isolation, Source};
 use crate::server::Server;
 use crate::shard::Stage;
@@ -40,6 +41,14 @@ pub struct Arguments {
     /// What answers: a built-in handler's name, or a file of wasm or its text format
     #[arg(long, default_value = "hello", value_name = "NAME|FILE.wasm|FILE.wat")]
     handler: String,
+    /// What answers this path and all below it; several times, the longest path wins, and what has
+    /// none is a 404. What it does not say is as for the whole server
+    #[arg(
+        long = "route",
+        value_name = "PATH=HANDLER[,ISOLATION][,OFFLOAD]",
+        conflicts_with = "handler"
+    )]
+    routes: Vec<Route>,
     /// What stands between two requests: native, reuse or fresh
     #[arg(long, default_value = "reuse")]
     isolation: Isolation,
@@ -311,6 +320,7 @@ impl Arguments {
     fn config(&self) -> Result<Config, ConfigError> {
         let mut config = Config::new(Source::parse(&self.handler), self.cores.list());
         config.model = models::find(&self.model).expect("clap knows the table");
+        config.routes = self.routes.clone();
         config.isolation = self.isolation;
         config.offload = self.offload;
         config.workers = usize::from(self.workers);

@@ -38,6 +38,7 @@ fn encode_failure(
     served.failed.add(1);
     match failure {
         Failure::Deadline => served.deadline_passed.add(1),
+        Failure::NoRoute => served.no_route.add(1),
         Failure::QueueFull => served.queue_full.add(1),
         _ => {}
     }

@@ -2,12 +2,13 @@
 //! everything else on this thread waits for it.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use super::{Job, Offload, Started, encode};
 use crate::http;
 use crate::io::{Buf, Token};
 use crate::measure::probe::{Probe, Stage};
-use crate::sandbox::{Call, Sandbox};
+use crate::sandbox::{Call, Sandbox, ShardSandbox};
 use crate::served::Served;
 
 /// The policy: a sandbox of one's own.
@@ -65,5 +66,15 @@ impl<P: Probe> Offload for Inline<P> {
 
     fn rest(&mut self) {
         self.sandbox.release();
+    }
+
+    fn replace(&mut self, _route: usize, handler: &Arc<ShardSandbox>) {
+        if self.sandbox.is_of(handler) {
+            return;
+        }
+        match Sandbox::new(handler.clone()) {
+            Ok(sandbox) => self.sandbox = sandbox,
+            Err(error) => tracing::warn!(%error, "a thread stays with the handler it has"),
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! | `remote` | on another thread: the I/O thread's side of it |
 //! | `pool` | the other threads are a few that live as long as the server |
 //! | `spawn` | each request gets a thread of its own |
+//! | `routed` | each request to the policy of its route |
 //! | `job` | a request that leaves its thread, and its answer on the way back |
 //! | `queue`, `mailbox` | the way there and the way back |
 //! | `answer` | from an outcome to the bytes that the client gets |
@@ -22,6 +23,7 @@ mod mailbox;
 mod pool;
 mod queue;
 mod remote;
+mod routed;
 mod spawn;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,7 @@ pub use inline::Inline;
 pub use job::Job;
 pub use pool::Workers;
 pub use remote::{Home, Remote, Wake};
+pub use routed::Routed;
 pub use spawn::Spawn;
 
 use std::fmt;
@@ -39,6 +42,7 @@ use std::sync::Arc;
 
 use crate::http;
 use crate::io::{Buf, Token};
+use crate::sandbox::ShardSandbox;
 use crate::served::Served;
 
 /// What the queues are built on. The tests put a model checker's in its place.
@@ -86,17 +90,19 @@ pub trait Offload {
 
     /// The thread is about to wait for an uncertain time: what others could use is given back.
     fn rest(&mut self) {}
+
+    /// From the next request on, `handler` answers for `route`; what runs, ends as it began. A policy
+    /// of one route has no other.
+    fn replace(&mut self, route: usize, handler: &Arc<ShardSandbox>);
 }
 
 /// The threads that a server has for handlers, shared by its shards.
-#[derive(Clone)]
-pub enum Threads {
-    /// None: handlers run on the I/O threads.
-    None,
-    /// One for each request.
-    Spawn(Spawn),
-    /// A few for all requests.
-    Pool(Arc<Workers>),
+#[derive(Clone, Default)]
+pub struct Threads {
+    /// One for each request, if a route has [`Policy::Spawn`].
+    pub spawn: Option<Spawn>,
+    /// A few for all requests, if a route has [`Policy::Pool`].
+    pub pool: Option<Arc<Workers>>,
 }
 
 /// The policies, by name.

@@ -178,6 +178,10 @@ impl<D: Dispatch> Offload for Remote<D> {
     fn may_sleep(&mut self) -> bool {
         self.out == 0 || self.home.mailbox.fall_asleep()
     }
+
+    fn replace(&mut self, _route: usize, handler: &Arc<ShardSandbox>) {
+        self.handler = handler.clone();
+    }
 }
 
 impl<D> Drop for Remote<D> {

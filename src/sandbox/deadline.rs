@@ -23,8 +23,8 @@ use nix::time::ClockId;
 use nix::unistd::gettid;
 use std::cell::RefCell;
 use std::io;
-use std::marker::PhantomData;
 use std::ptr;
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -36,8 +36,9 @@ const TICK: Duration = Duration::from_millis(4);
 /// The only signal in the standard set that means "CPU time of yours has passed".
 const SIGNAL: Signal = Signal::SIGVTALRM;
 
-/// Sandboxes that one thread may have at the same time, such as one for each route.
-const TICKERS_PER_THREAD: usize = 8;
+/// Sandboxes that one thread may have at the same time: one for each route, and a few more while
+/// one takes another's place.
+const TICKERS_PER_THREAD: usize = crate::routes::MOST + 8;
 
 thread_local! {
     /// The engine of each of this thread's tickers; null where there is none. Written by this
@@ -45,15 +46,18 @@ thread_local! {
     /// constant initial value, reading it is a plain memory access and so async-signal-safe.
     static ENGINES: [AtomicPtr<Engine>; TICKERS_PER_THREAD] =
         const { [const { AtomicPtr::new(ptr::null_mut()) }; TICKERS_PER_THREAD] };
+
+    /// This thread's timer, as long as it has a ticker.
+    static TIMER: RefCell<Weak<Timer>> = const { RefCell::new(Weak::new()) };
 }
 
 /// Moves an engine's epoch on as its thread uses CPU time.
+///
+/// The timer measures the thread that made it, and the slot is that thread's: not `Send`.
 pub(super) struct Ticker {
-    /// Declared first, so that it is deleted before the engine that its signal is for.
-    _timer: Timer,
     _slot: Slot,
-    /// The timer measures the thread that made it, and the slot is that thread's: not `Send`.
-    _thread: PhantomData<*const ()>,
+    /// One for all of the thread's engines, since a user's timers are bounded.
+    _timer: Rc<Timer>,
 }
 
 /// One used entry of [`ENGINES`]; emptied on drop.
@@ -77,36 +81,50 @@ impl Ticker {
         signals.thread_unblock()?;
 
         let slot = Slot::take(engine)?;
-        let notify = SigevNotify::SigevThreadId {
-            signal: SIGNAL,
-            thread_id: gettid().as_raw(),
-            si_value: slot.index.cast_signed(),
-        };
-        let mut timer = Timer::new(ClockId::CLOCK_THREAD_CPUTIME_ID, SigEvent::new(notify))
-            .map_err(|errno| match errno {
+        let timer = TIMER.with_borrow_mut(|kept| {
+            if let Some(timer) = kept.upgrade() {
+                return Ok(timer);
+            }
+            let timer = Rc::new(timer()?);
+            *kept = Rc::downgrade(&timer);
+            Ok::<_, io::Error>(timer)
+        })?;
+        Ok(Ticker {
+            _slot: slot,
+            _timer: timer,
+        })
+    }
+}
+
+/// Ticks for the calling thread.
+fn timer() -> io::Result<Timer> {
+    let notify = SigevNotify::SigevThreadId {
+        signal: SIGNAL,
+        thread_id: gettid().as_raw(),
+        si_value: 0,
+    };
+    let mut timer =
+        Timer::new(ClockId::CLOCK_THREAD_CPUTIME_ID, SigEvent::new(notify)).map_err(|errno| {
+            match errno {
                 Errno::EAGAIN => io::Error::other(
                     "no timer for the handler's deadline: the user's queued signals are used up; \
                      raise `ulimit -i` (RLIMIT_SIGPENDING) or run fewer threads",
                 ),
                 other => other.into(),
-            })?;
-        timer.set(
-            Expiration::Interval(TICK.into()),
-            TimerSetTimeFlags::empty(),
-        )?;
-        Ok(Ticker {
-            _timer: timer,
-            _slot: slot,
-            _thread: PhantomData,
-        })
-    }
+            }
+        })?;
+    timer.set(
+        Expiration::Interval(TICK.into()),
+        TimerSetTimeFlags::empty(),
+    )?;
+    Ok(timer)
 }
 
 fn install_handler() -> io::Result<()> {
     static INSTALLED: OnceLock<Result<(), Errno>> = OnceLock::new();
     let installed = INSTALLED.get_or_init(|| {
         let action = SigAction::new(
-            SigHandler::SigAction(on_tick),
+            SigHandler::Handler(on_tick),
             SaFlags::SA_RESTART,
             SigSet::empty(),
         );
@@ -116,25 +134,16 @@ fn install_handler() -> io::Result<()> {
     installed.map_err(io::Error::from)
 }
 
-extern "C" fn on_tick(
-    _signal: libc::c_int,
-    info: *mut libc::siginfo_t,
-    _context: *mut libc::c_void,
-) {
-    // SAFETY: the kernel passes a handler of the SigAction kind a valid siginfo. A signal that
-    // someone sent by hand has any value here: it is used as a checked index and nothing else.
-    let index = unsafe { (*info).si_value() }.sival_ptr.addr();
+extern "C" fn on_tick(_signal: libc::c_int) {
     ENGINES.with(|engines| {
-        let engine = engines
-            .get(index)
-            .map_or(ptr::null_mut(), |engine| engine.load(Ordering::Acquire));
-        // SAFETY: an entry is null or points to an Engine that its `Slot` owns and lets go only
-        // after it has nulled the entry, on this same thread, which the signal interrupts.
-        // `increment_epoch` is one atomic addition, documented as safe in signal handlers. A late
-        // signal of a deleted timer finds null, or a newer engine and ticks it once too early,
-        // which a watch does not mind: it reads the clock.
-        if let Some(engine) = unsafe { engine.as_ref() } {
-            engine.increment_epoch();
+        for engine in engines {
+            // SAFETY: an entry is null or points to an Engine that its `Slot` owns and lets go only
+            // after it has nulled the entry, on this same thread, which the signal interrupts.
+            // `increment_epoch` is one atomic addition, documented as safe in signal handlers. All
+            // engines are ticked, whichever runs: a watch reads the clock and minds no early tick.
+            if let Some(engine) = unsafe { engine.load(Ordering::Acquire).as_ref() } {
+                engine.increment_epoch();
+            }
         }
     });
 }

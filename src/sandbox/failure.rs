@@ -38,6 +38,9 @@ pub enum Failure {
     /// No instance was to be had in time, or the host could not make one.
     #[error("no instance of the handler is free")]
     Exhausted,
+    /// No route covers the request's path.
+    #[error("no route covers the path")]
+    NoRoute,
     /// More requests wait for a thread than may.
     #[error("too many requests wait for a thread")]
     QueueFull,
@@ -47,9 +50,10 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The HTTP status that tells the client: 413, 500, 503 or 504.
+    /// The HTTP status that tells the client: 404, 413, 500, 503 or 504.
     pub fn status(&self) -> u16 {
         match self {
+            Failure::NoRoute => 404,
             Failure::RequestTooLarge => 413,
             Failure::Exhausted | Failure::QueueFull | Failure::ShuttingDown => 503,
             Failure::Deadline => 504,
@@ -77,6 +81,7 @@ impl Failure {
             Failure::BadHeaderLines(_) => "bad header lines",
             Failure::Unsupported(_) => "unsupported ask",
             Failure::Exhausted => "no instance free",
+            Failure::NoRoute => "no route",
             Failure::QueueFull => "queue full",
             Failure::ShuttingDown => "shutting down",
         }

@@ -242,6 +242,11 @@ impl Sandbox {
         taken
     }
 
+    /// Whether this calls the handler of `shard`.
+    pub fn is_of(&self, shard: &Arc<ShardSandbox>) -> bool {
+        Arc::ptr_eq(&self.shard, shard)
+    }
+
     /// Lets go of the slot, and of the instance in it, for the shard's other threads. The next
     /// call leases one again. A thread calls this before it blocks on anything else.
     pub fn release(&mut self) {

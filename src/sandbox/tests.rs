@@ -208,7 +208,7 @@ fn every_sandbox_of_a_thread_keeps_its_deadline_and_their_number_is_bounded() {
         &misbehaving("(loop $again (br $again))"),
         Isolation::Reuse,
         &Limits {
-            instances: 16,
+            instances: 64,
             ..limits()
         },
     );

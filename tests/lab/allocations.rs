@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ringlab::config::Config;
-use ringlab::http;
+use ringlab::handlers::Handlers;
 use ringlab::io::{Op, Token};
 use ringlab::measure::probe::Off;
 use ringlab::offload::{Threads, Wake};
-use ringlab::sandbox::{Isolation, ShardSandbox, Source};
+use ringlab::sandbox::{Isolation, Source};
 use ringlab::served::Served;
 use ringlab::server::Server;
 use ringlab::session::{Context, Session};
@@ -134,16 +134,16 @@ impl Toy {
     fn new(handler: &str, isolation: Isolation) -> Self {
         let mut config = Config::new(Source::parse(handler), vec![some_core()]);
         config.isolation = isolation;
-        let handler = config.validate().expect("a built-in handler");
-        let sandbox = ShardSandbox::new(&handler, |lines| {
-            http::check_header_lines(lines).map_err(http::BadHeaderLine::reason)
-        });
-        let sandbox = sandbox.expect("it was tried before");
+        let loaded = config.validate().expect("a built-in handler");
+        let sandboxes = loaded.iter().map(ringlab::shard::sandbox);
+        let sandboxes: Result<_, _> = sandboxes.collect();
+        let handlers = Arc::new(Handlers::default());
+        handlers.begin(sandboxes.expect("they were tried before"));
         let context = ringlab::shard::context::<Off>(
             &config,
-            sandbox,
-            Threads::None,
-            Wake::Thread(std::thread::current()),
+            handlers,
+            &Threads::default(),
+            &Wake::Thread(std::thread::current()),
             Arc::new(Served::default()),
         );
         let context = context.expect("a timer can be made");

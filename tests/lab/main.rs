@@ -16,6 +16,7 @@
 //! | `offload` | handlers on other threads: order, limits, those who leave, the server's end |
 //! | `queues` | the same, their queues and wake-ups: every order of the threads |
 //! | `call` | a request without a server: the answer, and what is said of it |
+//! | `routes` | the longest path wins; each route has its isolation and policy |
 //! | `inspect` | what is said of a module, and why it is refused |
 //! | `startup`, `drain` | how a server begins and ends |
 //! | `layouts` | a process for each core: sums, shares, and how such a server ends |
@@ -54,6 +55,7 @@ mod offload;
 mod profile;
 mod queues;
 mod regressions;
+mod routes;
 mod server;
 mod startup;
 mod timeouts;

@@ -43,6 +43,17 @@ impl Lab {
         Server::start(command)
     }
 
+    /// A server with routes, which are among the options.
+    pub fn serve_routes(self, options: &[&str]) -> Server {
+        let mut command = Command::new(PROGRAM);
+        let mut arguments = self.arguments("hello", &some_core().to_string());
+        let at = arguments.iter().position(|word| word == "--handler");
+        let at = at.expect("there is one");
+        arguments.drain(at..at + 2);
+        command.args(arguments).args(options);
+        Server::start(command)
+    }
+
     /// The same with a shard on every core.
     pub fn serve_on_all_cores(self, handler: &str) -> Server {
         let mut command = Command::new(PROGRAM);

@@ -174,6 +174,20 @@ fn names_that_nothing_has() {
         ],
     );
     check(&["--isolation", "none"], &["none", "native, reuse, fresh"]);
+    check(
+        &["--route", "/a=hello", "--handler", "hello"],
+        &["--route", "cannot be used with"],
+    );
+    check_line(
+        &["--route", "/a=hello", "--route", "/a=echo"],
+        &["/a has two routes"],
+    );
+    check(&["--route", "a=hello"], &["begins with /"]);
+    check_line(&["--route", "/a=helo"], &["did you mean hello?"]);
+    check(
+        &["--route", "/a=hello,steal"],
+        &["no offload policy is called"],
+    );
     check(&["--deadline", "soon"], &["soon", "--deadline"]);
     check(&["--listen", "nowhere"], &["nowhere", "--listen"]);
     check(&["--cores", "0,x"], &["\"x\"", "--cores"]);
