@@ -14,7 +14,7 @@ use std::{env, fs, io};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
-/// The built-in handlers need little stack and no heap. With memory that is
+/// The built-in handlers need little stack, and bring the heap they need. With memory that is
 /// small and never grows, a fresh sandbox is cheap to make and a used one cheap
 /// to put back. The linker places the stack lowest, where overflow traps.
 const RUSTFLAGS: [&str; 2] = [

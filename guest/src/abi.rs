@@ -2,8 +2,8 @@
 //!
 //! The host writes a request into the [`Area`], whose address is the exported
 //! global `ringlab_v1`, and calls `handle`, which answers the address of a
-//! [`Record`]. This is the only file that may use `unsafe`. It holds memory and
-//! its lifetimes; what the request's bytes mean is in `view`.
+//! [`Record`]. It holds memory and its
+//! lifetimes; what the request's bytes mean is in `view`.
 //!
 //! Public for the expansion of [`handler!`](crate::handler) alone.
 

@@ -22,7 +22,8 @@
 //! - [`request`], [`response`]: what a handler is given and what it answers.
 //! - [`handlers`]: the built-in handlers.
 //! - `view`: the request as the host lays it out in guest memory.
-//! - `abi`: the exports of a module; the only file with `unsafe`.
+//! - `abi`: the exports of a module; `heap`: where it allocates if its memory is
+//!   fixed. No other file has `unsafe`.
 //!
 //! There is deliberately no clock, no I/O and no state kept between requests: a
 //! guest imports nothing, and its answer depends on the request alone.
@@ -31,13 +32,14 @@
 #![warn(missing_docs)]
 
 #[cfg(target_arch = "wasm32")]
-#[allow(
-    unsafe_code,
-    reason = "a module shares static memory with its host; no other file does"
-)]
+#[allow(unsafe_code, reason = "a module shares static memory with its host")]
 #[doc(hidden)]
 pub mod abi;
 pub mod handlers;
+#[cfg(any(target_arch = "wasm32", test))]
+#[allow(unsafe_code, reason = "whoever gives out memory deals in pointers")]
+#[doc(hidden)]
+pub mod heap;
 pub mod request;
 pub mod response;
 #[cfg(any(target_arch = "wasm32", test))]
@@ -60,12 +62,18 @@ pub const DEFAULT_CAPACITY: usize = (1024 + 32) * 1024;
 /// A module with this area and a 16 KiB stack needs one 64 KiB page in all.
 pub const HEAD_CAPACITY: usize = 28 * 1024;
 
-/// Makes the crate a handler module: `handler!(function)` or
-/// `handler!(function, capacity = BYTES)`.
+/// Makes the crate a handler module: `handler!(function)`,
+/// `handler!(function, capacity = BYTES)` or
+/// `handler!(function, capacity = BYTES, heap = BYTES)`.
 ///
 /// `function` is a [`Handler`]. `capacity` is the size of the area that the host
 /// writes a request into, in bytes, [`DEFAULT_CAPACITY`] if not given; the host
 /// answers 413 to a request that does not fit, without calling the handler.
+///
+/// `heap` gives the module a heap of so many bytes, for one whose memory does not
+/// grow (`-C link-arg=--no-growable-memory`): what a request allocates must fit
+/// there, and is gone with its answer. Without it Rust's own allocator takes what
+/// it needs from the host.
 ///
 /// Use it once in a crate. On targets other than wasm32 it checks the
 /// function's type and exports nothing.
@@ -73,6 +81,15 @@ pub const HEAD_CAPACITY: usize = 28 * 1024;
 macro_rules! handler {
     ($function:path) => {
         $crate::handler!($function, capacity = $crate::DEFAULT_CAPACITY);
+    };
+    ($function:path, capacity = $capacity:expr, heap = $heap:expr) => {
+        $crate::handler!($function, capacity = $capacity);
+
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            #[global_allocator]
+            static HEAP: $crate::heap::Heap<{ $heap }> = $crate::heap::Heap::new();
+        };
     };
     ($function:path, capacity = $capacity:expr) => {
         const _: ($crate::Handler, usize) = ($function, $capacity);

@@ -499,6 +499,23 @@ fn native_and_wasm_give_the_same_answers() {
         ("spin", get("/spin?iterations=1000"), ""),
         ("spin", get("/spin?ms=1"), ""),
         ("spin", get("/spin"), ""),
+        ("primes", get("/primes?n=1000"), ""),
+        ("primes", get("/primes?n=x"), ""),
+        ("json", get("/json"), ""),
+        (
+            "json",
+            get("/json"),
+            r#"{"a": [1, -2.50, "\u00e9", {"b": null}]}"#,
+        ),
+        ("json", get("/json"), "[1,]"),
+        ("redos", get("/redos"), ""),
+        ("redos", get("/redos"), "no/match\n"),
+        ("pbkdf2", get("/pbkdf2?iterations=3&password=p&salt=s"), ""),
+        ("pbkdf2", get("/pbkdf2?iterations=0"), ""),
+        ("deflate", get("/deflate"), ""),
+        ("deflate", get("/deflate"), "a body, a body, a body"),
+        ("mandelbrot", get("/mandelbrot"), ""),
+        ("mandelbrot", get("/mandelbrot?size=256&iterations=10"), ""),
     ];
     for (name, head, body) in requests {
         let [native, reuse, fresh] = Isolation::ALL.map(|isolation| {

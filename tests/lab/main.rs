@@ -18,6 +18,7 @@
 //! | `call` | a request without a server: the answer, and what is said of it |
 //! | `routes` | the longest path wins; each route has its isolation and policy |
 //! | `inspect` | what is said of a module, and why it is refused |
+//! | `real_work` | handlers that compute: the right answers, natively and in a sandbox alike |
 //! | `startup`, `drain` | how a server begins and ends |
 //! | `layouts` | a process for each core: sums, shares, and how such a server ends |
 //! | `figures` | what it says about itself |
@@ -54,6 +55,7 @@ mod modules;
 mod offload;
 mod profile;
 mod queues;
+mod real_work;
 mod regressions;
 mod routes;
 mod server;

@@ -28,25 +28,20 @@ fn squared(n: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::get;
-
-    fn check(target: &str, status: u16, body: &str) {
-        let (found_status, _, found_body) = get(super::handle, target);
-        assert_eq!(found_status, status, "{target}");
-        assert!(found_body.starts_with(body), "{target}: {found_body}");
-    }
+    use super::super::check;
+    use super::*;
 
     #[test]
     fn the_answer_is_the_square() {
-        check("/count?n=0", 200, "0\n");
-        check("/count?n=1", 200, "1\n");
-        check("/count?x=1&n=300", 200, "90000\n");
+        check(handle, "/count?n=0", 200, "0\n");
+        check(handle, "/count?n=1", 200, "1\n");
+        check(handle, "/count?x=1&n=300", 200, "90000\n");
     }
 
     #[test]
     fn a_count_without_a_number_is_refused() {
         for query in ["", "?n", "?n=", "?n=x", "?n=-1", "?n=1.5", "?n=4294967296"] {
-            check(&format!("/count{query}"), 400, "count needs ?n=N");
+            check(handle, &format!("/count{query}"), 400, "count needs ?n=N");
         }
     }
 }

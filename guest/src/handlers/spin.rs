@@ -49,24 +49,23 @@ fn spin(steps: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::get;
+    use super::super::check;
     use super::*;
-
-    fn check(target: &str, status: u16, body: &str) {
-        let (found_status, _, found_body) = get(handle, target);
-        assert_eq!(found_status, status, "{target}");
-        assert!(found_body.starts_with(body), "{target}: {found_body}");
-    }
 
     #[test]
     fn the_answer_is_the_state_after_so_many_steps() {
-        check("/spin?iterations=0", 200, &format!("{SEED}\n"));
+        check(handle, "/spin?iterations=0", 200, &format!("{SEED}\n"));
         let by_hand = (SEED ^ (SEED << 13)) ^ ((SEED ^ (SEED << 13)) >> 7);
         let by_hand = by_hand ^ (by_hand << 17);
-        check("/spin?iterations=1", 200, &format!("{by_hand}\n"));
-        check("/spin?iterations=2&ms=9", 200, &format!("{}\n", spin(2)));
+        check(handle, "/spin?iterations=1", 200, &format!("{by_hand}\n"));
+        check(
+            handle,
+            "/spin?iterations=2&ms=9",
+            200,
+            &format!("{}\n", spin(2)),
+        );
         let one = spin(ITERATIONS_PER_MS);
-        check("/spin?ms=1", 200, &format!("{one}\n"));
+        check(handle, "/spin?ms=1", 200, &format!("{one}\n"));
     }
 
     #[test]
@@ -78,7 +77,7 @@ mod tests {
             "?ms=-1",
             "?ms=4294967296",
         ] {
-            check(&format!("/spin{query}"), 400, "spin needs");
+            check(handle, &format!("/spin{query}"), 400, "spin needs");
         }
     }
 }
