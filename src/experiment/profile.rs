@@ -407,12 +407,36 @@ fn rooted(folded: &str) -> String {
     for line in folded.lines() {
         match line.split_once(';') {
             Some((thread, stack)) if outermost(stack).ends_with(MAPPED) => {
-                text += &format!("{thread};{GUEST};{stack}\n");
+                text += &format!("{thread};{GUEST};{}\n", demangled(stack));
             }
             _ => text += &format!("{line}\n"),
         }
     }
     text
+}
+
+/// A folded stack with the guest's functions as their source calls them: perf has no symbol table
+/// for them, and leaves their names as the compiler mangled them.
+fn demangled(stack: &str) -> String {
+    let name = |frame: &str| match frame.split_once(MAPPED) {
+        // The hash at the end tells two copies of one function apart, and nobody reads it. A
+        // semicolon, as in an array's type, would divide the frame in two.
+        Some((name, rest)) => {
+            let name = format!("{:#}", rustc_demangle::demangle(mangled(name)));
+            format!("{}{MAPPED}{rest}", name.replace(';', ","))
+        }
+        None => frame.to_string(),
+    };
+    stack.split(';').map(name).collect::<Vec<_>>().join(";")
+}
+
+/// The part of a name in a perf map that its compiler mangled: wasmtime writes the module before it.
+fn mangled(name: &str) -> &str {
+    let begins = ["_ZN", "_R"]
+        .iter()
+        .filter_map(|mark| name.find(mark))
+        .min();
+    begins.map_or(name, |at| &name[at..])
 }
 
 /// A folded stack's first frame.
@@ -659,6 +683,27 @@ shard 0  7  1.000400: cpu-clock: \n\
         for name in ["handle", "tcp_sendmsg", "ringlab::event_loop::run"] {
             assert!(svg.contains(&format!("<title>{name} (")), "{name}");
         }
+    }
+
+    #[test]
+    fn the_guests_functions_have_the_names_of_their_source() {
+        let check = |frames: &str, expected: &str| {
+            let folded = format!("shard;{frames} 3\n");
+            assert_eq!(rooted(&folded), format!("shard;[guest];{expected} 3\n"));
+        };
+        check("handle_[j]", "handle_[j]");
+        check(
+            "handle_[j];_ZN13ringlab_guest8handlers5count3run17h0123456789abcdefE_[j]",
+            "handle_[j];ringlab_guest::handlers::count::run_[j]",
+        );
+        check(
+            "wasm[0]::function[3]::_ZN4core3fmt5write17h0123456789abcdefE_[j];timer_[k]",
+            "core::fmt::write_[j];timer_[k]",
+        );
+        check(
+            "_RNvCskwGfYPst2Cb_3foo16example_function_[j]",
+            "foo::example_function_[j]",
+        );
     }
 
     #[test]
