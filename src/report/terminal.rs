@@ -285,6 +285,12 @@ fn ledger_text(ledger: &Ledger) -> String {
         }
     }
     let mut text = format!("Ledger at {}\n\n{shown}\n", ledger.load.name());
+    let waits = |column: &Column| column.ns(Stage::EnterWait).is_some();
+    if columns.iter().any(waits) {
+        let note = "io_uring_enter's task work is what was there before the wait; what comes \
+                    during it is done within, and cannot be told from it.";
+        let _ = writeln!(text, "\n{}", wrap(note));
+    }
     if let [base, others @ ..] = columns.as_slice() {
         for column in others {
             let _ = write!(text, "\n{}", wrap(&difference(base, column)));

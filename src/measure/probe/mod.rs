@@ -86,8 +86,11 @@ stages! {
     EpollControl = "epoll_ctl";
     /// io_uring_enter(2), taking entries in: sends are done here.
     EnterSubmit = "io_uring_enter, submit";
-    /// io_uring_enter(2), waiting and doing task work: receives are done here.
-    EnterWait = "io_uring_enter, wait + task work", sleeps;
+    /// io_uring_enter(2), doing the task work that is there already: receives are done here.
+    EnterTaskWork = "io_uring_enter, task work";
+    /// io_uring_enter(2), waiting, with the task work that comes meanwhile: the kernel does both in
+    /// one loop, and no clock of ours reaches in between.
+    EnterWait = "io_uring_enter, wait", sleeps;
     /// read(2) of a signalfd.
     SignalRead = "read (signalfd)", sleeps;
     /// poll(2).
