@@ -109,8 +109,10 @@ pub(super) struct StageClock<C> {
     since_cpu_ns: u64,
     /// What reading the CPU clock takes.
     reading_ns: u64,
-    /// Ticks since the thread last woke.
+    /// Ticks since the thread last woke, or was last looked at.
     awake_ticks: u64,
+    /// How many there may be before it is looked at.
+    look_ticks: u64,
     /// The longest stretch in one stage since then.
     longest: (Stage, u64),
 }
@@ -126,6 +128,7 @@ impl<C: Clocks> StageClock<C> {
             clocks,
             reading_ns,
             awake_ticks: 0,
+            look_ticks: ns_to_ticks(LOOK_NS),
             longest: (Stage::Loop, 0),
         }
     }
@@ -136,7 +139,28 @@ impl<C: Clocks> StageClock<C> {
             return self.cross_sleep(stage);
         }
         let now = self.clocks.ticks();
-        self.switch(stage, now)
+        let before = self.switch(stage, now);
+        if self.awake_ticks > self.look_ticks {
+            self.look();
+        }
+        before
+    }
+
+    /// Sees whether a thread that does not sleep was preempted.
+    #[cold]
+    fn look(&mut self) {
+        let cpu_ns = self.clocks.cpu_ns();
+        let now = self.clocks.ticks();
+        let used_ns = cpu_ns.saturating_sub(self.since_cpu_ns);
+        self.take_back_preemption(used_ns);
+        // A system call's end is where a preemption likes to be: what is beyond is no reading.
+        let reading = ns_to_ticks(2 * self.reading_ns);
+        let looked = now.saturating_sub(self.since_ticks).min(reading);
+        self.times.ticks[Stage::Recording as usize].add(looked);
+        self.since_ticks = now;
+        self.since_cpu_ns = cpu_ns;
+        self.awake_ticks = 0;
+        self.longest = (self.stage, 0);
     }
 
     /// Ends the stage at `now` and begins the next.
@@ -203,6 +227,10 @@ fn reading_ns(clocks: &mut impl Clocks) -> u64 {
 /// are not read in one instant.
 const PREEMPTION_NS: u64 = 500;
 
+/// A thread that does not sleep is looked at this often, in nanoseconds of wall time: often enough
+/// that two preemptions seldom come between, and for a thousandth of the time.
+const LOOK_NS: u64 = 200_000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,5 +282,40 @@ mod tests {
         let near = |stage: Stage, expected: u64| ns[stage as usize].abs_diff(expected) < 1000;
         assert!(near(Stage::Guest, 2_000_000), "{ns:?}");
         assert!(near(Stage::Http, 1_000_000), "{ns:?}");
+    }
+
+    /// A clock that stands still but where the test moves it: wall ticks, and nanoseconds of CPU.
+    struct ByHand(std::rc::Rc<std::cell::Cell<(u64, u64)>>);
+
+    impl Clocks for ByHand {
+        fn ticks(&mut self) -> u64 {
+            self.0.get().0
+        }
+
+        fn cpu_ns(&mut self) -> u64 {
+            self.0.get().1
+        }
+    }
+
+    #[test]
+    fn a_thread_that_never_sleeps_is_looked_at_too() {
+        let time = std::rc::Rc::new(std::cell::Cell::new((0, 0)));
+        let pass = |wall_ns: u64, cpu_ns: u64| {
+            let (ticks, cpu) = time.get();
+            time.set((ticks + ns_to_ticks(wall_ns), cpu + cpu_ns));
+        };
+        let mut clock = StageClock::new(ByHand(time.clone()), Arc::default());
+        for round in 0..1000 {
+            clock.enter(Stage::Http);
+            pass(1000, 1000);
+            clock.enter(Stage::Guest);
+            // Every hundredth time somebody else has the core for 4 ms.
+            let gone = if round % 100 == 50 { 4_000_000 } else { 0 };
+            pass(1000 + gone, 1000);
+        }
+        clock.enter(Stage::Loop);
+        let ns = clock.times.snapshot().ns;
+        let near = |stage: Stage| ns[stage as usize].abs_diff(1_000_000) < 10_000;
+        assert!(near(Stage::Http) && near(Stage::Guest), "{ns:?}");
     }
 }
