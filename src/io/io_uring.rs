@@ -44,6 +44,21 @@ const SPARE_PLACES: usize = 64;
 /// Rounds of cancelling and reaping before a ring is given up with what it holds.
 const ENDING_ROUNDS: usize = 100;
 
+/// All that this driver asks of its ring.
+const OPERATIONS: [u8; 8] = [
+    opcode::AcceptMulti::CODE,
+    opcode::AsyncCancel2::CODE,
+    opcode::Close::CODE,
+    opcode::Read::CODE,
+    opcode::RecvMulti::CODE,
+    opcode::Send::CODE,
+    opcode::Shutdown::CODE,
+    opcode::Timeout::CODE,
+];
+const FLAGS: Flags = Flags::FIXED_FILE
+    .union(Flags::BUFFER_SELECT)
+    .union(Flags::SKIP_SUCCESS);
+
 /// The driver.
 pub struct IoUring<P: Probe> {
     ring: Ring,
@@ -156,7 +171,7 @@ pub fn check() -> Result<(), String> {
     let ring = Ring::open().map_err(explain)?;
     ring.submitter().register_files_sparse(1).map_err(explain)?;
     drop(ProvidedBuffers::register(ring.submitter(), RECEIVE_GROUP, 1, 64).map_err(explain)?);
-    Ok(())
+    ring.enable(&OPERATIONS, FLAGS).map_err(explain)
 }
 
 /// How many completions to ask for after a wait that asked for `asked` and got `got`.
@@ -187,6 +202,7 @@ impl<P: Probe> Driver for IoUring<P> {
             RECEIVE_BUFFERS,
             RECEIVE_BYTES,
         )?;
+        ring.enable(&OPERATIONS, FLAGS)?;
         let mut this = Self {
             ring,
             buffers,
@@ -698,6 +714,7 @@ impl<P: Probe> Drop for IoUring<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::probe::Off;
 
     #[test]
     fn a_wait_asks_for_more_only_under_pressure() {
@@ -725,5 +742,36 @@ mod tests {
             let (unpacked, other) = unpack(pack(kind, token));
             assert!(unpacked == kind && other == token);
         }
+    }
+
+    /// What the kernel says to each of these entries, by their user data.
+    fn results(ring: &mut Ring, entries: &[Entry]) -> Vec<(u64, i32)> {
+        for entry in entries {
+            // SAFETY: they point to nothing.
+            unsafe { ring.push(entry.clone()) };
+        }
+        let mut completions = Vec::new();
+        while completions.len() < entries.len() {
+            ring.enter::<Off>(1, &mut completions, &Counts::default())
+                .expect("the ring is enabled");
+        }
+        let result = |completion: &Completion| (completion.user_data, completion.result);
+        completions.iter().map(result).collect()
+    }
+
+    #[test]
+    fn the_ring_refuses_what_the_driver_never_asks_for() {
+        let Ok(mut ring) = Ring::open() else { return };
+        ring.enable(&OPERATIONS, FLAGS).expect("Linux 6.1 can");
+        let cancel = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
+        let entries = [
+            opcode::Nop::new().build().user_data(1),
+            cancel.clone().flags(Flags::ASYNC).user_data(2),
+            cancel.user_data(3),
+        ];
+        let expected = [(1, -libc::EACCES), (2, -libc::EACCES), (3, 0)];
+        assert_eq!(results(&mut ring, &entries), expected);
+        let again = ring.submitter().register_files_sparse(1).unwrap_err();
+        assert_eq!(again.raw_os_error(), Some(libc::EACCES));
     }
 }

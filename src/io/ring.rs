@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
 
-use io_uring::squeue::Entry;
+use io_uring::register::Restriction;
+use io_uring::squeue::{Entry, Flags};
 use io_uring::types::SubmitArgs;
 use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter};
 
@@ -71,7 +72,8 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// A ring for the calling thread alone, whose completions appear only in its own `enter`.
+    /// A ring for the calling thread alone, whose completions appear only in its own `enter`. What
+    /// entries refer to is registered now; [`Ring::enable`] ends that.
     pub(super) fn open() -> io::Result<Ring> {
         let ring = match build(true) {
             // Without the array of indices since Linux 6.6.
@@ -101,6 +103,17 @@ impl Ring {
     /// For registering what entries refer to.
     pub(super) fn submitter(&self) -> &Submitter<'static> {
         &self.submitter
+    }
+
+    /// From now on the ring takes entries, and nothing but what is allowed here: a fault in this
+    /// program, or whoever gets hold of the ring, cannot open a file or connect with it
+    /// (io_uring_register(2), IORING_REGISTER_RESTRICTIONS, Linux 5.10).
+    pub(super) fn enable(&self, operations: &[u8], flags: Flags) -> io::Result<()> {
+        let operations = operations.iter().map(|&code| Restriction::sqe_op(code));
+        let flags = Restriction::sqe_flags_allowed(flags.bits());
+        let mut allowed: Vec<Restriction> = operations.chain([flags]).collect();
+        self.submitter.register_restrictions(&mut allowed)?;
+        self.submitter.register_enable_rings()
     }
 
     /// Entries written so far: the place of the last one.
@@ -236,6 +249,7 @@ fn build(without_index_array: bool) -> io::Result<IoUring> {
     builder
         .setup_single_issuer()
         .setup_defer_taskrun()
+        .setup_r_disabled()
         .setup_cqsize(COMPLETIONS)
         .setup_submit_all();
     if without_index_array {
