@@ -1,21 +1,36 @@
 #!/usr/bin/env bash
 # What `cargo test` leaves out for want of time: the whole suite many times over, and the tests that
-# measure. Ends by itself; says which round failed.
+# measure; or simulated runs, as many as asked for. Ends by itself; says which round or seed failed.
 #
 #   scripts/soak.sh [ROUNDS]      20 rounds by default
+#   scripts/soak.sh --seeds N     the simulated model with the seeds below N
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-case "${1:-20}" in
-    -h | --help)
-        sed -n '2,5s/^# \{0,1\}//p' "$0"
-        exit 0
-        ;;
-    '' | *[!0-9]*)
-        echo "soak: ${1@Q} is no number of rounds; try: scripts/soak.sh 20" >&2
+usage() {
+    sed -n '2,6s/^# \{0,1\}//p' "$0"
+}
+
+is_number() {
+    [[ $1 =~ ^[0-9]+$ ]]
+}
+
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+    usage
+    exit 0
+fi
+if [[ ${1:-} == --seeds ]]; then
+    seeds=${2:-}
+    if ! is_number "$seeds"; then
+        echo "soak: ${seeds@Q} is no number of seeds; try: scripts/soak.sh --seeds 20000" >&2
         exit 2
-        ;;
-esac
+    fi
+    RINGLAB_SEEDS=$seeds exec cargo test --lib every_seed_serves_everybody -- --nocapture
+fi
+if ! is_number "${1:-20}"; then
+    echo "soak: ${1@Q} is no number of rounds; try: scripts/soak.sh 20" >&2
+    exit 2
+fi
 
 cargo test --workspace --no-run
 for ((round = 1; round <= ${1:-20}; round++)); do

@@ -10,17 +10,53 @@ use nix::time::{ClockId, clock_getres, clock_gettime};
 use crate::measure::probe::Probe;
 use crate::session::Context;
 
+/// Where a shard's time comes from: the kernel, or a simulation.
+pub trait Time {
+    /// A time that never goes back, in milliseconds.
+    fn now_ms(&self) -> u64;
+    /// The time of day, since 1970.
+    fn of_day(&self) -> Duration;
+    /// A step of [`Time::now_ms`] and one more, in milliseconds: a timer set so much later fires
+    /// when this clock is sure to show its time.
+    fn step_ms(&self) -> u64;
+}
+
+/// The kernel's coarse clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Coarse;
+
+impl Time for Coarse {
+    fn now_ms(&self) -> u64 {
+        now_ms()
+    }
+
+    fn of_day(&self) -> Duration {
+        coarse(ClockId::CLOCK_REALTIME_COARSE)
+    }
+
+    fn step_ms(&self) -> u64 {
+        let step = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map(Duration::from);
+        step.map_or(10, |step| step.as_millis() as u64) + 1
+    }
+}
+
 /// Keeps a [`Context`]'s time and date.
-#[derive(Debug, Default)]
-pub struct Clock {
+#[derive(Debug)]
+pub struct Clock<T> {
+    time: T,
     second: i64,
 }
 
-impl Clock {
+impl<T: Time> Clock<T> {
+    /// A clock that goes by `time`.
+    pub fn new(time: T) -> Self {
+        Self { time, second: 0 }
+    }
+
     /// Brings the context up to date; the date is written anew when its second has changed.
     pub fn tick<P: Probe>(&mut self, context: &mut Context<P>) {
-        context.now_ms = now_ms();
-        let wall = coarse(ClockId::CLOCK_REALTIME_COARSE);
+        context.now_ms = self.time.now_ms();
+        let wall = self.time.of_day();
         let second = wall.as_secs() as i64;
         if second != self.second {
             self.second = second;
@@ -32,13 +68,6 @@ impl Clock {
 /// CLOCK_MONOTONIC, coarse, in milliseconds.
 pub fn now_ms() -> u64 {
     coarse(ClockId::CLOCK_MONOTONIC_COARSE).as_millis() as u64
-}
-
-/// A step of [`now_ms`] and one more, in milliseconds: a timer set so much later fires when the
-/// coarse clock is sure to show its time.
-pub fn step_ms() -> u64 {
-    let step = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map(Duration::from);
-    step.map_or(10, |step| step.as_millis() as u64) + 1
 }
 
 fn coarse(clock: ClockId) -> Duration {

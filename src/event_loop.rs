@@ -3,8 +3,8 @@
 //!
 //! Generic over the driver, so that nothing stands between them at run time.
 
-use crate::clock::{Clock, step_ms};
-use crate::io::{Done, Driver, NOW_NS, Outcome, Submitted, Token};
+use crate::clock::{Clock, Coarse, Time};
+use crate::io::{Counts, Done, Driver, Listener, NOW_NS, Outcome, Submitted, Token};
 use crate::measure::probe::Probe;
 use crate::offload::{Job, Wake};
 use crate::session::{Context, Session};
@@ -21,6 +21,19 @@ const DRAIN_SWEEP_MS: u64 = 10;
 /// # Errors
 /// What kept the shard from serving, or made its driver unusable.
 pub fn run<D: Driver, P: Probe>(shard: Shard) -> Result<(), ShardError> {
+    run_by::<D, P, _>(shard, Coarse, D::open)
+}
+
+/// The same over a driver that `open` opens, given the listener and how many connections there may
+/// be, and by a time of the caller's.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_by<D: Driver, P: Probe, T: Time>(
+    shard: Shard,
+    time: T,
+    open: impl FnOnce(Listener, usize, Arc<Counts>) -> std::io::Result<D>,
+) -> Result<(), ShardError> {
     let book = shard.hub.open_book();
     book.begin::<P>();
     let handlers = shard.begin()?;
@@ -33,8 +46,8 @@ pub fn run<D: Driver, P: Probe>(shard: Shard) -> Result<(), ShardError> {
         ..
     } = shard;
     let places = config.connections + SPARE_CONNECTIONS;
-    let driver = D::open(listener, places, book.io.clone())
-        .map_err(ShardError::at("opening the I/O model"))?;
+    let driver =
+        open(listener, places, book.io.clone()).map_err(ShardError::at("opening the I/O model"))?;
     let wake = Wake::Driver(driver.waker());
     let context = context::<P>(&config, handlers, &threads, &wake, book.served.clone())?;
     let mut this = Loop {
@@ -42,8 +55,8 @@ pub fn run<D: Driver, P: Probe>(shard: Shard) -> Result<(), ShardError> {
         sessions: Vec::new(),
         live: 0,
         context,
-        clock: Clock::default(),
-        clock_step_ms: step_ms(),
+        clock_step_ms: time.step_ms(),
+        clock: Clock::new(time),
         hub,
         sweep_ms: SWEEP_MS.min(config.timeouts.shortest_ms() / 4).max(10),
         next_sweep_ms: 0,
@@ -56,12 +69,12 @@ pub fn run<D: Driver, P: Probe>(shard: Shard) -> Result<(), ShardError> {
     this.serve().map_err(ShardError::at("waiting for events"))
 }
 
-struct Loop<D, P: Probe> {
+struct Loop<D, P: Probe, T> {
     driver: D,
     sessions: Vec<Option<Entry>>,
     live: usize,
     context: Context<P>,
-    clock: Clock,
+    clock: Clock<T>,
     clock_step_ms: u64,
     hub: Arc<Hub>,
     sweep_ms: u64,
@@ -78,7 +91,7 @@ struct Entry {
     admitted: bool,
 }
 
-impl<D: Driver, P: Probe> Loop<D, P> {
+impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
     fn serve(&mut self) -> std::io::Result<()> {
         loop {
             // A timer only while somebody has a deadline: an idle shard sleeps.

@@ -35,6 +35,7 @@
 //! | [`report`] | results in, text out |
 //! | [`control`] | what a server tells the laboratory that started it |
 //! | [`whole_file`], [`descriptors`] | files that are whole or not there; the limit of open ones |
+//! | `simulation` | the tests' storm: everything from [`event_loop`] down, over a driver that one seed decides |
 //! | [`clock`], [`pool`], [`served`] | a shard's time, its buffers, its figures |
 //!
 //! # Invariants, each held by a test
@@ -73,6 +74,8 @@ pub mod served;
 pub mod server;
 pub mod session;
 pub mod shard;
+#[cfg(test)]
+mod simulation;
 pub mod task_per_connection;
 pub mod thread_per_connection;
 pub mod whole_file;

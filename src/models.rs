@@ -113,6 +113,38 @@ pub static MODELS: &[Model] = &[
     },
 ];
 
+/// What there is of `simulated`, which lives in the tests alone.
+pub struct ForTests {
+    /// As other models'.
+    pub name: &'static str,
+    /// What it does, in one sentence.
+    pub sentence: &'static str,
+}
+
+/// Run by `cargo test`; not in [`MODELS`], since it serves nobody.
+pub static SIMULATED: ForTests = ForTests {
+    name: "simulated",
+    sentence: "No kernel: one seed decides what goes short, late, full or wrong; for tests.",
+};
+
+/// The model of that name, as somebody asked for it.
+///
+/// # Errors
+/// A sentence that says which there are.
+pub fn asked(name: &str) -> Result<&'static Model, String> {
+    let names = || {
+        let names: Vec<_> = MODELS.iter().map(|model| model.name).collect();
+        names.join(", ")
+    };
+    if name == SIMULATED.name {
+        return Err(format!(
+            "the model {name} serves nobody, it is for tests: `cargo test simulation` runs it; choose from {}",
+            names()
+        ));
+    }
+    find(name).ok_or_else(|| format!("no I/O model is called {name:?}; choose from {}", names()))
+}
+
 /// The model of that name.
 pub fn find(name: &str) -> Option<&'static Model> {
     MODELS.iter().find(|model| model.name == name)

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{self, Poll};
 
-use crate::clock::{Clock, now_ms};
+use crate::clock::{Clock, Coarse, now_ms};
 use crate::desk::{Room, Seat};
 use crate::io::tokio_uring::{self, Acceptor, Connection, Either, RECEIVE_BYTES, either};
 use crate::io::{Op, Token};
@@ -47,7 +47,7 @@ pub fn run<P: Probe>(shard: Shard) -> Result<(), ShardError> {
         let wake = Wake::Driver(acceptor.waker());
         let context = context::<P>(&config, handlers, &threads, &wake, book.served.clone())?;
         let tasks = Rc::new(Tasks {
-            context: RefCell::new((context, Clock::default())),
+            context: RefCell::new((context, Clock::new(Coarse))),
             answers: RefCell::default(),
             room: Room::new(config, hub, threads, book),
             accepting: Cell::new(true),
@@ -61,7 +61,7 @@ pub fn run<P: Probe>(shard: Shard) -> Result<(), ShardError> {
 /// What the tasks of a shard share.
 struct Tasks<P: Probe> {
     /// Borrowed between two waits and never across one.
-    context: RefCell<(Context<P>, Clock)>,
+    context: RefCell<(Context<P>, Clock<Coarse>)>,
     /// Who awaits a handler on another thread, and the answers that came from there.
     answers: RefCell<HashMap<Token, Awaited>>,
     room: Arc<Room>,

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::thread;
 
-use crate::clock::{Clock, now_ms};
+use crate::clock::{Clock, Coarse, now_ms};
 use crate::desk::{Room, Seat};
 use crate::handlers::Handlers;
 use crate::io::Op;
@@ -129,7 +129,7 @@ fn serve<P: Probe>(seat: &Seat<Connection>, handlers: Arc<Handlers>) -> Result<(
         &wake,
         book.served.clone(),
     )?;
-    let mut clock = Clock::default();
+    let mut clock = Clock::new(Coarse);
     clock.tick(&mut context);
     let mut session = seat.session(&mut context);
     let mut buffer = vec![0; RECEIVE_BYTES];

@@ -428,20 +428,8 @@ impl Arguments {
         let asked: Vec<&Model> = if self.model.iter().any(|name| name == "all") {
             MODELS.iter().collect()
         } else {
-            let known = || {
-                MODELS
-                    .iter()
-                    .map(|model| model.name)
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            };
             let find = |name: &String| {
-                models::find(name).ok_or_else(|| {
-                    format!(
-                        "no I/O model is called {name:?}; choose from {}, or `all`",
-                        known()
-                    )
-                })
+                models::asked(name).map_err(|sentence| format!("{sentence}, or `all`"))
             };
             self.model.iter().map(find).collect::<Result<_, _>>()?
         };

@@ -4,7 +4,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use super::Exit;
 use crate::layout::Layout;
-use crate::models::MODELS;
+use crate::models::{MODELS, SIMULATED};
 use crate::offload::Policy;
 use crate::sandbox::Isolation;
 
@@ -26,6 +26,7 @@ pub fn run(_: &Arguments) -> Exit {
         };
         table.add_row(["model", model.name, here.0, &here.1]);
     }
+    table.add_row(["model", SIMULATED.name, "tests", SIMULATED.sentence]);
     for layout in Layout::ALL {
         table.add_row(["layout", &layout.to_string(), "yes", layout.sentence()]);
     }

@@ -15,7 +15,7 @@ use crate::descriptors;
 use crate::io::null;
 use crate::layout::Layout;
 use crate::measure::probe::{self, Injection};
-use crate::models::{self, MODELS, Shape};
+use crate::models::{self, Model, Shape};
 use crate::offload::Policy;
 use crate::routes::Route;
 use crate::sandbox::{Isolation, Source};
@@ -26,8 +26,8 @@ use crate::shard::Stage;
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// How bytes move: an I/O model, as `ringlab models` lists them
-    #[arg(long, default_value = "epoll", value_parser = clap::builder::PossibleValuesParser::new(MODELS.iter().map(|model| model.name)))]
-    model: String,
+    #[arg(long, default_value = "epoll", value_parser = models::asked)]
+    model: &'static Model,
     /// One pinned thread for each of these cores: `0,2` or `all`
     #[arg(long, default_value = "all", value_parser = parse_cores)]
     cores: Cores,
@@ -319,7 +319,7 @@ impl Arguments {
 
     fn config(&self) -> Result<Config, ConfigError> {
         let mut config = Config::new(Source::parse(&self.handler), self.cores.list());
-        config.model = models::find(&self.model).expect("clap knows the table");
+        config.model = self.model;
         config.routes = self.routes.clone();
         config.isolation = self.isolation;
         config.offload = self.offload;

@@ -21,6 +21,8 @@ mod provided_buffers;
 mod readiness;
 mod ring;
 pub mod signal;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod slots;
 pub mod tokio_uring;
 mod waker;

@@ -23,6 +23,12 @@ impl<T> Slots<T> {
         }
     }
 
+    /// How many places there are.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// `None` when full: the value comes back so that its owner can decide what to do with it.
     pub(super) fn insert(&mut self, value: T) -> Result<Token, T> {
         let index = match self.free.pop() {

@@ -173,6 +173,7 @@ fn names_that_nothing_has() {
             "blocking, nonblocking, epoll, signal, io_uring",
         ],
     );
+    check(&["--model", "simulated"], &["for tests", "choose from"]);
     check(&["--isolation", "none"], &["none", "native, reuse, fresh"]);
     check(
         &["--route", "/a=hello", "--handler", "hello"],
