@@ -42,5 +42,7 @@ for ((round = 1; round <= ${1:-20}; round++)); do
 done
 # Prices, as measured here; they assert nothing.
 cargo test --release --lib price -- --ignored --nocapture
+# Probes that are off are not there.
+scripts/probes.sh
 # The ledger finds work that was put into a stage in that row and in no other; needs an idle machine.
 cargo test --release --test lab injection -- --ignored --nocapture

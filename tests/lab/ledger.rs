@@ -1,13 +1,15 @@
 //! The blocks that the ledgers are made of: what stands beside what, and what the kernel counted.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
 use ringlab::experiment::block::{Block, Pass};
 use ringlab::experiment::plan::Load;
 use ringlab::experiment::result::Experiment;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 use crate::server::PROGRAM;
 
@@ -63,6 +65,58 @@ fn observed_blocks_stand_beside_one_that_is_not_and_swap_their_places() {
     for column in &experiment.analysis.counts {
         assert!(column.price.is_some(), "{column:?}");
     }
+}
+
+/// What a container's filter does: the call fails, and what it would have counted reads n/a.
+#[test]
+fn a_kernel_that_refuses_counters_leaves_them_out_with_the_reason() {
+    for (errno, reason) in [
+        (
+            libc::EPERM,
+            "forbidden here, by a container's seccomp filter",
+        ),
+        (libc::EACCES, "run as its owner or as root"),
+        (libc::ENOSYS, "has no perf_event_open"),
+    ] {
+        let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("refused-{errno}.json"));
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["compare", "--quiet", "--model", "epoll", "--rounds", "1"])
+            .args(["--equal-rate-rounds", "0", "--ledger-rounds", "1"])
+            .args(["--warm-up", "20ms", "--window", "60ms", "--json"])
+            .arg(&json);
+        refuse(&mut command, libc::SYS_perf_event_open, errno);
+        let output = command.output().expect("the program can be started");
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains(reason), "{errno}: {said}");
+        // The program's own counts stand, and so does the ledger of time.
+        assert!(said.contains("system calls"), "{said}");
+        assert!(said.contains("unexplained"), "{said}");
+        let _ = fs::remove_file(&json);
+    }
+}
+
+/// Has the kernel answer `errno` to that system call, in the program and whatever it starts.
+fn refuse(command: &mut Command, call: libc::c_long, errno: i32) {
+    let architecture = std::env::consts::ARCH
+        .try_into()
+        .expect("it knows this one");
+    let filter = SeccompFilter::new(
+        [(call, Vec::new())].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno.cast_unsigned()),
+        architecture,
+    );
+    let filter: BpfProgram = filter
+        .and_then(TryInto::try_into)
+        .expect("a filter of one call");
+    // SAFETY: between fork and exec this makes two system calls, prctl and seccomp, and allocates
+    // nothing unless they fail.
+    unsafe {
+        command.pre_exec(move || seccompiler::apply_filter(&filter).map_err(io::Error::other))
+    };
 }
 
 /// tracefs in a mount namespace of its own, where it is not mounted already.
