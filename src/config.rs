@@ -183,6 +183,14 @@ impl Config {
             .collect()
     }
 
+    /// Each route's path; one without routes has an empty one.
+    pub fn paths(&self) -> impl Iterator<Item = String> {
+        let all = self.routes.is_empty().then(String::new);
+        let routes = self.routes.iter();
+        all.into_iter()
+            .chain(routes.map(|route| route.path.clone()))
+    }
+
     /// Where and when each route's handlers run; one without routes has one for everything.
     pub fn policies(&self) -> impl Iterator<Item = Policy> {
         let all = self.routes.is_empty().then_some(self.offload);

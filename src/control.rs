@@ -118,7 +118,7 @@ pub fn monotonic_ns() -> u64 {
 }
 
 /// Names of the threads of a server that do not serve, besides the main thread.
-pub const HELPERS: [&str; 2] = ["control", "signals"];
+pub const HELPERS: [&str; 6] = ["control", "signals", "swap", "socket", "watch", "compile"];
 
 /// Starts the helper of that name, one of [`HELPERS`].
 ///

@@ -29,6 +29,7 @@
 //! | [`routes`], [`handlers`] | which handler a request is for; a shard's handlers, exchanged while it serves |
 //! | [`offload`] | where and when a handler runs |
 //! | [`sandbox`] | what runs: engine, guest ABI, isolation, limits |
+//! | [`swap`] | a handler exchanged for another while requests flow |
 //! | [`load`] | the load generator |
 //! | [`measure`] | clocks, counters, host fingerprint, statistics |
 //! | [`experiment`] | arms run in turn as blocks, and what may be concluded |
@@ -76,6 +77,7 @@ pub mod session;
 pub mod shard;
 #[cfg(test)]
 mod simulation;
+pub mod swap;
 pub mod task_per_connection;
 pub mod thread_per_connection;
 pub mod whole_file;

@@ -13,6 +13,7 @@ use crate::io::{Waker, listener};
 use crate::offload::{Policy, Spawn, Threads, Workers};
 use crate::sandbox::Handler;
 use crate::shard::{Figures, Hub, Shard, ShardError, Stage};
+use crate::swap::{Swapper, Target};
 
 /// Room on a shard's stack for what is not the guest's.
 const STACK_BYTES: usize = 512 * 1024;
@@ -24,6 +25,10 @@ pub struct Server {
     address: SocketAddr,
     hub: Arc<Hub>,
     wakers: Vec<Waker>,
+    /// Each route's path, and the handler it began with.
+    begun: Vec<(String, Handler)>,
+    /// Each shard's.
+    handlers: Vec<Arc<Handlers>>,
     /// One message from each shard that ended, however it ended.
     ended: Receiver<Result<(), ShardError>>,
     /// Shards that have not sent theirs.
@@ -117,6 +122,8 @@ impl Server {
             address,
             hub: hub.clone(),
             wakers: Vec::new(),
+            begun: config.paths().zip(loaded.iter().cloned()).collect(),
+            handlers: Vec::new(),
             ended,
             running: 0,
             drain: config.drain,
@@ -124,6 +131,7 @@ impl Server {
         for (&core, listener) in config.cores.iter().zip(listeners) {
             let (ready, came_up) = sync_channel(1);
             let handlers = Arc::new(Handlers::default());
+            server.handlers.push(handlers.clone());
             let shard = Shard {
                 listener,
                 loaded: loaded.clone(),
@@ -181,6 +189,25 @@ impl Server {
     /// What it has done so far.
     pub fn figures(&self) -> Figures {
         self.hub.figures()
+    }
+
+    /// Each route's path, and the handler it began with; the path is empty where one handler answers
+    /// everything.
+    pub fn routes(&self) -> &[(String, Handler)] {
+        &self.begun
+    }
+
+    /// Who exchanges its handlers.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn swapper(&self) -> std::io::Result<Swapper> {
+        let shards = self.handlers.iter().zip(&self.wakers);
+        let targets = shards.map(|(handlers, waker)| Target {
+            handlers: handlers.clone(),
+            waker: waker.clone(),
+        });
+        Swapper::start(self.begun.clone(), targets.collect())
     }
 
     /// Shared with whoever wants to read figures or bring the server down from another thread.

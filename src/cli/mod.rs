@@ -6,6 +6,7 @@ mod inspect;
 mod load;
 mod models;
 mod serve;
+mod swap;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -63,6 +64,7 @@ enum Command {
     Load(load::Arguments),
     Call(call::Arguments),
     Inspect(inspect::Arguments),
+    Swap(swap::Arguments),
     Models(models::Arguments),
 }
 
@@ -80,6 +82,7 @@ pub fn main() -> Exit {
         Some(Command::Load(arguments)) => load::run(&arguments),
         Some(Command::Call(arguments)) => call::run(&arguments),
         Some(Command::Inspect(arguments)) => inspect::run(&arguments),
+        Some(Command::Swap(arguments)) => swap::run(&arguments),
         Some(Command::Models(arguments)) => models::run(&arguments),
     }
 }

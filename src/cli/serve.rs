@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -21,6 +22,8 @@ use crate::routes::Route;
 use crate::sandbox::{Isolation, Source};
 use crate::server::Server;
 use crate::shard::Stage;
+use crate::swap::socket::{self, Listening};
+use crate::swap::{Ask, Swapper, watch};
 
 /// Serve one handler over one I/O model until SIGINT or SIGTERM
 #[derive(Debug, clap::Args)]
@@ -49,6 +52,13 @@ pub struct Arguments {
         conflicts_with = "handler"
     )]
     routes: Vec<Route>,
+    /// Exchange a handler when its file changes; SIGHUP and `ringlab swap` do at any time
+    #[arg(long)]
+    watch: bool,
+    /// Where `ringlab swap` finds this server, or none [default: PORT.sock in $XDG_RUNTIME_DIR/ringlab
+    /// or /tmp/ringlab-UID]
+    #[arg(long, value_name = "FILE|none")]
+    socket: Option<PathBuf>,
     /// What stands between two requests: native, reuse or fresh
     #[arg(long, default_value = "reuse")]
     isolation: Isolation,
@@ -125,7 +135,10 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Exit {
     // Blocked before any thread is born, so that only this one ever takes them.
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+    let mut signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+    if arguments.is_swapped() {
+        signals.add(Signal::SIGHUP);
+    }
     if let Err(error) = signals.thread_block() {
         return fail(
             Exit::HostCannot,
@@ -155,6 +168,12 @@ pub fn run(arguments: &Arguments) -> Exit {
         let path = arguments.canned.as_deref().unwrap_or("/");
         null::set_request(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes());
     }
+    if arguments.is_parent() && (arguments.watch || arguments.socket.is_some()) {
+        return fail(
+            Exit::BadInput,
+            "handlers are exchanged in one process; ask for --layout threads with --watch or --socket",
+        );
+    }
     if arguments.is_parent() {
         return run_cluster(arguments, config, signals);
     }
@@ -165,9 +184,17 @@ pub fn run(arguments: &Arguments) -> Exit {
         Ok(server) => server,
         Err(error) => return fail(exit_for(error.is_the_hosts()), error),
     };
+    // Before the address is said: who has read it may ask at once.
+    let (swapper, _listening) = match arguments.swap(&server) {
+        Ok(swap) => swap,
+        Err(error) => return fail(Exit::HostCannot, error),
+    };
     say_address(server.address());
+    if !arguments.is_child() {
+        say_routes(&server);
+    }
     let handle = server.handle();
-    watch_signals(signals, move |_| handle.advance(Stage::Draining));
+    watch_signals(signals, swapper, move |_| handle.advance(Stage::Draining));
     if arguments.control || arguments.share.is_some() {
         control::answer(control::Single::new(server.handle()));
     }
@@ -196,7 +223,7 @@ fn run_cluster(arguments: &Arguments, mut config: Config, signals: SigSet) -> Ex
     };
     say_address(cluster.address());
     let handle = cluster.handle();
-    watch_signals(signals, move |signal| handle.end(signal));
+    watch_signals(signals, None, move |signal| handle.end(signal));
     let spokesman = cluster.spokesman();
     let _kept = if arguments.control {
         control::answer(spokesman);
@@ -241,16 +268,48 @@ fn serve(mut server: Server) -> Exit {
 }
 
 /// The first signal drains, by `drain`; the second is passed on too, and ends the process at once.
-fn watch_signals(signals: SigSet, drain: impl Fn(Signal) + Send + 'static) {
+fn watch_signals(
+    signals: SigSet,
+    swapper: Option<Swapper>,
+    drain: impl Fn(Signal) + Send + 'static,
+) {
     control::helper(control::HELPERS[1], move || {
-        for nth in 0.. {
+        let mut draining = false;
+        loop {
             let Ok(signal) = signals.wait() else { return };
+            if signal == Signal::SIGHUP {
+                reload(swapper.as_ref());
+                continue;
+            }
             drain(signal);
-            if nth > 0 {
+            if draining {
                 std::process::exit(Exit::Interrupted as i32);
             }
+            draining = true;
         }
     });
+}
+
+/// Loads every handler's file anew.
+fn reload(swapper: Option<&Swapper>) {
+    let asked = swapper.map(|swapper| swapper.ask(Ask::Reload { route: None }));
+    if let Some(Err(refusal)) = asked {
+        eprintln!("ringlab: {refusal}; the old one stays");
+    }
+}
+
+/// Says what answers which path, and what compiling it took.
+fn say_routes(server: &Server) {
+    for (path, handler) in server.routes() {
+        let path = if path.is_empty() { "everything" } else { path };
+        println!(
+            "{path}: {}, {}, compiled in {:.1} ms",
+            handler.describe(),
+            handler.isolation(),
+            handler.compile_time().as_secs_f64() * 1000.0
+        );
+    }
+    let _ = std::io::stdout().flush();
 }
 
 /// Raises the soft limit of descriptors as far as it goes, and the connections down to what it
@@ -312,6 +371,48 @@ fn milliseconds(time: humantime::Duration) -> u64 {
 }
 
 impl Arguments {
+    /// Whether another program started this one, and speaks with it.
+    fn is_child(&self) -> bool {
+        self.control || self.share.is_some()
+    }
+
+    /// Whether handlers can be exchanged. Where a program started this one, only if it asked for it.
+    fn is_swapped(&self) -> bool {
+        let asked = self.watch || self.socket.is_some();
+        !self.is_parent() && (asked || !self.is_child())
+    }
+
+    /// Has handlers exchanged when asked to: by a socket, by files that change, by SIGHUP.
+    fn swap(&self, server: &Server) -> Result<(Option<Swapper>, Option<Listening>), String> {
+        if !self.is_swapped() {
+            return Ok((None, None));
+        }
+        let swapper = server
+            .swapper()
+            .map_err(|error| format!("no thread can be started: {error}; raise `ulimit -u`"))?;
+        let listening = match &self.socket {
+            Some(path) if path.as_os_str() == "none" => None,
+            Some(path) => {
+                let listening = socket::listen(path, swapper.clone());
+                Some(listening.map_err(|error| error.to_string())?)
+            }
+            None if self.is_child() => None,
+            None => {
+                let path = socket::default_path(server.address().port());
+                let listening = socket::make_directory(&path)
+                    .and_then(|()| socket::listen(&path, swapper.clone()));
+                // Nobody asked for it: the server serves without.
+                listening
+                    .map_err(|error| eprintln!("ringlab: `ringlab swap` cannot be used: {error}"))
+                    .ok()
+            }
+        };
+        if self.watch && watch::start(swapper.clone()) == 0 {
+            eprintln!("ringlab: --watch has nothing to do: no handler comes from a file");
+        }
+        Ok((Some(swapper), listening))
+    }
+
     /// Whether this process only starts others that serve.
     fn is_parent(&self) -> bool {
         self.layout == Layout::Processes && self.share.is_none()

@@ -82,6 +82,7 @@ struct Ready {
 
 impl Ready {
     fn run(&mut self, errand: &mut Errand) {
+        self.sandboxes.retain(|(handler, _)| !handler.is_retired());
         let known = self
             .sandboxes
             .iter()
@@ -100,7 +101,9 @@ impl Ready {
                 errand.job.run(&mut sandbox);
                 // Others may want the instance more than this worker, which goes to sleep perhaps.
                 sandbox.release();
-                self.sandboxes.insert(0, (handler, sandbox));
+                if !handler.is_retired() {
+                    self.sandboxes.insert(0, (handler, sandbox));
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "a worker could not make a sandbox ready");

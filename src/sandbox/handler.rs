@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 /// The largest file that is read, in MiB.
 pub(super) const FILE_LIMIT_MIB: u64 = 64;
@@ -98,6 +99,7 @@ struct Loaded {
     isolation: Isolation,
     limits: Limits,
     program: Program,
+    compile_time: Duration,
 }
 
 /// What answers a request.
@@ -117,6 +119,7 @@ impl Handler {
         isolation: Isolation,
         limits: &Limits,
     ) -> Result<Handler, LoadError> {
+        let begun = Instant::now();
         let (program, module) = load(source, isolation, limits).map_err(|fault| LoadError {
             handler: source.to_string(),
             fault,
@@ -130,6 +133,7 @@ impl Handler {
             isolation,
             limits: limits.clone(),
             program,
+            compile_time: begun.elapsed(),
         })))
     }
 
@@ -141,6 +145,11 @@ impl Handler {
     /// Which handler this is, for results.
     pub fn describe(&self) -> &Description {
         &self.0.description
+    }
+
+    /// How long it took to read, compile and try it.
+    pub fn compile_time(&self) -> Duration {
+        self.0.compile_time
     }
 
     /// What one request may use.
@@ -201,6 +210,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Fault> {
         io::ErrorKind::NotFound => Fault::Missing,
         _ => Fault::Unreadable(error),
     })?;
+    let before = Stamp::of(&file)?;
     let mut wasm = Vec::new();
     // One byte more than allowed shows that the file is too large, whatever its metadata says.
     file.by_ref()
@@ -210,7 +220,32 @@ fn read(path: &Path) -> Result<Vec<u8>, Fault> {
     if wasm.len() as u64 > limit {
         return Err(Fault::TooLarge);
     }
+    if Stamp::of(&file)? != before || wasm.len() as u64 != before.bytes {
+        return Err(Fault::Changing);
+    }
     Ok(wasm)
+}
+
+/// What changes when a file is written.
+#[derive(PartialEq, Eq)]
+struct Stamp {
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Stamp {
+    fn of(file: &File) -> Result<Stamp, Fault> {
+        let found = file.metadata().map_err(Fault::Unreadable)?;
+        // A pipe is as long as it is, and a device never ends.
+        if !found.is_file() {
+            let error = io::Error::other("it is no regular file");
+            return Err(Fault::Unreadable(error));
+        }
+        Ok(Stamp {
+            bytes: found.len(),
+            modified: found.modified().ok(),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -30,6 +30,11 @@ pub enum Fault {
          in release mode and strip it"
     )]
     TooLarge,
+    /// Somebody writes it.
+    #[error(
+        "the file changed while it was read; write it under another name and rename it, or try again"
+    )]
+    Changing,
     /// Neither the binary format nor the text format; holds the first bytes.
     #[error(
         "it {0}, where a module begins with 00 61 73 6d or, as a text, with a parenthesis; build \

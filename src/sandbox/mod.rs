@@ -24,6 +24,7 @@
 //! | `limits` | what one request may use, and what it may use by default |
 //! | `deadline` | CPU time per request: the ticker and the watch |
 //! | `slots` | how many instances a shard may have, and who waits when all are out |
+//! | `tally` | how many requests a handler was called for |
 //! | `native` | the same handler without a sandbox |
 //! | `trial` | one request to one instance, and what it leaves written |
 //! | `failure` | the ways in which a call fails, and their HTTP status |
@@ -46,6 +47,7 @@ mod limits;
 mod load_error;
 mod native;
 mod slots;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod trial;

@@ -9,10 +9,13 @@ use super::handler::{Handler, Program};
 use super::instance::{Blueprint, Instance};
 use super::limits::Limits;
 use super::load_error::LoadError;
+use super::tally::Tally;
 use super::{Answer, Call, Failure, Isolation, native};
+use crate::measure::counter::Counter;
 use crate::measure::probe::{Off, Probe};
 use ringlab_guest::Handler as NativeHandler;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +36,9 @@ pub struct ShardSandbox {
     slots: Mutex<Slots>,
     /// Notified once for each slot that is promised.
     promise: Condvar,
+    tally: Tally,
+    /// Another has taken its place.
+    retired: AtomicBool,
 }
 
 enum Runner {
@@ -94,8 +100,25 @@ impl ShardSandbox {
                 kept: Vec::with_capacity(limits.instances),
             }),
             promise: Condvar::new(),
+            tally: Tally::default(),
+            retired: AtomicBool::new(false),
             limits,
         }))
+    }
+
+    /// Requests that it was called for, in all threads.
+    pub fn served(&self) -> u64 {
+        self.tally.sum()
+    }
+
+    /// Another takes its place: who keeps it ready for later requests need not.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether another has taken its place.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     fn lease(&self) -> Result<Lease, Failure> {
@@ -146,6 +169,7 @@ pub struct Sandbox {
     _ticker: Option<Ticker>,
     lease: Option<Lease>,
     checker: Checker,
+    served: Arc<Counter>,
 }
 
 /// Checks header lines, but not the same ones twice in a row: a handler tends to answer the same
@@ -175,6 +199,7 @@ impl Sandbox {
                 check: shard.check,
                 accepted: Vec::new(),
             },
+            served: shard.tally.open(),
             shard,
             _ticker: ticker,
             lease: None,
@@ -205,8 +230,10 @@ impl Sandbox {
             shard,
             lease,
             checker,
+            served,
             ..
         } = self;
+        served.add(1);
         let limits = &shard.limits;
         let (blueprint, keep) = match &shard.runner {
             Runner::Native(handler) => {
@@ -259,6 +286,7 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.release();
+        self.shard.tally.close(&self.served);
     }
 }
 

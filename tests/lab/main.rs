@@ -17,6 +17,7 @@
 //! | `queues` | the same, their queues and wake-ups: every order of the threads |
 //! | `call` | a request without a server: the answer, and what is said of it |
 //! | `routes` | the longest path wins; each route has its isolation and policy |
+//! | `swap` | handlers exchanged under load; bad ones; the socket, the watcher, SIGHUP |
 //! | `inspect` | what is said of a module, and why it is refused |
 //! | `real_work` | handlers that compute: the right answers, natively and in a sandbox alike |
 //! | `startup`, `drain` | how a server begins and ends |
@@ -60,6 +61,7 @@ mod regressions;
 mod routes;
 mod server;
 mod startup;
+mod swap;
 mod timeouts;
 mod vanishing;
 

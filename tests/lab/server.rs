@@ -238,9 +238,14 @@ impl Server {
 
     /// The most memory that it ever had resident, in bytes: `VmHWM` of proc_pid_status(5).
     pub fn peak_memory_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// A size in its proc_pid_status(5), in bytes.
+    pub fn status_bytes(&self, name: &str) -> u64 {
         let path = format!("/proc/{}/status", self.pid());
         let status = std::fs::read_to_string(path).expect("it is running");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
         kib.and_then(|kib| kib.parse::<u64>().ok())
             .expect("the kernel writes it so")
