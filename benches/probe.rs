@@ -47,7 +47,8 @@ fn probe_bench_on(bytes: &[u8]) -> u64 {
 fn probes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("probe");
     let request = b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n";
-    let bench: [(&str, fn(&[u8]) -> u64); 3] = [
+    type Stages = fn(&[u8]) -> u64;
+    let bench: [(&str, Stages); 3] = [
         ("without", probe_bench_without),
         ("off", probe_bench_off),
         ("on, not begun", probe_bench_on),
