@@ -38,6 +38,12 @@ const BATCH_LIMIT: usize = 16;
 const RECEIVE_BUFFERS: u16 = 128;
 const RECEIVE_BYTES: usize = 2048;
 const RECEIVE_GROUP: u16 = 0;
+/// Receives of one connection in one turn after which its multishot receive is armed anew: more than
+/// a small request ever takes. While the kernel takes bytes from a connection again and again, it may
+/// miss that it was reset meanwhile, and never tell (seen on Linux 6.18: mostly behind more than 32
+/// buffers, `MULTISHOT_MAX_RETRY` in io_uring/net.c). A receive that is armed anew looks at the
+/// socket first.
+const RECEIVES_IN_A_TURN: u32 = 8;
 /// Places beyond the fixed files: an older kernel may accept into a file's place before it has told
 /// that the file is closed.
 const SPARE_PLACES: usize = 64;
@@ -80,6 +86,8 @@ pub struct IoUring<P: Probe> {
     unarmed: Vec<Token>,
     /// Sends whose success is silent, each with its place among the entries written.
     silent: VecDeque<(u64, Token)>,
+    /// Counts the waits.
+    turn: u64,
     /// How many completions the next wait asks for; more than one only under pressure.
     batch: usize,
     /// More came on a connection whose silent send is not over: the next wait must not sleep on it.
@@ -96,6 +104,8 @@ struct Connection {
     file: Fixed,
     receiving: bool,
     receive: Receive,
+    /// How many receives the last turn brought that brought any, and which turn that was.
+    received: (u64, u32),
     sending: Option<Sending>,
     closing: bool,
     /// The close is under way: nothing more may be asked of the file.
@@ -219,6 +229,7 @@ impl<P: Probe> Driver for IoUring<P> {
             lent: None,
             unarmed: Vec::new(),
             silent: VecDeque::new(),
+            turn: 0,
             batch: 1,
             hurried: false,
             in_flight: 0,
@@ -294,6 +305,7 @@ impl<P: Probe> Driver for IoUring<P> {
 
     fn wait(&mut self, until: Option<u64>) -> io::Result<()> {
         self.recycle_lent();
+        self.turn += 1;
         for at in 0..self.unarmed.len() {
             self.arm_receive(self.unarmed[at]);
         }
@@ -438,6 +450,7 @@ impl<P: Probe> IoUring<P> {
             file: Fixed(completion.result as u32),
             receiving: false,
             receive: Receive::Idle,
+            received: (0, 0),
             sending: None,
             closing: false,
             closed: false,
@@ -520,6 +533,12 @@ impl<P: Probe> IoUring<P> {
             connection.receive = Receive::Listed;
             self.unarmed.push(token);
             self.counts.rearmed.add(1);
+        }
+        let (turn, received) = connection.received;
+        let received = if turn == self.turn { received + 1 } else { 1 };
+        connection.received = (self.turn, received);
+        if received == RECEIVES_IN_A_TURN {
+            self.cancel_receive(token);
         }
         match (completion.result, buffer) {
             (n @ 1.., Some(id)) => Received::Bytes(id, n as usize),
