@@ -57,7 +57,7 @@ pub enum Fault {
     )]
     Import(String),
     /// An export of the ABI is missing or of another type.
-    #[error("{0}; build it with the guest SDK, or export what the README's guest ABI lists")]
+    #[error("{0}; build it with the guest SDK, or export what guest/ABI.md lists")]
     NoAbi(String),
     /// It exports another version of the ABI.
     #[error("it exports {0}, and this host speaks ringlab_v1; build it with this version's SDK")]
