@@ -22,6 +22,9 @@ const RUSTFLAGS: [&str; 2] = [
     "-Clink-arg=--no-growable-memory",
 ];
 
+/// The handler that is there to grow, and so is linked without the second of these.
+const GROWS: &str = "hog";
+
 type Result<T> = std::result::Result<T, Failure>;
 
 struct Failure {
@@ -82,13 +85,21 @@ fn embed() -> Result<()> {
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let names = handlers(&root.join("guest/examples"))?;
     require_target()?;
-    let modules = compile(&root, &out.join("guest"))?;
+    let modules = compile(&root, &out.join("guest"), &["--examples"], &RUSTFLAGS)?;
+    let growing = compile(
+        &root,
+        &out.join("growing"),
+        &["--example", GROWS],
+        &RUSTFLAGS[..1],
+    )?;
 
     let mut table = String::from("/// Each built-in handler's name and module.\n");
     table += "pub static WASM: &[(&str, &[u8])] = &[\n";
     for name in &names {
-        let file = format!("{name}.wasm");
-        copy(&modules.join(&file), &out.join(&file))?;
+        let from = if name == GROWS { &growing } else { &modules };
+        // Cargo makes an identifier of a library's name.
+        let file = format!("{}.wasm", name.replace('-', "_"));
+        copy(&from.join(&file), &out.join(&file))?;
         writeln!(table, "    ({name:?}, include_bytes!({file:?})),").expect("a string takes all");
     }
     table += "];\n";
@@ -134,11 +145,12 @@ fn require_target() -> Result<()> {
     .into())
 }
 
-/// Compiles the handlers below `target_dir`; answers where their modules are.
-fn compile(root: &Path, target_dir: &Path) -> Result<PathBuf> {
+/// Compiles those handlers below `target_dir`; answers where their modules are.
+fn compile(root: &Path, target_dir: &Path, which: &[&str], flags: &[&str]) -> Result<PathBuf> {
     let mut cargo = Command::new(variable("CARGO")?);
     cargo
-        .args(["build", "--package", "ringlab-guest", "--examples"])
+        .args(["build", "--package", "ringlab-guest"])
+        .args(which)
         .args(["--profile", "guest", "--target", TARGET, "--target-dir"])
         .arg(target_dir)
         // The outer cargo has settled the lock file, and fetched what is to fetch.
@@ -151,7 +163,7 @@ fn compile(root: &Path, target_dir: &Path) -> Result<PathBuf> {
     }
     let output = cargo
         // This one wins over every other source of flags, configuration files included.
-        .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f"))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         // Empty means none, also where a configuration file names one.
         .env("RUSTC_WRAPPER", "")
         .env("RUSTC_WORKSPACE_WRAPPER", "")

@@ -11,7 +11,7 @@ use std::cell::UnsafeCell;
 use std::ptr;
 
 use crate::view::View;
-use crate::{Handler, Response};
+use crate::{Handler, Request, Response};
 
 #[cfg(target_feature = "atomics")]
 compile_error!("a handler module has one thread: build it without the atomics feature");
@@ -41,6 +41,20 @@ impl<const CAPACITY: usize> Area<CAPACITY> {
             reserved: 0,
             request: UnsafeCell::new(View::EMPTY),
         }
+    }
+
+    /// Shows `look` the request that the host wrote last.
+    #[inline]
+    pub fn with_request<R>(&'static self, look: impl for<'a> FnOnce(&Request<'a>) -> R) -> R {
+        look(&self.view().request())
+    }
+
+    /// What the host wrote last; to be let go of before the host is called back.
+    #[inline]
+    fn view(&'static self) -> &'static View<CAPACITY> {
+        // SAFETY: the host writes the area only between calls, so it does not
+        // change while the reference is in use, and a static is never freed.
+        unsafe { &*self.request.get() }
     }
 }
 
@@ -106,10 +120,7 @@ pub fn call<const CAPACITY: usize>(
     // area's new content is looked at.
     unsafe { (*last.0.get()).response = None };
 
-    // SAFETY: the host writes the area only between calls, so it does not
-    // change while the reference is in use, and a static is never freed.
-    let view: &'static View<CAPACITY> = unsafe { &*area.request.get() };
-    let response = handler(&view.request());
+    let response = handler(&area.view().request());
 
     // SAFETY: as at the first access; the handler has returned.
     let kept = unsafe { &mut *last.0.get() };

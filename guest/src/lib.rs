@@ -20,7 +20,8 @@
 //! where the host links the function in and calls it without a sandbox.
 //!
 //! - [`request`], [`response`]: what a handler is given and what it answers.
-//! - [`handlers`]: the built-in handlers.
+//! - [`handlers`]: the built-in handlers; [`misbehaving`]: those that a host must
+//!   survive.
 //! - `view`: the request as the host lays it out in guest memory.
 //! - `abi`: the exports of a module; `heap`: where it allocates if its memory is
 //!   fixed. No other file has `unsafe`.
@@ -40,6 +41,7 @@ pub mod handlers;
 #[allow(unsafe_code, reason = "whoever gives out memory deals in pointers")]
 #[doc(hidden)]
 pub mod heap;
+pub mod misbehaving;
 pub mod request;
 pub mod response;
 #[cfg(any(target_arch = "wasm32", test))]

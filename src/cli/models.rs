@@ -44,6 +44,16 @@ pub fn run(_: &Arguments) -> Exit {
     for (name, _, sentence) in ringlab_guest::handlers::ALL {
         table.add_row(["handler", name, "yes", sentence]);
     }
+    for (name, sentence) in ringlab_guest::misbehaving::ALL {
+        let sentence = format!("Misbehaves, in a sandbox only: {}", uncapitalised(sentence));
+        table.add_row(["handler", name, "yes", &sentence]);
+    }
     super::say(format_args!("{table}\n"));
     Exit::Done
+}
+
+/// To go on after a colon; the sentences are ASCII.
+fn uncapitalised(sentence: &str) -> String {
+    let (first, rest) = sentence.split_at(1);
+    first.to_ascii_lowercase() + rest
 }

@@ -2,6 +2,7 @@
 
 use ringlab_guest::Handler as NativeHandler;
 use ringlab_guest::handlers::ALL;
+use ringlab_guest::misbehaving;
 
 // `WASM: &[(&str, &[u8])]`, each handler's name and module, written by the package's build.
 include!(concat!(env!("OUT_DIR"), "/handlers.rs"));
@@ -12,6 +13,11 @@ pub(super) fn native(name: &str) -> Option<NativeHandler> {
         .find_map(|(found, handler, _)| (*found == name).then_some(*handler))
 }
 
+/// Whether `name` is a handler that is there to misbehave, which only a sandbox may run.
+pub(super) fn misbehaves(name: &str) -> bool {
+    misbehaving::ALL.iter().any(|(found, _)| *found == name)
+}
+
 /// The module of the handler called `name`.
 pub(super) fn wasm(name: &str) -> Option<&'static [u8]> {
     WASM.iter()
@@ -20,7 +26,11 @@ pub(super) fn wasm(name: &str) -> Option<&'static [u8]> {
 
 /// What to choose in place of `name`, which is no handler's.
 pub(super) fn suggest(name: &str) -> String {
-    let names: Vec<&str> = ALL.iter().map(|(name, _, _)| *name).collect();
+    let names: Vec<&str> = ALL
+        .iter()
+        .map(|(name, _, _)| *name)
+        .chain(misbehaving::ALL.iter().map(|(name, _)| *name))
+        .collect();
     let listed = names.join(", ");
     match names.iter().find(|known| edits(known, name) <= 2) {
         Some(near) => format!("did you mean {near}? The names are {listed}"),
@@ -62,10 +72,19 @@ mod tests {
     }
 
     #[test]
-    fn every_handler_has_both_forms() {
+    fn every_other_handler_has_both_forms() {
         for (name, _, _) in ALL {
             assert!(native(name).is_some() && wasm(name).is_some(), "{name}");
+            assert!(!misbehaves(name), "{name}");
         }
-        assert_eq!(WASM.len(), ALL.len());
+        assert_eq!(WASM.len(), ALL.len() + misbehaving::ALL.len());
+    }
+
+    #[test]
+    fn those_that_misbehave_are_never_linked_in() {
+        for (name, _) in misbehaving::ALL {
+            assert!(misbehaves(name) && wasm(name).is_some(), "{name}");
+            assert!(native(name).is_none(), "{name}");
+        }
     }
 }

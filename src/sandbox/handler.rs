@@ -169,6 +169,9 @@ fn load(
 ) -> Result<(Program, Option<ModuleIdentity>), Fault> {
     if isolation == Isolation::Native {
         let handler = match source {
+            Source::Builtin(name) if builtin::misbehaves(name) => {
+                return Err(Fault::NativeMisbehaves);
+            }
             Source::Builtin(name) => builtin::native(name).ok_or_else(|| unknown(name))?,
             Source::File(_) => return Err(Fault::NativeFile),
         };

@@ -88,6 +88,12 @@ pub enum Fault {
          reuse or fresh"
     )]
     NativeFile,
+    /// A handler that is there to misbehave cannot run natively.
+    #[error(
+        "isolation native has no limits, and this handler is there to break them; choose isolation \
+         reuse or fresh"
+    )]
+    NativeMisbehaves,
     /// This host cannot make a sandbox, whatever the handler.
     #[error("the host cannot make a sandbox: {0}")]
     Host(String),
