@@ -191,6 +191,16 @@ impl Config {
             .chain(routes.map(|route| route.path.clone()))
     }
 
+    /// Whether a handler is linked in, and so has no limits.
+    pub fn runs_native(&self) -> bool {
+        let mut routes = self.routes.iter();
+        let native = |isolation: Isolation| isolation == Isolation::Native;
+        match routes.len() {
+            0 => native(self.isolation),
+            _ => routes.any(|route| native(route.isolation.unwrap_or(self.isolation))),
+        }
+    }
+
     /// Where and when each route's handlers run; one without routes has one for everything.
     pub fn policies(&self) -> impl Iterator<Item = Policy> {
         let all = self.routes.is_empty().then_some(self.offload);

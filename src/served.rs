@@ -1,5 +1,9 @@
 //! What a server did for its clients, counted by the thread that did it.
 
+use crate::http::Reject;
+use crate::measure::counter::Counter;
+use crate::sandbox::Failure;
+
 crate::measure::counter::counters! {
     /// The figures of one thread, as they grow.
     Served, ServedSnapshot {
@@ -16,14 +20,42 @@ crate::measure::counter::counters! {
         failed,
         /// Of those, because the handler used up its CPU time.
         deadline_passed,
+        /// Of those, because it did what WebAssembly forbids.
+        trapped,
+        /// Of those, because it used up its stack.
+        stack_overflowed,
+        /// Of those, because it trapped after it was refused memory.
+        memory_refused,
+        /// Of those, because it trapped after it was refused entries of a table.
+        table_refused,
+        /// Of those, because a native handler panicked.
+        panicked,
+        /// Of those, because the request is larger than the handler can take.
+        request_too_large,
+        /// Of those, because its answer was larger than its limit.
+        response_too_large,
+        /// Of those, because its record was none of an answer, or lied.
+        bad_records,
+        /// Of those, because its header lines would have broken the framing.
+        bad_header_lines,
+        /// Of those, because no instance was to be had in time.
+        no_instance,
         /// Of those, because no route covers the path.
         no_route,
         /// Of those, because no thread was to be had for the handler.
         queue_full,
+        /// Of those, because the server ended first.
+        shut_down,
         /// Requests whose client left while a handler elsewhere worked on them; not answered.
         cancelled,
         /// Streams that were answered 4xx or 5xx by the server itself, and closed.
         rejected,
+        /// Of those, because the request target was longer than its limit.
+        target_too_long,
+        /// Of those, because the head was larger than its limit.
+        head_too_large,
+        /// Of those, because the body was larger than its limit.
+        body_too_large,
         /// Connections closed because something did not arrive, or was not taken, in time.
         timed_out,
         /// Times that accept failed, mostly for want of descriptors.
@@ -32,5 +64,44 @@ crate::measure::counter::counters! {
         bytes_in,
         /// Bytes handed to the kernel.
         bytes_out,
+    }
+}
+
+impl Served {
+    /// A request failed.
+    pub fn fail(&self, failure: &Failure) {
+        self.failed.add(1);
+        self.class(failure).add(1);
+    }
+
+    /// Every failure counts in one class.
+    fn class(&self, failure: &Failure) -> &Counter {
+        match failure {
+            Failure::Deadline => &self.deadline_passed,
+            Failure::Trap { .. } => &self.trapped,
+            Failure::Stack => &self.stack_overflowed,
+            Failure::Memory => &self.memory_refused,
+            Failure::Table => &self.table_refused,
+            Failure::Panic => &self.panicked,
+            Failure::RequestTooLarge => &self.request_too_large,
+            Failure::ResponseTooLarge => &self.response_too_large,
+            Failure::BadRecord(_) | Failure::Unsupported(_) => &self.bad_records,
+            Failure::BadHeaderLines(_) => &self.bad_header_lines,
+            Failure::Exhausted => &self.no_instance,
+            Failure::NoRoute => &self.no_route,
+            Failure::QueueFull => &self.queue_full,
+            Failure::ShuttingDown => &self.shut_down,
+        }
+    }
+
+    /// A stream was rejected.
+    pub fn reject(&self, reject: &Reject) {
+        self.rejected.add(1);
+        match reject.status {
+            413 => self.body_too_large.add(1),
+            414 => self.target_too_long.add(1),
+            431 => self.head_too_large.add(1),
+            _ => {}
+        }
     }
 }

@@ -513,7 +513,7 @@ impl Session {
     }
 
     fn reject<P: Probe>(&mut self, reject: Reject, context: &mut Context<P>) {
-        context.served.rejected.add(1);
+        context.served.reject(&reject);
         self.own_out(context);
         http::encode_reject(
             &mut self.out,

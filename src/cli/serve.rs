@@ -77,16 +77,30 @@ pub struct Arguments {
     /// Connections at a time; one more is answered 503
     #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     connections: u32,
-    /// CPU time that a handler may use for one request; 504 when passed
+    /// CPU time that a handler may use for one request; 504 when passed, which is seen within 8 ms
+    /// and two of the kernel's ticks
     #[arg(long, default_value = "1s", value_name = "TIME")]
     deadline: humantime::Duration,
-    /// Memory that a handler may have
+    /// Compile handlers without the deadline's checks, to see what they cost; nothing ends one that
+    /// does not return
+    #[arg(long, conflicts_with = "deadline")]
+    no_deadline: bool,
+    /// Memory that a handler may have; 500 if it cannot do with it
     #[arg(long, default_value = "16MiB", value_name = "SIZE")]
     memory: ByteSize,
-    /// Stack that a handler may use
+    /// Stack that a handler may use; 500 beyond
     #[arg(long, default_value = "256KiB", value_name = "SIZE")]
     stack: ByteSize,
-    /// The longest body that a handler may answer with
+    /// Entries that each table of a handler may have; 500 if it cannot do with them
+    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    tables: u32,
+    /// Instances of a handler at a time, for each of the cores
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    instances: u16,
+    /// Time that a request may wait for an instance; 503 when passed
+    #[arg(long, default_value = "5s", value_name = "TIME")]
+    instance_wait: humantime::Duration,
+    /// The longest body that a handler may answer with; 500 beyond
     #[arg(long, default_value = "1MiB", value_name = "SIZE")]
     response: ByteSize,
     /// The longest request body; 413 beyond
@@ -179,6 +193,12 @@ pub fn run(arguments: &Arguments) -> Exit {
     }
     if let Err(error) = fit_descriptors(&mut config) {
         return fail(Exit::HostCannot, error);
+    }
+    if !arguments.control && config.runs_native() {
+        eprintln!(
+            "ringlab: isolation native has no limits on a handler's CPU time, memory, stack, tables \
+             and instances; only the size of its answer is held"
+        );
     }
     let server = match Server::start(config) {
         Ok(server) => server,
@@ -448,9 +468,12 @@ impl Arguments {
         config.http.target_bytes = self.target.as_u64() as usize;
         config.http.head_bytes = self.head.as_u64() as usize;
         config.http.body_bytes = self.body.as_u64() as usize;
-        config.sandbox.deadline = self.deadline.into();
+        config.sandbox.deadline = (!self.no_deadline).then(|| self.deadline.into());
         config.sandbox.memory_bytes = self.memory.as_u64() as usize;
         config.sandbox.stack_bytes = self.stack.as_u64() as usize;
+        config.sandbox.table_entries = self.tables as usize;
+        config.sandbox.instances = usize::from(self.instances);
+        config.sandbox.instance_wait = self.instance_wait.into();
         config.sandbox.perf_map = self.perf_map;
         config.sandbox.response_bytes = self.response.as_u64() as usize;
         config.timeouts.keep_alive_ms = milliseconds(self.keep_alive);

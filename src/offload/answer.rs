@@ -35,13 +35,7 @@ fn encode_failure(
     out: &mut Buf,
     served: &Served,
 ) {
-    served.failed.add(1);
-    match failure {
-        Failure::Deadline => served.deadline_passed.add(1),
-        Failure::NoRoute => served.no_route.add(1),
-        Failure::QueueFull => served.queue_full.add(1),
-        _ => {}
-    }
+    served.fail(failure);
     tracing::debug!(%failure, "a request failed");
     let body = [failure.reason().as_bytes(), b"\n"].concat();
     let answer = http::Answer {

@@ -10,14 +10,10 @@ use wasmtime::{
     ProfilingStrategy, Strategy,
 };
 
-/// Entries of each of a module's tables. Rust's function table has one per function whose address
-/// is taken: hundreds.
-pub(super) const TABLE_ENTRIES: usize = 10_000;
-
 /// Tables of a module: compilers make one, hand-written modules a few.
 const TABLES: u32 = 4;
 
-/// The most memory of one pool slot that stays mapped in between two instances and is put back by
+/// The most memory of one pool slot, and the most of its tables, that stays mapped in between two instances and is put back by
 /// copying. Above it the kernel drops the pages, and the next instance faults them in again.
 const KEEP_RESIDENT_BYTES: usize = 256 * 1024;
 
@@ -42,11 +38,11 @@ pub(super) fn pooling(limits: &Limits, memory_bytes: usize) -> wasmtime::Result<
         .max_memories_per_module(1)
         .max_tables_per_module(TABLES)
         .max_memory_size(limits.memory_bytes)
-        .table_elements(TABLE_ENTRIES)
+        .table_elements(limits.table_entries)
         // As much as the module starts with, so that a guest that never grows costs no system
         // call when its slot is put back.
         .linear_memory_keep_resident(resident)
-        .table_keep_resident(TABLE_ENTRIES * size_of::<usize>());
+        .table_keep_resident(KEEP_RESIDENT_BYTES.min(limits.table_entries * size_of::<usize>()));
     let mut config = config(limits);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     if limits.perf_map {
@@ -62,7 +58,7 @@ fn config(limits: &Limits) -> Config {
         .strategy(Strategy::Cranelift)
         .cranelift_opt_level(OptLevel::Speed)
         // The deadline: see `deadline`.
-        .epoch_interruption(true)
+        .epoch_interruption(limits.deadline.is_some())
         .max_wasm_stack(limits.stack_bytes)
         // Nothing here is async, but wasmtime insists that this stack is the larger one.
         .async_stack_size(limits.stack_bytes.saturating_mul(2))

@@ -2,6 +2,15 @@
 
 use wasmtime::Trap;
 
+/// What a guest was refused during a request. It may live with it; if it traps, that is why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// More memory.
+    Memory,
+    /// More entries of a table.
+    Table,
+}
+
 /// Why a call has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
@@ -17,9 +26,15 @@ pub enum Failure {
     /// The guest used up its CPU time.
     #[error("the handler passed its deadline")]
     Deadline,
+    /// The guest used up its stack.
+    #[error("the handler needs more stack than its limit")]
+    Stack,
     /// The guest trapped after it was refused more memory.
     #[error("the handler needs more memory than its limit")]
     Memory,
+    /// The guest trapped after it was refused more entries of a table.
+    #[error("the handler needs a larger table than its limit")]
+    Table,
     /// The request does not fit the guest's request area.
     #[error("the request is larger than the handler can take")]
     RequestTooLarge,
@@ -59,7 +74,9 @@ impl Failure {
             Failure::Deadline => 504,
             Failure::Trap { .. }
             | Failure::Panic
+            | Failure::Stack
             | Failure::Memory
+            | Failure::Table
             | Failure::ResponseTooLarge
             | Failure::BadRecord(_)
             | Failure::BadHeaderLines(_)
@@ -74,7 +91,9 @@ impl Failure {
             Failure::Trap { class } => class,
             Failure::Panic => "panic",
             Failure::Deadline => "deadline",
+            Failure::Stack => "stack overflow",
             Failure::Memory => "memory limit",
+            Failure::Table => "table limit",
             Failure::RequestTooLarge => "request too large",
             Failure::ResponseTooLarge => "response too large",
             Failure::BadRecord(_) => "bad record",
@@ -89,21 +108,26 @@ impl Failure {
 
     /// What an error of wasmtime's, from instantiating or calling, means for the request.
     ///
-    /// `growth_refused`: the guest was refused memory during this request. An allocator that is
-    /// refused aborts, so what follows as a plain trap is named by its cause.
-    pub(super) fn from_wasmtime(error: &wasmtime::Error, growth_refused: bool) -> Failure {
+    /// `refused`: what the guest was refused during this request. An allocator that is refused
+    /// aborts, so what follows as a plain trap is named by its cause.
+    pub(super) fn from_wasmtime(error: &wasmtime::Error, refused: Option<Refused>) -> Failure {
         let Some(trap) = error.downcast_ref::<Trap>() else {
             return Failure::Exhausted;
         };
         let class = match trap {
             // Only the watch's callback interrupts.
             Trap::Interrupt => return Failure::Deadline,
-            Trap::UnreachableCodeReached | Trap::MemoryOutOfBounds if growth_refused => {
-                return Failure::Memory;
+            Trap::StackOverflow => return Failure::Stack,
+            Trap::UnreachableCodeReached | Trap::MemoryOutOfBounds | Trap::TableOutOfBounds
+                if let Some(refused) = refused =>
+            {
+                return match refused {
+                    Refused::Memory => Failure::Memory,
+                    Refused::Table => Failure::Table,
+                };
             }
             Trap::UnreachableCodeReached => "unreachable",
             Trap::MemoryOutOfBounds => "memory out of bounds",
-            Trap::StackOverflow => "stack overflow",
             Trap::IntegerDivisionByZero => "integer division by zero",
             Trap::IntegerOverflow => "integer overflow",
             Trap::BadConversionToInteger => "float out of integer range",

@@ -2,12 +2,15 @@
 
 use super::artifact::Artifact;
 use super::deadline::{Ticker, Watch};
+use super::failure::Refused;
 use super::limits::Limits;
 use super::load_error::Fault;
 use super::{Answer, Call, Failure, abi, engine};
 use crate::measure::probe::{Probe, Stage};
+use std::io;
 use wasmtime::{
     Engine, InstancePre, Linker, Memory, ModuleExport, ResourceLimiter, Store, TypedFunc,
+    UpdateDeadline,
 };
 
 /// A module in an engine of its own, with all that can be known about it before a request.
@@ -53,12 +56,14 @@ impl Blueprint {
 
     /// Makes an instance, under the deadline, and returns where its request area is.
     fn try_out(&self, area: &ModuleExport) -> Result<u32, Fault> {
-        let _ticker =
-            Ticker::start(&self.engine).map_err(|error| Fault::Host(error.to_string()))?;
+        let _ticker = self
+            .ticker()
+            .map_err(|error| Fault::Host(error.to_string()))?;
         let mut store = self.store();
-        let instance = self.pre.instantiate(&mut store).map_err(|error| {
-            Fault::Start(Failure::from_wasmtime(&error, store.data().growth_refused))
-        })?;
+        let instance = self
+            .pre
+            .instantiate(&mut store)
+            .map_err(|error| Fault::Start(Failure::from_wasmtime(&error, store.data().refused)))?;
         let area = instance
             .get_module_export(&mut store, area)
             .and_then(|export| export.into_global())
@@ -73,40 +78,54 @@ impl Blueprint {
         Ok(area)
     }
 
-    /// The engine that a thread's ticker moves.
-    pub(super) fn engine(&self) -> &Engine {
-        &self.engine
+    /// What ends guests of the calling thread at their deadline, if they have one.
+    ///
+    /// # Errors
+    /// See [`Ticker::start`].
+    pub(super) fn ticker(&self) -> io::Result<Option<Ticker>> {
+        let deadline = self.limits.deadline;
+        deadline.map(|_| Ticker::start(&self.engine)).transpose()
     }
 
     fn store(&self) -> Store<Host> {
         let mut store = Store::new(
             &self.engine,
             Host {
-                watch: Watch::new(self.limits.deadline),
+                watch: self.limits.deadline.map(Watch::new),
                 memory_bytes: self.limits.memory_bytes,
-                growth_refused: false,
+                table_entries: self.limits.table_entries,
+                refused: None,
             },
         );
         store.limiter(|host| host);
-        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().watch.tick()));
-        store.set_epoch_deadline(1);
+        if self.limits.deadline.is_some() {
+            store.epoch_deadline_callback(|mut store| {
+                let watch = store.data_mut().watch.as_mut();
+                Ok(watch.map_or(UpdateDeadline::Interrupt, Watch::tick))
+            });
+            store.set_epoch_deadline(1);
+        }
         store
     }
 }
 
 /// What the host keeps beside an instance.
 struct Host {
-    watch: Watch,
+    /// None: it has no deadline.
+    watch: Option<Watch>,
     memory_bytes: usize,
-    /// Whether the guest was refused memory during this request.
-    growth_refused: bool,
+    table_entries: usize,
+    /// What the guest was refused last during this request.
+    refused: Option<Refused>,
 }
 
 impl Host {
     /// The next request starts anew. (The first one's time includes the start function's.)
     fn end_request(&mut self) {
-        self.watch.restart();
-        self.growth_refused = false;
+        if let Some(watch) = &mut self.watch {
+            watch.restart();
+        }
+        self.refused = None;
     }
 }
 
@@ -118,13 +137,15 @@ impl ResourceLimiter for Host {
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let granted = desired <= self.memory_bytes;
-        self.growth_refused |= !granted;
+        if !granted {
+            self.refused = Some(Refused::Memory);
+        }
         Ok(granted)
     }
 
     /// The module's own maximum, the kernel, or the pool's slot said no.
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.growth_refused = true;
+        self.refused = Some(Refused::Memory);
         Ok(())
     }
 
@@ -134,7 +155,17 @@ impl ResourceLimiter for Host {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= engine::TABLE_ENTRIES)
+        let granted = desired <= self.table_entries;
+        if !granted {
+            self.refused = Some(Refused::Table);
+        }
+        Ok(granted)
+    }
+
+    /// The module's own maximum said no.
+    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.refused = Some(Refused::Table);
+        Ok(())
     }
 }
 
@@ -156,7 +187,7 @@ impl Instance {
         let instance = blueprint
             .pre
             .instantiate(&mut store)
-            .map_err(|error| Failure::from_wasmtime(&error, store.data().growth_refused))?;
+            .map_err(|error| Failure::from_wasmtime(&error, store.data().refused))?;
         let memory = instance
             .get_module_export(&mut store, &blueprint.memory)
             .and_then(|export| export.into_memory())
@@ -205,7 +236,7 @@ impl Instance {
         let record = match returned {
             Ok(record) => record,
             Err(error) => {
-                let refused = self.store.data().growth_refused;
+                let refused = self.store.data().refused;
                 return Err(Failure::from_wasmtime(&error, refused));
             }
         };

@@ -13,18 +13,25 @@ const HOST_STACK_BYTES: usize = 256 * 1024;
 /// [`HEADER_LINES_LIMIT`] only: nothing can stop linked-in code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// CPU time of the calling thread per request. How exactly it is kept: see `deadline`.
-    pub deadline: Duration,
+    /// CPU time of the calling thread per request. How exactly it is kept: see `deadline`. `None`:
+    /// the guest is compiled without looking at it, and nothing ends one that does not return.
+    pub deadline: Option<Duration>,
     /// The most linear memory of an instance, in bytes. A module that starts with more is
     /// refused at load; one that grows beyond sees its `memory.grow` fail.
     pub memory_bytes: usize,
     /// Stack for compiled wasm, in bytes; running out is a trap. It lies on the calling thread's
     /// own stack: see [`Limits::thread_stack_bytes`].
     pub stack_bytes: usize,
+    /// The most entries of a table. A module that starts with more is refused at load; one that
+    /// grows beyond sees its `table.grow` fail.
+    pub table_entries: usize,
     /// The longest body that a handler may answer with, in bytes.
     pub response_bytes: usize,
     /// The most instances of one shard at any time, kept and running together; at least 1.
     pub instances: usize,
+    /// How long a call waits for one of them; then it fails with
+    /// [`Failure::Exhausted`](super::Failure::Exhausted).
+    pub instance_wait: Duration,
     /// No limit: whether the guest's functions are listed in `/tmp/perf-PID.map`, by which perf
     /// names them. It costs a write for each function when a shard starts, and no request anything.
     pub perf_map: bool,
@@ -33,11 +40,15 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            deadline: Duration::from_secs(1),
+            deadline: Some(Duration::from_secs(1)),
             memory_bytes: 16 * 1024 * 1024,
             stack_bytes: 256 * 1024,
+            // Rust's function table has one entry per function whose address is taken: hundreds.
+            table_entries: 10_000,
             response_bytes: 1024 * 1024,
             instances: 64,
+            // Longer than most calls, and no longer than most clients wait.
+            instance_wait: Duration::from_secs(5),
             perf_map: false,
         }
     }

@@ -17,11 +17,6 @@ use ringlab_guest::Handler as NativeHandler;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-/// How long a call waits for a slot before it fails with [`Failure::Exhausted`]. Longer than a
-/// client waits for an answer, but not for ever.
-const SLOT_WAIT: Duration = Duration::from_secs(30);
 
 /// Says whether header lines may stand in a response as they are, and if not, why not.
 pub type CheckHeaderLines = fn(&[u8]) -> Result<(), &'static str>;
@@ -31,8 +26,6 @@ pub struct ShardSandbox {
     runner: Runner,
     limits: Limits,
     check: CheckHeaderLines,
-    /// [`SLOT_WAIT`], but in tests.
-    pub(super) slot_wait: Duration,
     slots: Mutex<Slots>,
     /// Notified once for each slot that is promised.
     promise: Condvar,
@@ -92,7 +85,6 @@ impl ShardSandbox {
         Ok(Arc::new(ShardSandbox {
             runner,
             check,
-            slot_wait: SLOT_WAIT,
             slots: Mutex::new(Slots {
                 free: limits.instances,
                 waiting: 0,
@@ -129,7 +121,9 @@ impl ShardSandbox {
             slots.waiting += 1;
             slots = self
                 .promise
-                .wait_timeout_while(slots, self.slot_wait, |slots| slots.promised == 0)
+                .wait_timeout_while(slots, self.limits.instance_wait, |slots| {
+                    slots.promised == 0
+                })
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
             slots.waiting -= 1;
@@ -165,7 +159,7 @@ impl ShardSandbox {
 /// Stays on the thread that made it: its deadline is measured on that thread's CPU clock.
 pub struct Sandbox {
     shard: Arc<ShardSandbox>,
-    /// None for a native handler, which nothing can interrupt.
+    /// None for a native handler, which nothing can interrupt, and where there is no deadline.
     _ticker: Option<Ticker>,
     lease: Option<Lease>,
     checker: Checker,
@@ -191,7 +185,7 @@ impl Sandbox {
             Runner::Wasm { blueprint, .. } => {
                 // Otherwise the first call would pay for the stack on which traps are handled.
                 wasmtime::Engine::tls_eager_initialize();
-                Some(Ticker::start(blueprint.engine())?)
+                blueprint.ticker()?
             }
         };
         Ok(Sandbox {
@@ -209,7 +203,8 @@ impl Sandbox {
     /// Lets the handler answer `call`. `take` gets the answer, lent for as long as it runs, or
     /// the reason why there is none; what it returns is returned.
     ///
-    /// Blocks only if all slots of the shard are leased, and for at most 30 s.
+    /// Blocks only if all slots of the shard are leased, and for at most
+    /// [`Limits::instance_wait`].
     #[inline]
     pub fn call<R>(
         &mut self,

@@ -1,6 +1,8 @@
 //! The sandbox from outside: guests in text form that behave, misbehave and lie.
 
 use super::*;
+use crate::clock::Time;
+use nix::time::ClockId;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,7 +22,7 @@ type Parts = (u16, Vec<u8>, Vec<u8>);
 
 fn limits() -> Limits {
     Limits {
-        deadline: Duration::from_millis(30),
+        deadline: Some(Duration::from_millis(30)),
         memory_bytes: 4 * 65536,
         response_bytes: 3000,
         instances: 2,
@@ -187,10 +189,7 @@ fn endless_recursion_is_a_stack_overflow_on_the_smallest_promised_stack() {
     let thread = std::thread::Builder::new().stack_size(limits().thread_stack_bytes());
     thread
         .spawn(|| {
-            check(
-                "(drop (call $deeper (i32.const 0)))",
-                trap("stack overflow"),
-            );
+            check("(drop (call $deeper (i32.const 0)))", Failure::Stack);
         })
         .expect("a thread can be made")
         .join()
@@ -200,6 +199,56 @@ fn endless_recursion_is_a_stack_overflow_on_the_smallest_promised_stack() {
 #[test]
 fn an_endless_loop_meets_its_deadline() {
     check("(loop $again (br $again))", Failure::Deadline);
+}
+
+/// As `deadline` says: between the deadline and two ticks and two of the kernel's timer interrupts
+/// more. CPU time is the thread's own, however busy the machine is; what else this thread does is
+/// given as much again.
+#[test]
+fn a_deadline_is_kept_as_exactly_as_is_said() {
+    let interrupt = Duration::from_millis(crate::clock::Coarse.step_ms());
+    let tick = Duration::from_millis(4);
+    let used = || {
+        Duration::from(
+            ClockId::CLOCK_THREAD_CPUTIME_ID
+                .now()
+                .expect("Linux has it"),
+        )
+    };
+    for deadline in [10, 50].map(Duration::from_millis) {
+        let limits = Limits {
+            deadline: Some(deadline),
+            ..limits()
+        };
+        let endless = misbehaving("(loop $again (br $again))");
+        let shard = shard(&endless, Isolation::Reuse, &limits);
+        let mut sandbox = Sandbox::new(shard).expect("a timer");
+        for _ in 0..3 {
+            let before = used();
+            assert_eq!(call(&mut sandbox, BAD, b"x"), Err(Failure::Deadline));
+            let took = used() - before;
+            let latest = deadline + 4 * (tick + interrupt);
+            assert!((deadline..latest).contains(&took), "{deadline:?}: {took:?}");
+        }
+    }
+}
+
+#[test]
+fn without_a_deadline_nothing_ends_a_long_request() {
+    let spin = |deadline: Option<Duration>| {
+        let limits = Limits {
+            deadline,
+            ..Limits::default()
+        };
+        let source = Source::Builtin("spin".to_owned());
+        let handler = Handler::load(&source, Isolation::Reuse, &limits).expect("a built-in");
+        let shard = ShardSandbox::new(&handler, check_lines).expect("it was loaded");
+        let mut sandbox = Sandbox::new(shard).expect("a timer");
+        let head = "GET /spin?ms=100 HTTP/1.1\r\nHost: here\r\n\r\n";
+        call(&mut sandbox, head, b"").map(|answer| answer.0)
+    };
+    assert_eq!(spin(Some(Duration::from_millis(1))), Err(Failure::Deadline));
+    assert_eq!(spin(None), Ok(200));
 }
 
 #[test]
@@ -240,6 +289,19 @@ fn a_guest_that_wants_more_memory_than_its_limit_is_named_so() {
          (i32.store (i32.const 262140) (i32.const 1)) unreachable",
         trap("unreachable"),
     );
+}
+
+#[test]
+fn a_guest_that_wants_a_larger_table_than_its_limit_is_named_so() {
+    // Its limit is 10 000 entries, one of which it has.
+    let grow = |entries: u32| {
+        format!(
+            "(if (i32.eq (table.grow (ref.null func) (i32.const {entries})) (i32.const -1))
+             (then (drop (call_indirect (type $other) (i32.const 10000))))) unreachable"
+        )
+    };
+    check(&grow(10_000), Failure::Table);
+    check(&grow(9_999), trap("unreachable"));
 }
 
 #[test]
@@ -454,11 +516,10 @@ fn threads_of_a_shard_take_turns_at_its_slots() {
 fn a_call_that_gets_no_slot_in_time_fails_and_the_next_may_not() {
     let limits = Limits {
         instances: 1,
+        instance_wait: Duration::from_millis(10),
         ..limits()
     };
-    let mut shard = shard(&counting(), Isolation::Reuse, &limits);
-    let wait = &mut Arc::get_mut(&mut shard).expect("not shared yet").slot_wait;
-    *wait = Duration::from_millis(10);
+    let shard = shard(&counting(), Isolation::Reuse, &limits);
     let mut first = Sandbox::new(Arc::clone(&shard)).expect("a timer");
     let mut second = Sandbox::new(shard).expect("a timer");
     let count = |sandbox: &mut Sandbox| call(sandbox, GOOD, b"").map(|answer| answer.2);

@@ -1,6 +1,5 @@
 //! One request to one instance, for people who write handlers: what it leaves written in memory.
 
-use super::deadline::Ticker;
 use super::handler::{Handler, Program};
 use super::instance::{Blueprint, Instance};
 use super::limits::Limits;
@@ -43,8 +42,8 @@ pub fn touched(handler: &Handler, call: &Call<'_>) -> Result<Option<Touched>, Lo
         ..handler.limits().clone()
     };
     let blueprint = Blueprint::new(artifact, &limits).map_err(error)?;
-    let _ticker =
-        Ticker::start(blueprint.engine()).map_err(|cause| error(Fault::Host(cause.to_string())))?;
+    let ticker = blueprint.ticker();
+    let _ticker = ticker.map_err(|cause| error(Fault::Host(cause.to_string())))?;
     let failed = |failure: Failure| error(Fault::Start(failure));
     let mut instance = Instance::new(&blueprint).map_err(failed)?;
     let before = instance.memory().to_vec();

@@ -12,7 +12,8 @@
 //! | `identical` | the same bytes from every model and isolation |
 //! | `bad_input`, `timeouts`, `limits` | the named answer, and nobody else notices |
 //! | `vanishing` | clients that leave at any byte |
-//! | `misbehaving` | guests that trap, loop and lie |
+//! | `misbehaving`, `misbehaving_builtins` | guests that trap, loop and lie |
+//! | `handler_limits` | what a handler may use, and what it is told beyond |
 //! | `offload` | handlers on other threads: order, limits, those who leave, the server's end |
 //! | `queues` | the same, their queues and wake-ups: every order of the threads |
 //! | `call` | a request without a server: the answer, and what is said of it |
@@ -44,6 +45,7 @@ mod connections;
 mod drain;
 mod figures;
 mod guests;
+mod handler_limits;
 mod identical;
 mod injection;
 mod inspect;
@@ -52,6 +54,7 @@ mod ledger;
 mod limits;
 mod measuring;
 mod misbehaving;
+mod misbehaving_builtins;
 mod modules;
 mod offload;
 mod profile;

@@ -1,0 +1,97 @@
+//! The built-in handlers that misbehave: each gets its status and its reason, is counted in its
+//! class, and nobody beside it notices.
+
+use ringlab::served::ServedSnapshot;
+use ringlab_guest::misbehaving::{ALL, bad_head, liar};
+
+use crate::client::{Client, get};
+use crate::server::PROGRAM;
+use crate::{Lab, on_every_sandbox};
+
+on_every_sandbox![each_fails_its_own_request_and_is_counted_in_its_class];
+
+/// Takes a class of failures out of the figures.
+type Class = fn(&ServedSnapshot) -> u64;
+
+/// What is asked for, and the status, the reason and the class that follow.
+fn misdeeds() -> Vec<(String, u16, &'static str, Class)> {
+    let bad_record: Class = |served| served.bad_records;
+    let bad_lines: Class = |served| served.bad_header_lines;
+    let too_large: Class = |served| served.response_too_large;
+    let mut misdeeds: Vec<(String, u16, &str, Class)> = vec![
+        ("/trap".into(), 500, "unreachable", |served| served.trapped),
+        ("/loop".into(), 504, "deadline", |served| {
+            served.deadline_passed
+        }),
+        ("/hog".into(), 500, "memory limit", |served| {
+            served.memory_refused
+        }),
+        ("/deep".into(), 500, "stack overflow", |served| {
+            served.stack_overflowed
+        }),
+        ("/huge".into(), 500, "response too large", too_large),
+    ];
+    for about in liar::LIES {
+        let target = format!("/liar?about={about}");
+        misdeeds.push(match *about {
+            "overlapping" => (target, 500, "bad header lines", bad_lines),
+            _ => (target, 500, "bad record", bad_record),
+        });
+    }
+    for (what, ..) in bad_head::HEADS {
+        let target = format!("/bad-head?what={what}");
+        misdeeds.push(if what.starts_with("status") {
+            (target, 500, "bad record", bad_record)
+        } else {
+            (target, 500, "bad header lines", bad_lines)
+        });
+    }
+    misdeeds
+}
+
+fn expect_fine(client: &mut Client, after: &str) {
+    client.send(get("/fine"));
+    let response = client.receive();
+    let found = (response.status, response.text());
+    assert_eq!(found, (200, "Hello, World!\n"), "after {after}");
+}
+
+fn each_fails_its_own_request_and_is_counted_in_its_class(lab: Lab) {
+    let mut options = vec!["--deadline", "20ms", "--memory", "4MiB"];
+    let routes = ALL.iter().map(|(name, _)| format!("/{name}={name}"));
+    let routes: Vec<_> = routes.chain(["/fine=hello".to_owned()]).collect();
+    for route in &routes {
+        options.extend(["--route", route]);
+    }
+    let mut server = lab.serve_routes(&options);
+    let (mut client, mut bystander) = (server.connect(), server.connect());
+    let misdeeds = misdeeds();
+    for (target, status, reason, class) in &misdeeds {
+        let before = server.figures().served;
+        client.send([get(target), get("/fine")].concat());
+        let response = client.receive();
+        let found = (response.status, response.text());
+        assert_eq!(found, (*status, &*format!("{reason}\n")), "{target}");
+        assert_eq!(client.receive().text(), "Hello, World!\n", "after {target}");
+        expect_fine(&mut bystander, target);
+        let served = server.figures().served.since(&before);
+        assert_eq!((served.failed, class(&served)), (1, 1), "{target}");
+    }
+    let served = server.figures().served;
+    assert_eq!(served.failed, misdeeds.len() as u64);
+    assert_eq!((served.rejected, served.timed_out), (0, 0));
+}
+
+#[test]
+fn native_refuses_them_all() {
+    for (name, _) in ALL {
+        let arguments = ["serve", "--isolation", "native", "--handler", name];
+        let output = std::process::Command::new(PROGRAM).args(arguments).output();
+        let output = output.expect("the program can be started");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{name}: {said}");
+        for words in [name, "native has no limits", "reuse or fresh"] {
+            assert!(said.contains(words), "{words:?} is not in {said:?}");
+        }
+    }
+}
