@@ -21,6 +21,7 @@
 //! | `swap` | handlers exchanged under load; bad ones; the socket, the watcher, SIGHUP |
 //! | `inspect` | what is said of a module, and why it is refused |
 //! | `real_work` | handlers that compute: the right answers, natively and in a sandbox alike |
+//! | `signals` | a full signal queue |
 //! | `startup`, `drain` | how a server begins and ends |
 //! | `layouts` | a process for each core: sums, shares, and how such a server ends |
 //! | `figures` | what it says about itself |
@@ -63,6 +64,7 @@ mod real_work;
 mod regressions;
 mod routes;
 mod server;
+mod signals;
 mod startup;
 mod swap;
 mod timeouts;

@@ -222,6 +222,15 @@ impl Server {
 
     /// Its limit of descriptors, soft and hard, and the limit that it has from now on, if any.
     pub fn limit_descriptors(&self, limit: Option<(u64, u64)>) -> (u64, u64) {
+        self.limit(libc::RLIMIT_NOFILE, limit)
+    }
+
+    /// From now on the kernel queues no signal for it that the user has no room for.
+    pub fn limit_signals(&self, limit: u64) {
+        self.limit(libc::RLIMIT_SIGPENDING, Some((limit, limit)));
+    }
+
+    fn limit(&self, resource: libc::__rlimit_resource_t, limit: Option<(u64, u64)>) -> (u64, u64) {
         let mut before = libc::rlimit {
             rlim_cur: 0,
             rlim_max: 0,
@@ -230,8 +239,7 @@ impl Server {
         let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: prlimit(2) reads one rlimit where `new` is not null, and writes one: both are
         // values of this function. The process is a child that has not been waited for.
-        let result =
-            unsafe { libc::prlimit(self.pid().as_raw(), libc::RLIMIT_NOFILE, new, &mut before) };
+        let result = unsafe { libc::prlimit(self.pid().as_raw(), resource, new, &mut before) };
         assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
         (before.rlim_cur, before.rlim_max)
     }
