@@ -11,6 +11,7 @@ on_every_model![
     many_bodies_at_once_come_back_whole,
     a_slow_reader_gets_all_and_holds_up_nobody,
     who_sends_and_never_reads_costs_bounded_memory_and_is_closed,
+    who_sends_and_reads_byte_by_byte_costs_bounded_memory_and_is_closed,
 ];
 
 const MIB: usize = 1024 * 1024;
@@ -95,6 +96,16 @@ fn a_slow_reader_gets_all_and_holds_up_nobody(lab: Lab) {
 const MEMORY_OF_ONE_BYTES: u64 = 16 * MIB as u64;
 
 fn who_sends_and_never_reads_costs_bounded_memory_and_is_closed(lab: Lab) {
+    check_reader(lab, |_| true);
+}
+
+/// Each byte is progress, but a buffer of answers has its time as a whole.
+fn who_sends_and_reads_byte_by_byte_costs_bounded_memory_and_is_closed(lab: Lab) {
+    check_reader(lab, Client::sip);
+}
+
+/// A client that sends all the time and reads as `reads` does, until that says it is closed.
+fn check_reader(lab: Lab, reads: fn(&mut Client) -> bool) {
     let mut server = lab.serve("echo", &["--send-timeout", "300ms"]);
     let request = post(&pattern(MIB));
     let mut warm_up = server.connect();
@@ -107,6 +118,9 @@ fn who_sends_and_never_reads_costs_bounded_memory_and_is_closed(lab: Lab) {
     let start = Instant::now();
     // It takes some, then no more, then it closes.
     while let Ok(more) = client.send_what_fits(&request) {
+        if !reads(&mut client) {
+            break;
+        }
         sent += more;
         assert!(start.elapsed() < PATIENCE, "still open after {sent} bytes");
     }

@@ -162,6 +162,11 @@ impl Client {
         assert!(self.fill_up_to(limit) > 0, "FIN came");
     }
 
+    /// Takes in one byte, if the server has not ended the connection.
+    pub fn sip(&mut self) -> bool {
+        self.try_to_fill(1).is_ok_and(|length| length > 0)
+    }
+
     /// Takes in at least `bytes` of what is to be read later.
     pub fn receive_at_least(&mut self, bytes: usize) {
         while self.received.len() < bytes {

@@ -1,5 +1,7 @@
 //! More connections than the limit, and fewer descriptors than connections.
 
+use std::time::Instant;
+
 use crate::client::{Client, get};
 use crate::server::Server;
 use crate::{Lab, on_every_model};
@@ -9,6 +11,7 @@ on_every_model![
     a_flood_over_the_limit_harms_nobody,
     few_descriptors_mean_few_connections,
     running_out_of_descriptors_is_survived,
+    running_out_of_descriptors_is_said_once_a_second,
 ];
 
 fn refused(server: &Server) -> Client {
@@ -98,4 +101,30 @@ fn running_out_of_descriptors_is_survived(lab: Lab) {
     assert_eq!(waiting.receive().status, 200);
     server.connect().expect_open();
     before.expect_open();
+}
+
+fn running_out_of_descriptors_is_said_once_a_second(lab: Lab) {
+    const FAILURES: u64 = 6;
+    let mut server = lab.serve("hello", &[]);
+    let (soft, hard) = server.limit_descriptors(None);
+    let start = Instant::now();
+    server.limit_descriptors(Some((3, hard)));
+    let mut waiting = server.connect();
+    waiting.send(get("/"));
+    // A ring with files of its own needs no descriptors, and has nothing to say.
+    let figures = server.until("accepting has failed again and again, or not", |now| {
+        now.served.accept_failed >= FAILURES || now.served.answered == 1
+    });
+    server.limit_descriptors(Some((soft, hard)));
+    assert_eq!(waiting.receive().status, 200);
+    let said = server.kill();
+    let lines = said.matches("no connection could be accepted").count() as u64;
+    if figures.served.accept_failed == 0 {
+        assert_eq!(lines, 0, "{said}");
+    } else {
+        let seconds = start.elapsed().as_secs();
+        assert!((1..=1 + seconds).contains(&lines), "in {seconds} s: {said}");
+        let failed = figures.served.accept_failed;
+        assert!(lines < failed || failed < FAILURES, "{failed}: {said}");
+    }
 }
