@@ -3,6 +3,17 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Held while a file is being written.
+static WRITING: Mutex<()> = Mutex::new(());
+
+/// Waits for whoever writes a file, and keeps others from beginning: a process that ends while this
+/// is held leaves nothing half-written behind.
+pub fn nothing_half_written() -> MutexGuard<'static, ()> {
+    // It guards no data that a panic could have left wrong.
+    WRITING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Whether a file could be written at `path`: asked before the work whose result goes there.
 ///
@@ -31,6 +42,7 @@ fn beside(path: &Path) -> PathBuf {
 /// # Errors
 /// The directory cannot be written to, or is full. Nothing half-written is left.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let _writing = nothing_half_written();
     let temporary = beside(path);
     let write = || {
         let mut file = File::options()

@@ -20,6 +20,7 @@ use crate::hash::fnv1a64;
 use crate::measure::host::Build;
 use crate::measure::reading::Reading;
 use crate::sandbox::{Handler, Isolation, Source};
+use crate::whole_file::nothing_half_written;
 
 /// How a command ended; the only exit codes there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +112,7 @@ fn stop_on_signal(stop: Arc<AtomicBool>) {
         let _ = signals.wait();
         stop.store(true, Ordering::Relaxed);
         if signals.wait().is_ok() {
+            let _whole = nothing_half_written();
             std::process::exit(Exit::Interrupted as i32);
         }
     });

@@ -793,7 +793,8 @@ fn a_second_signal_ends_it_at_once() {
     run.signal(Signal::SIGINT);
     let said = run.end();
     assert_eq!(said.code, Some(130), "{}{}", said.out, said.err);
-    assert_eq!(folder.names(), [""; 0]);
+    // The result of an interrupted run may be there already, but no part of one.
+    assert!(folder.names().iter().all(|name| name == "result.json"));
     // The server ends with its standard input, once it goes on.
     server.signal(Signal::SIGCONT);
     wait_for("the server's end", || server.is_gone());
