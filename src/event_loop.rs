@@ -119,7 +119,6 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
         let until_ns = if may_sleep { until_ns } else { Some(NOW_NS) };
         self.driver.wait(until_ns)?;
         self.clock.tick(&mut self.context);
-        self.context.take_over();
         while let Some((token, done)) = self.driver.next() {
             let entry = self
                 .sessions
@@ -138,7 +137,7 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
                     self.accept_log.failed(&error, self.context.now_ms);
                     self.accept_again = true;
                 }
-                (Done::Woken, _) => {}
+                (Done::Woken, _) => self.context.take_over(),
                 (Done::Received(_) | Done::EndOfStream | Done::Reset(_), None) => {
                     unreachable!("a driver speaks only of connections it has")
                 }
@@ -270,5 +269,109 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
             change(&mut entry.session, &mut self.context);
             self.act(token);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::io::{Op, Waker};
+    use crate::measure::probe::Off;
+    use crate::offload::Threads;
+    use crate::sandbox::{Handler, Isolation, Limits, Source};
+    use crate::shard::sandbox;
+
+    type Act = Box<dyn FnOnce()>;
+
+    /// One connection that asks twice in one turn. Something happens before the second request, and
+    /// the server is ended after it.
+    struct Scripted {
+        script: Vec<(Act, Done<'static>)>,
+        sent: Rc<RefCell<Vec<Vec<u8>>>>,
+    }
+
+    impl Driver for Scripted {
+        fn open(_: Listener, _: usize, _: Arc<Counts>) -> std::io::Result<Self> {
+            unreachable!("each test opens its own")
+        }
+
+        fn submit(&mut self, token: Token, op: Op) -> Submitted {
+            match op {
+                Op::Send { buf, .. } => {
+                    self.sent.borrow_mut().push(buf.to_vec());
+                    Submitted::Done(Outcome::Sent(buf))
+                }
+                Op::Close if token != Token::LISTENER => Submitted::Done(Outcome::Closed),
+                _ => Submitted::Queued,
+            }
+        }
+
+        fn wait(&mut self, _: Option<u64>) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn next(&mut self) -> Option<(Token, Done<'_>)> {
+            let (act, done) = self.script.pop()?;
+            act();
+            Some((Token::numbered(0), done))
+        }
+
+        fn waker(&self) -> Waker {
+            Waker::new().expect("a descriptor")
+        }
+    }
+
+    /// A turn may be long: a busy core, a slow guest. What is asked within it, after an exchange, is
+    /// answered by the new handler all the same.
+    #[test]
+    fn a_request_received_after_an_exchange_is_answered_by_the_new_handler() {
+        let load = |name: &str| {
+            let source = Source::Builtin(name.to_owned());
+            let limits = Limits::default();
+            Handler::load(&source, Isolation::Native, &limits).expect("it is built in")
+        };
+        let hub = Arc::new(Hub::new(1));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let shard = Shard {
+            listener: listener.into(),
+            loaded: [load("echo")].into(),
+            handlers: Arc::default(),
+            config: Arc::new(Config::new(Source::Builtin("echo".to_owned()), vec![0])),
+            hub: hub.clone(),
+            threads: Threads::default(),
+            ready: sync_channel(1).0,
+        };
+        let handlers = shard.handlers.clone();
+        let exchange = move || {
+            let hello = sandbox(&load("hello")).expect("it was loaded before");
+            handlers.exchange(0, hello);
+        };
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut script: Vec<(Act, Done<'static>)> = vec![
+            (Box::new(|| ()), Done::Accepted),
+            (Box::new(|| ()), Done::Received(request)),
+            (Box::new(exchange), Done::Received(request)),
+            (
+                Box::new(move || hub.advance(Stage::Draining)),
+                Done::EndOfStream,
+            ),
+        ];
+        script.reverse();
+        let sent = Rc::default();
+        let driver = Scripted {
+            script,
+            sent: Rc::clone(&sent),
+        };
+        run_by::<Scripted, Off, _>(shard, Coarse, |_, _, _| Ok(driver)).expect("it ends");
+        let sent = sent.borrow();
+        let said_hello = sent
+            .iter()
+            .map(|answer| String::from_utf8_lossy(answer).contains("Hello"));
+        assert_eq!(said_hello.collect::<Vec<_>>(), [false, true]);
     }
 }

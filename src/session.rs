@@ -96,7 +96,9 @@ pub struct Context<P: Probe> {
 }
 
 impl<P: Probe> Context<P> {
-    /// Takes over handlers that were exchanged. Between two requests, or two turns of them.
+    /// Takes over handlers that were exchanged. Before each request, after its bytes were received:
+    /// whoever was told of the exchange and asks then is answered by the new one. And when woken, so
+    /// that what an idle thread had is gone.
     #[inline]
     pub fn take_over(&mut self) {
         if let Some(handlers) = self.handlers.look() {
@@ -585,6 +587,7 @@ fn answer<P: Probe>(
     out: &mut Buf,
     context: &mut Context<P>,
 ) -> Answered {
+    context.take_over();
     own(out, context);
     let mut reply = request.reply();
     reply.keep_alive &= !last;

@@ -82,7 +82,6 @@ impl<P: Probe> Tasks<P> {
     fn with<R>(&self, work: impl FnOnce(&mut Context<P>) -> R) -> R {
         let (context, clock) = &mut *self.context.borrow_mut();
         clock.tick(context);
-        context.take_over();
         work(context)
     }
 
@@ -157,7 +156,7 @@ async fn watch<P: Probe>(tasks: &Rc<Tasks<P>>, acceptor: Rc<Acceptor>) -> std::i
         acceptor.wait::<P>(timeout_ms, &room.book.io).await?;
         tasks.bring_home();
         // Also a shard without requests lets go of handlers that were exchanged.
-        tasks.with(|_| ());
+        tasks.with(Context::take_over);
         if now_ms() >= next_sweep_ms {
             next_sweep_ms = now_ms() + sweep_ms;
             room.end_expired();

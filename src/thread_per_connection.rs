@@ -159,7 +159,6 @@ fn serve<P: Probe>(seat: &Seat<Connection>, handlers: Arc<Handlers>) -> Result<(
         context.offload.rest();
         let received = connection.receive::<P>(&mut buffer, &book.io);
         clock.tick(&mut context);
-        context.take_over();
         let received = received.map(|n| &buffer[..n]);
         seat.received(&mut session, received, &mut context);
     }
