@@ -280,6 +280,12 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        // What a panic leaves behind is half-way through a request: nobody gets it.
+        if std::thread::panicking()
+            && let Some(lease) = &mut self.lease
+        {
+            lease.kept = None;
+        }
         self.release();
         self.shard.tally.close(&self.served);
     }

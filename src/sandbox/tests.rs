@@ -106,6 +106,17 @@ fn sandbox(text: &str, isolation: Isolation) -> Sandbox {
 }
 
 fn call(sandbox: &mut Sandbox, head: &str, body: &[u8]) -> Result<Parts, Failure> {
+    call_taking(sandbox, head, body, |answer| {
+        answer.map(|a| (a.status, a.header_lines.to_vec(), a.body.to_vec()))
+    })
+}
+
+fn call_taking<R>(
+    sandbox: &mut Sandbox,
+    head: &str,
+    body: &[u8],
+    take: impl FnOnce(Result<Answer<'_>, Failure>) -> R,
+) -> R {
     let mut headers = [httparse::EMPTY_HEADER; 16];
     let mut request = httparse::Request::new(&mut headers);
     let parsed = request.parse(head.as_bytes()).expect("a valid head");
@@ -117,9 +128,7 @@ fn call(sandbox: &mut Sandbox, head: &str, body: &[u8]) -> Result<Parts, Failure
         headers: request.headers,
         body,
     };
-    sandbox.call(&call, |answer| {
-        answer.map(|a| (a.status, a.header_lines.to_vec(), a.body.to_vec()))
-    })
+    sandbox.call(&call, take)
 }
 
 fn fine() -> Result<Parts, Failure> {
@@ -543,6 +552,22 @@ fn a_released_instance_serves_the_next_thread() {
             call(&mut sandbox, GOOD, b"").expect("a good guest").2
         });
         assert_eq!(thread.join().expect("no panic"), expected);
+    }
+}
+
+#[test]
+fn an_instance_that_a_panic_left_behind_serves_nobody() {
+    for isolation in [Isolation::Reuse, Isolation::Fresh] {
+        let shard = shard(&counting(), isolation, &limits());
+        let its_own = Arc::clone(&shard);
+        let thread = std::thread::spawn(move || {
+            let mut sandbox = Sandbox::new(its_own).expect("a timer");
+            call_taking(&mut sandbox, GOOD, b"", |_| panic!("on purpose"));
+        });
+        thread.join().expect_err("it panicked");
+        let mut sandbox = Sandbox::new(shard).expect("a timer");
+        let seen = call(&mut sandbox, GOOD, b"").expect("a good guest").2;
+        assert_eq!(seen, b"1", "{isolation}");
     }
 }
 
