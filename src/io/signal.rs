@@ -146,7 +146,14 @@ impl Signals {
             })
             .collect();
         counts.poll.add(1);
-        P::within(Stage::Poll, || poll(&mut asked, PollTimeout::ZERO))?;
+        match P::within(Stage::Poll, || poll(&mut asked, PollTimeout::ZERO)) {
+            // A tick of the handler's deadline came in between: asked again in the next turn.
+            Err(Errno::EINTR) => {
+                self.overflown = true;
+                return Ok(());
+            }
+            result => result?,
+        };
         let found = known().zip(&asked).filter_map(|((_, token), asked)| {
             let events = asked.revents().filter(|events| !events.is_empty())?;
             // Once asked for is twice told: of bytes and of the end that may lie behind them.
