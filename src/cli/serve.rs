@@ -180,7 +180,7 @@ pub fn run(arguments: &Arguments) -> Exit {
             );
         }
         let path = arguments.canned.as_deref().unwrap_or("/");
-        null::set_request(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes());
+        null::ask_for(path);
     }
     if arguments.is_parent() && (arguments.watch || arguments.socket.is_some()) {
         return fail(

@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use super::readiness::{Event, Notifier, Readiness, Ready};
 use super::waker::Flag;
 use super::{Counts, Listener, Token, Waker};
-use crate::measure::probe::{Awake, Probe};
+use crate::measure::probe::Probe;
 
 /// The driver.
 pub type Nonblocking<P> = Readiness<Everything, P>;
@@ -28,7 +28,6 @@ pub struct Everything {
     cursor: usize,
     told_of_listener: bool,
     woken: Flag,
-    awake: Awake,
 }
 
 impl Notifier for Everything {
@@ -42,7 +41,6 @@ impl Notifier for Everything {
             cursor: 0,
             told_of_listener: true,
             woken: woken.clone(),
-            awake: Awake::default(),
         };
         Ok((this, woken.waker()))
     }
@@ -70,7 +68,6 @@ impl Notifier for Everything {
     }
 
     fn wait<P: Probe>(&mut self, _: bool, _: Option<u64>, _: &Counts) -> io::Result<()> {
-        self.awake.turn::<P>();
         self.cursor = 0;
         self.told_of_listener = false;
         Ok(())

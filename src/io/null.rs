@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use super::slots::Slots;
 use super::waker::Flag;
 use super::{Counts, Done, Driver, Listener, Op, Outcome, Submitted, Token, Waker};
-use crate::measure::probe::{Awake, Probe};
+use crate::measure::probe::Probe;
 
 /// As many as `compare` opens by default.
 const CONNECTIONS: usize = 64;
@@ -20,10 +20,14 @@ const CONNECTIONS: usize = 64;
 /// What each of them asks for, again and again.
 static REQUEST: OnceLock<Vec<u8>> = OnceLock::new();
 
-/// Sets the request that every connection of every shard sends; without it, or too late, it is one
-/// for `/`.
-pub fn set_request(bytes: Vec<u8>) {
-    let _ = REQUEST.set(bytes);
+/// Has every connection of every shard ask for `path`; without it, or too late, it is `/`.
+pub fn ask_for(path: &str) {
+    let _ = REQUEST.set(request(path));
+}
+
+/// As the generator writes it, byte for byte but for the digits of a port.
+fn request(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:40000\r\n\r\n").into_bytes()
 }
 
 /// Why it cannot be used here, if so.
@@ -40,7 +44,6 @@ pub struct Null<P> {
     request: &'static [u8],
     accepting: bool,
     woken: Flag,
-    awake: Awake,
     probe: PhantomData<P>,
 }
 
@@ -52,15 +55,13 @@ struct Connection {
 
 impl<P: Probe> Driver for Null<P> {
     fn open(_: Listener, connections: usize, _: Arc<Counts>) -> io::Result<Self> {
-        let canned = || b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
         Ok(Self {
             connections: Slots::new(CONNECTIONS.min(connections)),
             tokens: Vec::new(),
             cursor: 0,
-            request: REQUEST.get_or_init(canned),
+            request: REQUEST.get_or_init(|| request("/")),
             accepting: false,
             woken: Flag::default(),
-            awake: Awake::default(),
             probe: PhantomData,
         })
     }
@@ -91,7 +92,6 @@ impl<P: Probe> Driver for Null<P> {
     }
 
     fn wait(&mut self, _: Option<u64>) -> io::Result<()> {
-        self.awake.turn::<P>();
         self.cursor = 0;
         Ok(())
     }

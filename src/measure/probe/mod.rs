@@ -14,7 +14,6 @@
 //! clock tells by how much it went too far; the excess is taken from the longest single stretch,
 //! where the preemption most likely was.
 
-mod awake;
 mod clock;
 mod inject;
 mod ticks;
@@ -27,7 +26,6 @@ use serde::{Deserialize, Serialize};
 use clock::{OfThread, StageClock};
 use inject::Injector;
 
-pub use awake::Awake;
 pub use clock::{StageNs, StageTimes};
 pub use inject::Injection;
 pub use ticks::{calibrate, check};
