@@ -31,7 +31,7 @@ impl<T> Queue<T> {
     pub fn new(capacity: usize) -> Self {
         Self {
             state: Mutex::new(State {
-                waiting: VecDeque::with_capacity(capacity),
+                waiting: VecDeque::new(),
                 asleep: 0,
                 woken: 0,
                 closed: false,
