@@ -1,4 +1,4 @@
-//! DESIGN's invariants about what is absent, read off the source.
+//! The invariants about what is absent, read off the source.
 
 use std::fs;
 use std::path::{Path, PathBuf};

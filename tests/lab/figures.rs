@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use crate::client::{Client, get, post};
-use crate::{Lab, on_every_model};
+use crate::{Lab, on_every_model, on_every_model_that_sleeps};
 
 on_every_model![
     requests_bytes_and_connections_are_counted,
     a_request_costs_few_system_calls,
+];
+
+on_every_model_that_sleeps![
     a_pipeline_shares_its_system_calls,
     connections_that_are_idle_cost_no_system_calls_but_the_timers,
 ];
@@ -78,9 +81,6 @@ fn a_request_costs_few_system_calls(lab: Lab) {
 }
 
 fn a_pipeline_shares_its_system_calls(lab: Lab) {
-    if lab.never_sleeps() {
-        return;
-    }
     const DEPTH: usize = 16;
     let mut server = lab.serve("hello", &[]);
     let mut client = server.connect();
@@ -101,9 +101,6 @@ fn a_pipeline_shares_its_system_calls(lab: Lab) {
 }
 
 fn connections_that_are_idle_cost_no_system_calls_but_the_timers(lab: Lab) {
-    if lab.never_sleeps() {
-        return;
-    }
     let mut server = lab.serve("hello", &[]);
     let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(Client::expect_open);

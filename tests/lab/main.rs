@@ -31,7 +31,7 @@
 //! | `profile` | flame graphs, and what is said where there can be none |
 //! | `regressions` | bugs that were found once, each by what showed it |
 //! | `modules` | the built-in handlers as WebAssembly |
-//! | `architecture` | DESIGN's invariants that show in the source |
+//! | `architecture` | invariants that show in the source |
 //! | `allocations` | a steady request allocates nothing |
 //!
 //! `server`, `client` and `guests` are the instruments.
@@ -86,14 +86,6 @@ struct Lab {
     isolation: Isolation,
 }
 
-impl Lab {
-    /// Busy polling uses its core and makes system calls whatever its clients do: that is what it
-    /// is, and nothing about it can be held against it.
-    fn never_sleeps(self) -> bool {
-        self.model.name == "nonblocking"
-    }
-}
-
 /// Runs `behaviour` at this place, or says why this kernel cannot.
 fn run(model: &str, isolation: Isolation, behaviour: fn(Lab)) {
     let model = models::find(model).expect("the macros name models of the table");
@@ -126,6 +118,20 @@ macro_rules! on_every_model {
     };
 }
 use on_every_model;
+
+/// Makes a test `model_at_rest::behaviour` of each behaviour, on every model that sleeps when it has
+/// nothing to do and can be held to it: busy polling uses its core and makes system calls whatever
+/// its clients do.
+macro_rules! on_every_model_that_sleeps {
+    ($($behaviour:ident),+ $(,)?) => {
+        $crate::tests_at!(blocking_at_rest, "blocking", Reuse, $($behaviour),+);
+        $crate::tests_at!(epoll_at_rest, "epoll", Reuse, $($behaviour),+);
+        $crate::tests_at!(signal_at_rest, "signal", Reuse, $($behaviour),+);
+        $crate::tests_at!(io_uring_at_rest, "io_uring", Reuse, $($behaviour),+);
+        $crate::tests_at!(tokio_uring_at_rest, "tokio_uring", Reuse, $($behaviour),+);
+    };
+}
+use on_every_model_that_sleeps;
 
 /// Makes a test `model_isolation::behaviour` of each behaviour, on every model, and on every
 /// isolation that has a sandbox: in pairs, and both with the models that are compared by default.

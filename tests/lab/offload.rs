@@ -2,7 +2,6 @@
 //! for.
 
 use nix::sys::signal::Signal;
-use ringlab::models::Shape;
 use ringlab::offload::Policy;
 
 use crate::client::{Client, get, post};
@@ -15,11 +14,46 @@ on_every_model![
     a_light_request_does_not_wait_for_a_heavy_one,
     a_guest_that_loops_is_ended,
     too_many_requests_are_a_503,
-    a_client_that_leaves_is_not_worked_for,
     a_connection_that_waits_is_not_read_without_bound,
     what_runs_is_answered_before_the_end,
     past_the_drain_limit_it_is_a_503,
 ];
+
+/// A thread that waits for a handler does not see its client leave; whoever is told by the kernel does.
+mod on_every_model_that_is_told {
+    crate::tests_at!(
+        nonblocking,
+        "nonblocking",
+        Reuse,
+        a_client_that_leaves_is_not_worked_for
+    );
+    crate::tests_at!(
+        epoll,
+        "epoll",
+        Reuse,
+        a_client_that_leaves_is_not_worked_for
+    );
+    crate::tests_at!(
+        signal,
+        "signal",
+        Reuse,
+        a_client_that_leaves_is_not_worked_for
+    );
+    crate::tests_at!(
+        io_uring,
+        "io_uring",
+        Reuse,
+        a_client_that_leaves_is_not_worked_for
+    );
+    crate::tests_at!(
+        tokio_uring,
+        "tokio_uring",
+        Reuse,
+        a_client_that_leaves_is_not_worked_for
+    );
+
+    use super::a_client_that_leaves_is_not_worked_for;
+}
 
 /// The policies whose handlers run elsewhere.
 const ELSEWHERE: [Policy; 2] = [Policy::Spawn, Policy::Pool];
@@ -114,10 +148,6 @@ fn too_many_requests_are_a_503(lab: Lab) {
 }
 
 fn a_client_that_leaves_is_not_worked_for(lab: Lab) {
-    // A thread that waits for a handler does not see its client leave.
-    if lab.model.shape == Shape::ThreadPerConnection {
-        return;
-    }
     let guest = runs_for_ever();
     let leave: [fn(Client); 2] = [Client::reset, drop];
     for (policy, leave) in ELSEWHERE.into_iter().flat_map(|p| leave.map(|l| (p, l))) {

@@ -12,12 +12,15 @@ use ringlab::server::Server as ServerInProcess;
 use crate::client::{Client, get, pattern, post};
 use crate::guests::{File, misbehaving, store};
 use crate::server::{Server, some_core};
-use crate::{Lab, PATIENCE, on_every_model};
+use crate::{Lab, PATIENCE, on_every_model, on_every_model_that_sleeps};
+
+on_every_model_that_sleeps![
+    a_client_that_reads_nothing_costs_no_cpu,
+    an_idle_connection_costs_few_system_calls,
+];
 
 on_every_model![
-    a_client_that_reads_nothing_costs_no_cpu,
     a_long_body_and_fin_at_once_are_answered,
-    an_idle_connection_costs_few_system_calls,
     a_thousand_descriptors_are_enough,
     an_idle_server_is_drained_at_once,
     vanishing_around_a_deadline_harms_nobody,
@@ -93,9 +96,6 @@ fn cpu_time() -> Duration {
 
 /// epoll: a socket with unread bytes, or with FIN, was always ready, and reading had been paused.
 fn a_client_that_reads_nothing_costs_no_cpu(lab: Lab) {
-    if lab.never_sleeps() {
-        return;
-    }
     const WATCHED: Duration = Duration::from_millis(300);
     let handler = answers_of(&[LONG]);
     let mut server = lab.serve(handler.path(), &[]);
@@ -136,9 +136,6 @@ fn a_long_body_and_fin_at_once_are_answered(lab: Lab) {
 
 /// The timer kept exact time and the deadlines did not: it fired again and again until they agreed.
 fn an_idle_connection_costs_few_system_calls(lab: Lab) {
-    if lab.never_sleeps() {
-        return;
-    }
     let mut server = lab.serve("hello", &[]);
     let mut client = server.connect();
     client.expect_open();
