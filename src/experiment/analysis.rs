@@ -196,7 +196,7 @@ fn row(plan: &Plan, own: &[&Block], arm: &Arm, load: Load) -> Row {
     let sum = |figure: &dyn Fn(&Block) -> u64| own.iter().map(|block| figure(block)).sum::<u64>();
     let mut latency = Histogram::<u64>::new(3).expect("three digits are within range");
     for block in own {
-        // Percentiles are of all blocks' answers together, never averaged (METHOD.md, rule 12).
+        // Percentiles are of all blocks' answers together, never averaged.
         latency.add(&block.latency).expect("histograms of one kind");
     }
     let percentile = |q: f64| carries(&latency, q).then(|| latency.value_at_quantile(q));

@@ -59,8 +59,7 @@ pub struct Block {
     pub latency: Histogram<u64>,
 }
 
-/// What is recorded in a block. Observers have their price, so each has blocks of its own
-/// (METHOD.md, rule 5).
+/// What is recorded in a block. Observers have their price, so each has blocks of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pass {

@@ -1,5 +1,5 @@
 //! Whether a run may be believed: the generator is audited before its numbers
-//! are used (METHOD, 7). A pure function of the outcome.
+//! are used. A pure function of the outcome.
 
 use std::fmt;
 

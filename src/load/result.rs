@@ -15,7 +15,7 @@ use super::plan::Mode;
 const DIGITS: u8 = 3;
 /// Longest time a histogram holds apart; longer ones count as this.
 const LONGEST_NS: u64 = 48 * 3600 * 1_000_000_000;
-/// Samples that must lie beyond a percentile for it to be given (METHOD, 12).
+/// Samples that must lie beyond a percentile for it to be given.
 const BEYOND: f64 = 10.0;
 
 /// An empty histogram of nanoseconds. All have one shape, so merging cannot fail.

@@ -1,6 +1,6 @@
 //! CPU time: of a process, of the calling thread, and of all cores together.
 //!
-//! The process clock is the server's exact total (METHOD.md, rule 2): it keeps threads that have
+//! The process clock is the server's exact total: it keeps threads that have
 //! exited and the kernel's own io_uring workers, which are threads of the process since Linux 5.12.
 //! The time of all cores stands beside it, since softirq work and polling kernel threads may run
 //! elsewhere. getrusage's split into user and system is deliberately lacking: most kernels

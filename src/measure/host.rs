@@ -1,4 +1,4 @@
-//! The host's fingerprint, which every result carries (METHOD.md, rule 16), and how two differ.
+//! The host's fingerprint, which every result carries, and how two differ.
 //!
 //! Only reads files below a root, `/` outside of tests, and starts `gzip` for a compressed kernel
 //! configuration. Nothing is guessed: a field that cannot be read says why. Host name, addresses

@@ -1,6 +1,6 @@
 //! Noise gauges: how much a block was disturbed from outside, and whether that is too much.
 //!
-//! METHOD.md, rule 13: limits are set before the run; blocks over a limit are marked, and none is
+//! Limits are set before the run; blocks over a limit are marked, and none is
 //! dropped. Only reads /proc. A snapshot is taken at each end of a block; the block's noise is
 //! their difference.
 //!

@@ -1,6 +1,6 @@
 //! Which arm runs when.
 //!
-//! METHOD.md, rule 8: a fixed order once faked a difference of 18 % that alternating made 1 %. An
+//! A fixed order once faked a difference of 18 % that alternating made 1 %. An
 //! arm inherits from the one before it: warm caches, a hot or throttled core, sockets in
 //! TIME_WAIT. So the order is balanced for what came just before. Pure: no clock, no other
 //! source of chance than the seed.

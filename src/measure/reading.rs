@@ -1,6 +1,6 @@
 //! A value that was read, or the reason why it could not be.
 //!
-//! METHOD.md, rule 15: what cannot be measured reads `n/a: reason`, never 0. In JSON a reading is
+//! What cannot be measured reads `n/a: reason`, never 0. In JSON a reading is
 //! the bare value, or the string `n/a: reason`, so a file with results stays pleasant to read.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -1,5 +1,5 @@
 //! The kernel's own counts of what a server process did, by perf_event_open(2), opened from the
-//! laboratory's process. They check what the program counts itself (METHOD.md, rule 4).
+//! laboratory's process. They check what the program counts itself.
 //!
 //! Reads /proc and tracefs and opens counters; never mounts, never changes a sysctl, never stops
 //! the process. Each counter is a value or says why not (rule 15); one that is refused spoils no

@@ -30,7 +30,7 @@ pub fn holm(p_values: &[f64]) -> Vec<f64> {
     adjusted
 }
 
-/// The same arm measured twice as if it were two (METHOD.md, rule 10).
+/// The same arm measured twice as if it were two.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Control {
     pub interval_99: Interval,
@@ -137,7 +137,7 @@ fn change(ratio: f64) -> String {
     format!("{:.1} % {word}", percent.abs())
 }
 
-/// Whether an arm measured the same in both halves of its blocks (METHOD.md, rule 11).
+/// Whether an arm measured the same in both halves of its blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Steadiness {
     /// Second half over first half, at 99 %.
@@ -187,7 +187,7 @@ pub fn direction(ratio: &Ratio) -> Direction {
     }
 }
 
-/// Whether two runs some time apart tell the same story (METHOD.md, rule 14).
+/// Whether two runs some time apart tell the same story.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Agreement {
     /// The intervals overlap and lie on the same side of 1. Only this makes a finding.

@@ -1,7 +1,7 @@
 //! Statistics of a comparison. Pure: numbers in, numbers and sentences out; the bootstrap's seed is
 //! fixed, so the same blocks always give the same interval.
 //!
-//! The block is the sample, not the request (METHOD.md, rule 9): requests of one block share a
+//! The block is the sample, not the request: requests of one block share a
 //! process, a placement in memory and a moment, so a million of them are one observation of all
 //! that.
 //!

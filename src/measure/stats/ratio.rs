@@ -8,7 +8,7 @@ use super::bootstrap::Bootstrap;
 use super::student::{student_t_quantile, student_t_tail};
 use serde::{Deserialize, Serialize};
 
-/// Complete pairs from which on the bootstrap is used (METHOD.md, rule 9). Below it Student's t
+/// Complete pairs from which on the bootstrap is used. Below it Student's t
 /// has to be trusted: a bootstrap of so few has nothing to resample.
 pub const BOOTSTRAP_FROM: usize = 30;
 

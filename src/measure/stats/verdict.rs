@@ -1,6 +1,6 @@
 //! VALID, NOISY or INVALID: how far a run may be trusted, why, and what to do about it.
 //!
-//! METHOD.md, rule 13. The worst cause wins; all are kept, for mending one may uncover the next.
+//! The worst cause wins; all are kept, for mending one may uncover the next.
 
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Display};
