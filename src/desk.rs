@@ -14,7 +14,7 @@ use std::thread::{self, Thread};
 
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::io::{Buf, Counts, Ender, Op, Single, Token};
+use crate::io::{Buf, Counts, Ender, Op, Single, Token, no_place};
 use crate::measure::probe::Probe;
 use crate::offload::Threads;
 use crate::session::{Context, Session};
@@ -82,7 +82,7 @@ impl Room {
     /// closed with it.
     ///
     /// # Errors
-    /// ENFILE when as many are there to be refused as there are places for; it is closed unheard.
+    /// [`no_place`], when as many are there to be refused as there are places for.
     pub fn seat<C: Single>(
         self: &Arc<Self>,
         connection: C,
@@ -108,7 +108,7 @@ impl Room {
             admitted,
         };
         if self.desks().len() >= self.config.connections + SPARE_CONNECTIONS {
-            return Err(std::io::Error::from_raw_os_error(libc::ENFILE));
+            return Err(no_place());
         }
         self.desks().insert(seat.number, seat.desk.clone());
         Ok(seat)

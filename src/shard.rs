@@ -334,14 +334,26 @@ impl AcceptLog {
     pub fn failed(&mut self, error: &std::io::Error, now_ms: u64) {
         self.unsaid += 1;
         if now_ms >= self.next_ms {
-            tracing::warn!(
-                %error,
-                times = self.unsaid,
-                "no connection could be accepted; raise `ulimit -n` if descriptors ran out"
-            );
+            let times = self.unsaid;
+            let remedy = remedy(error);
+            tracing::warn!(%error, times, "no connection could be accepted; {remedy}");
             self.next_ms = now_ms + 1000;
             self.unsaid = 0;
         }
+    }
+}
+
+/// What helps where a connection could not be accepted (accept(2), pthread_create(3)).
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => "raise `ulimit -n`",
+        Some(libc::ENFILE) => {
+            "the machine's table of open files is full; close some, or raise `sysctl fs.file-max`"
+        }
+        Some(libc::EAGAIN) => "no thread can be started for it; raise `ulimit -u`",
+        Some(libc::ENOBUFS | libc::ENOMEM) => "the kernel lacks memory for it; free some",
+        Some(_) => "it is tried again",
+        None => "raise --connections",
     }
 }
 

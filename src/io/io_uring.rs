@@ -77,6 +77,8 @@ pub struct IoUring<P: Probe> {
     timer: Box<Timespec>,
     timer_set: Option<u64>,
     connections: Slots<Connection>,
+    /// The most connections that the ring has places for among its files.
+    files: usize,
     /// Completions taken from the ring, handled up to `cursor`.
     completions: Vec<Completion>,
     cursor: usize,
@@ -224,6 +226,7 @@ impl<P: Probe> Driver for IoUring<P> {
             timer: Box::new(Timespec::new()),
             timer_set: None,
             connections: Slots::new((connections + SPARE_PLACES).min(INDEX_MASK as usize)),
+            files: connections,
             completions: Vec::new(),
             cursor: 0,
             lent: None,
@@ -443,7 +446,11 @@ impl<P: Probe> IoUring<P> {
                 return None;
             }
             self.accepting = false;
-            let error = io::Error::from_raw_os_error(errno);
+            // The ring's own table of files, before the machine's.
+            let error = match errno {
+                libc::ENFILE if self.connections.len() >= self.files => super::no_place(),
+                _ => io::Error::from_raw_os_error(errno),
+            };
             return Some((Token::LISTENER, Done::AcceptFailed(error)));
         }
         let connection = Connection {
@@ -461,10 +468,7 @@ impl<P: Probe> IoUring<P> {
                 let entry = opcode::Close::new(connection.file).build();
                 self.push(entry, Kind::Cancel, Token::LISTENER);
                 self.accepting = false;
-                Some((
-                    Token::LISTENER,
-                    Done::AcceptFailed(io::Error::from_raw_os_error(libc::ENFILE)),
-                ))
+                Some((Token::LISTENER, Done::AcceptFailed(super::no_place())))
             }
         }
     }

@@ -37,6 +37,12 @@ pub use waker::Waker;
 /// A time that has passed: who waits until then looks for events and does not sleep.
 pub const NOW_NS: u64 = 1;
 
+/// Why a connection could not be let in: so many are there to be refused that there is no place for
+/// one more. It is closed unheard.
+pub fn no_place() -> io::Error {
+    io::Error::other("more came at once than there are places to refuse them in")
+}
+
 /// A buffer on its way out. It is owned by exactly one side at a time, session or driver, so the
 /// kernel may read from it for as long as the driver holds it.
 pub type Buf = Vec<u8>;

@@ -325,7 +325,7 @@ impl<N: Notifier, P: Probe> Readiness<N, P> {
         };
         let token = self.connections.insert(connection).map_err(|_| {
             self.accepting = false;
-            io::Error::from(Errno::ENFILE)
+            super::no_place()
         })?;
         let connection = self.connections.get(token).expect("just inserted");
         let added = self

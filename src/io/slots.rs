@@ -23,6 +23,11 @@ impl<T> Slots<T> {
         }
     }
 
+    /// How many places are taken.
+    pub(super) fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
     /// How many places there are.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {

@@ -1,16 +1,15 @@
 //! The blocks that the ledgers are made of: what stands beside what, and what the kernel counted.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::process::CommandExt;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
 use ringlab::experiment::block::{Block, Pass};
 use ringlab::experiment::plan::Load;
 use ringlab::experiment::result::Experiment;
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
+use crate::refusals::refuse;
 use crate::server::PROGRAM;
 
 /// A short experiment with both ledgers, and its result. `wrapper` is a shell's script that ends by
@@ -96,27 +95,6 @@ fn a_kernel_that_refuses_counters_leaves_them_out_with_the_reason() {
         assert!(said.contains("unexplained"), "{said}");
         let _ = fs::remove_file(&json);
     }
-}
-
-/// Has the kernel answer `errno` to that system call, in the program and whatever it starts.
-fn refuse(command: &mut Command, call: libc::c_long, errno: i32) {
-    let architecture = std::env::consts::ARCH
-        .try_into()
-        .expect("it knows this one");
-    let filter = SeccompFilter::new(
-        [(call, Vec::new())].into(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno.cast_unsigned()),
-        architecture,
-    );
-    let filter: BpfProgram = filter
-        .and_then(TryInto::try_into)
-        .expect("a filter of one call");
-    // SAFETY: between fork and exec this makes two system calls, prctl and seccomp, and allocates
-    // nothing unless they fail.
-    unsafe {
-        command.pre_exec(move || seccompiler::apply_filter(&filter).map_err(io::Error::other))
-    };
 }
 
 /// tracefs in a mount namespace of its own, where it is not mounted already.

@@ -1,18 +1,45 @@
 //! More connections than the limit, and fewer descriptors than connections.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+
 use crate::client::{Client, get};
+use crate::refusals::can_be_asked;
 use crate::server::Server;
 use crate::{Lab, on_every_model};
 
 on_every_model![
     one_connection_over_the_limit_is_told_so,
     a_flood_over_the_limit_harms_nobody,
+    a_flood_without_a_place_is_said_and_survived,
     few_descriptors_mean_few_connections,
     running_out_of_descriptors_is_survived,
     running_out_of_descriptors_is_said_once_a_second,
 ];
+
+/// The models that accept by a system call of their own; on a ring the kernel does.
+mod on_every_model_that_calls {
+    use super::a_full_table_of_files_is_survived;
+
+    crate::tests_at!(
+        blocking,
+        "blocking",
+        Reuse,
+        a_full_table_of_files_is_survived
+    );
+    crate::tests_at!(
+        nonblocking,
+        "nonblocking",
+        Reuse,
+        a_full_table_of_files_is_survived
+    );
+    crate::tests_at!(epoll, "epoll", Reuse, a_full_table_of_files_is_survived);
+    crate::tests_at!(signal, "signal", Reuse, a_full_table_of_files_is_survived);
+}
 
 fn refused(server: &Server) -> Client {
     let mut client = server.connect();
@@ -57,6 +84,72 @@ fn a_flood_over_the_limit_harms_nobody(lab: Lab) {
     // Some of the flood may still wait to be accepted, and be in the way.
     let served = (0..1000).any(|_| server.connect().is_served());
     assert!(served, "nobody is let in any more");
+}
+
+/// They all come before the server looks: there is not even a place to refuse each of them in. On a
+/// ring of its own that is the kernel's ENFILE, since its table of files is full.
+fn a_flood_without_a_place_is_said_and_survived(lab: Lab) {
+    let mut server = lab.serve("hello", &["--connections", "2"]);
+    let mut kept = [server.connect(), server.connect()];
+    kept.iter_mut().for_each(Client::expect_open);
+    let start = Instant::now();
+    server.signal(Signal::SIGSTOP);
+    let flood: Vec<_> = (0..200).map(|_| server.connect()).collect();
+    server.signal(Signal::SIGCONT);
+    kept.iter_mut().for_each(Client::expect_open);
+    let figures = server.until("out of places", |now| now.served.accept_failed > 0);
+    drop(flood);
+    kept.iter_mut().for_each(Client::expect_open);
+    drop(kept);
+    let served = (0..1000).any(|_| server.connect().is_served());
+    assert!(served, "nobody is let in any more");
+    assert_eq!(figures.served.answered, 4);
+    expect_said(&server.kill(), "raise --connections", start);
+}
+
+/// Asserts that accepting was said to have failed, once a second, and what helps.
+fn expect_said(said: &str, remedy: &str, start: Instant) {
+    let lines = said.matches("no connection could be accepted").count() as u64;
+    let seconds = start.elapsed().as_secs();
+    assert!((1..=1 + seconds).contains(&lines), "in {seconds} s: {said}");
+    assert_eq!(said.matches(remedy).count() as u64, lines, "{said}");
+}
+
+/// ENFILE: the limit of the whole machine, so this test answers in the kernel's place.
+fn a_full_table_of_files_is_survived(lab: Lab) {
+    const FAILURES: u64 = 3;
+    if !can_be_asked() {
+        return;
+    }
+    let full = Arc::new(AtomicBool::new(false));
+    let refused = Arc::new(AtomicU64::new(0));
+    let rule = {
+        let (full, refused) = (full.clone(), refused.clone());
+        move |_| {
+            let full = full.load(Ordering::SeqCst);
+            refused.fetch_add(u64::from(full), Ordering::SeqCst);
+            full.then_some(Errno::ENFILE)
+        }
+    };
+    let mut server = lab.serve_answered("hello", &[], &[libc::SYS_accept4], rule);
+    let mut before = server.connect();
+    before.expect_open();
+    let start = Instant::now();
+    full.store(true, Ordering::SeqCst);
+    let mut waiting = server.connect();
+    waiting.send(get("/"));
+    server.until("accepting has failed again and again", |now| {
+        now.served.accept_failed >= FAILURES
+    });
+    before.expect_open();
+    full.store(false, Ordering::SeqCst);
+    // It rests between two tries, four times a second, whatever else it has to do.
+    let most = 2 + start.elapsed().as_millis() as u64 / 200;
+    assert!((FAILURES..=most).contains(&refused.load(Ordering::SeqCst)));
+    assert_eq!(waiting.receive().status, 200);
+    server.connect().expect_open();
+    before.expect_open();
+    expect_said(&server.kill(), "raise `sysctl fs.file-max`", start);
 }
 
 fn few_descriptors_mean_few_connections(lab: Lab) {

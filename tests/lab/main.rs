@@ -34,7 +34,7 @@
 //! | `architecture` | invariants that show in the source |
 //! | `allocations` | a steady request allocates nothing |
 //!
-//! `server`, `client` and `guests` are the instruments.
+//! `server`, `client`, `guests` and `refusals` are the instruments.
 
 mod allocations;
 mod architecture;
@@ -61,6 +61,7 @@ mod offload;
 mod profile;
 mod queues;
 mod real_work;
+mod refusals;
 mod regressions;
 mod routes;
 mod server;
@@ -95,14 +96,17 @@ fn run(model: &str, isolation: Isolation, behaviour: fn(Lab)) {
     }
 }
 
-/// Past the test harness, which keeps what a passing test prints to itself.
 fn say_skipped(model: &Model, reason: &str) {
     let test = std::thread::current();
     let test = test.name().unwrap_or_default();
-    let line = format!(
-        "skipped: {test}: {} cannot run here: {reason}\n",
-        model.name
-    );
+    let name = model.name;
+    say(&format!(
+        "skipped: {test}: {name} cannot run here: {reason}\n"
+    ));
+}
+
+/// Past the test harness, which keeps what a passing test prints to itself.
+fn say(line: &str) {
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 

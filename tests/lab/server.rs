@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringlab::control::{Processes, Report};
@@ -15,7 +16,7 @@ use ringlab::shard::Figures;
 use serde::de::DeserializeOwned;
 
 use crate::client::Client;
-use crate::{Lab, PATIENCE};
+use crate::{Lab, PATIENCE, refusals};
 
 /// The program, as this test run built it.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_ringlab");
@@ -84,6 +85,22 @@ impl Lab {
         command.args(["-c", &script, PROGRAM]);
         command.args(self.arguments(handler, &some_core().to_string()));
         command.args(options);
+        Server::start(command)
+    }
+
+    /// A server whose system calls of those kinds fail as `rule` says; see
+    /// [`answer`](refusals::answer).
+    pub fn serve_answered(
+        self,
+        handler: &str,
+        options: &[&str],
+        calls: &[libc::c_long],
+        rule: impl FnMut(libc::c_long) -> Option<Errno> + Send + 'static,
+    ) -> Server {
+        let mut command = Command::new(PROGRAM);
+        command.args(self.arguments(handler, &some_core().to_string()));
+        command.args(options);
+        refusals::answer(&mut command, calls, rule);
         Server::start(command)
     }
 
