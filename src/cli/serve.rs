@@ -59,7 +59,7 @@ pub struct Arguments {
     /// or /tmp/ringlab-UID]
     #[arg(long, value_name = "FILE|none")]
     socket: Option<PathBuf>,
-    /// What stands between two requests: native, reuse or fresh
+    /// What stands between two requests: native, reuse, reset, fresh or on-demand
     #[arg(long, default_value = "reuse")]
     isolation: Isolation,
     /// Where and when a handler runs: inline, spawn or pool

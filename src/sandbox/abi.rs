@@ -15,6 +15,7 @@
 
 use super::limits::{HEADER_LINES_LIMIT, Limits};
 use super::{Answer, Call, Failure};
+use std::ops::Range;
 
 /// The export that says "version 1" and holds R.
 pub(super) const AREA: &str = "ringlab_v1";
@@ -59,6 +60,20 @@ pub(super) fn check_area(memory: &[u8], area: u32) -> Result<(), String> {
     Ok(())
 }
 
+/// What `call` takes in a request area.
+#[inline]
+fn request_bytes(call: &Call<'_>) -> usize {
+    // The sum of lengths of slices that exist: far from wrapping in 64 bits.
+    REQUEST_HEAD + HEADER_ENTRY * call.headers.len() + call.head.len() + call.body.len()
+}
+
+/// Where in a memory of `bytes` bytes [`write_request`] writes `call`, if it does.
+#[inline]
+pub(super) fn request_range(bytes: usize, area: u32, call: &Call<'_>) -> Range<usize> {
+    let start = (area as usize + AREA_HEAD).min(bytes);
+    start..(start + request_bytes(call)).min(bytes)
+}
+
 /// Writes `call` into the request area at `area` and returns its length.
 ///
 /// `area` passed [`check_area`] when the module was loaded, and a memory never shrinks; the
@@ -73,8 +88,7 @@ pub(super) fn write_request(memory: &mut [u8], area: u32, call: &Call<'_>) -> Re
 
     let head_at = REQUEST_HEAD + HEADER_ENTRY * call.headers.len();
     let body_at = head_at + call.head.len();
-    let length = body_at + call.body.len();
-    // The sum of lengths of slices that exist: far from wrapping in 64 bits.
+    let length = request_bytes(call);
     if length > capacity {
         return Err(Failure::RequestTooLarge);
     }

@@ -2,13 +2,17 @@
 
 use super::limits::Limits;
 use super::load_error::Fault;
-use super::{abi, engine};
+use super::resettable::Resettable;
+use super::{Isolation, abi, engine};
+use std::borrow::Cow;
 use wasmtime::{Engine, ExternType, Module, Mutability};
 
 /// A compiled module. Its bytes come from [`Module::serialize`] in this process and nowhere else.
 pub(super) struct Artifact {
     code: Vec<u8>,
     memory_bytes: usize,
+    /// The exports added for `reset`: the globals that its code changes.
+    changing_globals: Vec<String>,
 }
 
 impl Artifact {
@@ -17,10 +21,21 @@ impl Artifact {
     ///
     /// # Errors
     /// Whatever is wrong with the module, as far as it shows without an instance.
-    pub(super) fn compile(wasm: &[u8], limits: &Limits) -> Result<Artifact, Fault> {
+    pub(super) fn compile(
+        wasm: &[u8],
+        isolation: Isolation,
+        limits: &Limits,
+    ) -> Result<Artifact, Fault> {
         let text = is_text(wasm)?;
+        let (wasm, changing_globals) = match isolation {
+            Isolation::Reset => {
+                let module = Resettable::of(&binary(wasm)?)?;
+                (Cow::Owned(module.wasm), module.globals)
+            }
+            _ => (Cow::Borrowed(wasm), Vec::new()),
+        };
         let engine = engine::compiling(limits).map_err(|error| Fault::host(&error))?;
-        let module = Module::new(&engine, wasm).map_err(|error| {
+        let module = Module::new(&engine, &wasm).map_err(|error| {
             if text {
                 Fault::text(&error)
             } else {
@@ -29,7 +44,17 @@ impl Artifact {
         })?;
         let memory_bytes = check_types(&module, limits)?;
         let code = module.serialize().map_err(|error| Fault::host(&error))?;
-        Ok(Artifact { code, memory_bytes })
+        Ok(Artifact {
+            code,
+            memory_bytes,
+            changing_globals,
+        })
+    }
+
+    /// The names under which it exports the globals that its code changes, if it was compiled for
+    /// `reset`.
+    pub(super) fn changing_globals(&self) -> &[String] {
+        &self.changing_globals
     }
 
     /// What the module's memory starts with.
@@ -57,6 +82,18 @@ pub(super) fn is_text(wasm: &[u8]) -> Result<bool, Fault> {
     match wasm.trim_ascii_start().first() {
         Some(b'(' | b';') => Ok(true),
         _ => Err(Fault::not_wasm(wasm)),
+    }
+}
+
+/// `wasm` as a binary, if it is a text.
+pub(super) fn binary(wasm: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
+    if !is_text(wasm)? {
+        return Ok(Cow::Borrowed(wasm));
+    }
+    let text = std::str::from_utf8(wasm).map_err(|error| Fault::Text(error.to_string()))?;
+    match wat::parse_str(text) {
+        Ok(binary) => Ok(Cow::Owned(binary)),
+        Err(error) => Err(Fault::text(&wasmtime::Error::new(error))),
     }
 }
 

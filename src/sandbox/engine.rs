@@ -51,6 +51,17 @@ pub(super) fn pooling(limits: &Limits, memory_bytes: usize) -> wasmtime::Result<
     Engine::new(&config)
 }
 
+/// An engine that maps each instance's memory when it is made and unmaps it when it is dropped. How
+/// many there are is for the caller to bound.
+pub(super) fn on_demand(limits: &Limits) -> wasmtime::Result<Engine> {
+    let mut config = config(limits);
+    config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+    if limits.perf_map {
+        config.profiler(ProfilingStrategy::PerfMap);
+    }
+    Engine::new(&config)
+}
+
 /// What decides about machine code, and so must be the same in all engines.
 fn config(limits: &Limits) -> Config {
     let mut config = Config::new();

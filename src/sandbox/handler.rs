@@ -178,15 +178,16 @@ fn load(
         return Ok((Program::Native(handler), None));
     }
     let wasm = module(source)?;
-    let artifact = Artifact::compile(&wasm, limits)?;
-    // One instance on trial, so that whatever is wrong is said before the server listens.
+    let artifact = Artifact::compile(&wasm, isolation, limits)?;
+    // One instance on trial, so that whatever is wrong is said before the server listens; from a
+    // pool, which refuses more than others do.
     let trial = Limits {
         instances: 1,
         // Its code is gone again when the shards' is listed, perhaps at the same addresses.
         perf_map: false,
         ..limits.clone()
     };
-    Blueprint::new(&artifact, &trial)?;
+    Blueprint::new(&artifact, Isolation::Fresh, &trial)?;
     let identity = ModuleIdentity {
         bytes: wasm.len(),
         fnv1a64: fnv1a64(&wasm),

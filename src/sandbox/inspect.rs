@@ -49,12 +49,7 @@ impl Inspection {
     /// It is neither, or it ends or breaks off before its end.
     pub fn of(file: &[u8]) -> Result<Inspection, Fault> {
         let is_text = artifact::is_text(file)?;
-        let binary = if is_text {
-            let text = std::str::from_utf8(file).map_err(|error| Fault::Text(error.to_string()))?;
-            wat::parse_str(text).map_err(|error| Fault::text(&wasmtime::Error::new(error)))?
-        } else {
-            file.to_vec()
-        };
+        let binary = artifact::binary(file)?;
         let mut found = Inspection {
             bytes: file.len(),
             fnv1a64: fnv1a64(file),

@@ -5,9 +5,11 @@ use super::deadline::{Ticker, Watch};
 use super::failure::Refused;
 use super::limits::Limits;
 use super::load_error::Fault;
-use super::{Answer, Call, Failure, abi, engine};
+use super::snapshot::Snapshot;
+use super::{Answer, Call, Failure, Isolation, abi, engine};
 use crate::measure::probe::{Probe, Stage};
 use std::io;
+use std::sync::Arc;
 use wasmtime::{
     Engine, InstancePre, Linker, Memory, ModuleExport, ResourceLimiter, Store, TypedFunc,
     UpdateDeadline,
@@ -22,23 +24,50 @@ pub(super) struct Blueprint {
     /// Address of the request area: a constant of the module, the same in every instance since
     /// there are no imports that it could depend on.
     area: u32,
+    /// For `reset`: what there is to put back.
+    state: Option<State>,
     limits: Limits,
 }
 
+/// What an instance has that its code may change.
+struct State {
+    globals: Vec<ModuleExport>,
+    /// The memory as an instance begins.
+    image: Arc<[u8]>,
+}
+
 impl Blueprint {
-    /// Loads `artifact` into a new engine with a pool, and tries one instance.
+    /// Loads `artifact` into a new engine, with a pool or without, and tries one instance.
     ///
     /// # Errors
     /// What only an instance shows: its start function fails, or its request area lies outside
     /// its memory. Or the host cannot make the pool.
-    pub(super) fn new(artifact: &Artifact, limits: &Limits) -> Result<Blueprint, Fault> {
-        let engine = engine::pooling(limits, artifact.memory_bytes())
-            .map_err(|error| Fault::host(&error))?;
+    pub(super) fn new(
+        artifact: &Artifact,
+        isolation: Isolation,
+        limits: &Limits,
+    ) -> Result<Blueprint, Fault> {
+        let engine = match isolation {
+            // A pool puts a memory back by writing to it, which `reset` protects against writing.
+            Isolation::Reset | Isolation::OnDemand => engine::on_demand(limits),
+            Isolation::Native | Isolation::Reuse | Isolation::Fresh => {
+                engine::pooling(limits, artifact.memory_bytes())
+            }
+        }
+        .map_err(|error| Fault::host(&error))?;
         let module = artifact
             .load_into(&engine)
             .map_err(|error| Fault::invalid(&error))?;
         let export = |name| module.get_export_index(name).expect("found when compiled");
         let (memory, handle, area) = (export(abi::MEMORY), export(abi::HANDLE), export(abi::AREA));
+        let state = (isolation == Isolation::Reset).then(|| State {
+            globals: artifact
+                .changing_globals()
+                .iter()
+                .map(|name| export(name))
+                .collect(),
+            image: Arc::default(),
+        });
         let pre = Linker::new(&engine)
             .instantiate_pre(&module)
             .map_err(|error| Fault::invalid(&error))?;
@@ -48,14 +77,16 @@ impl Blueprint {
             memory,
             handle,
             area: 0,
+            state,
             limits: limits.clone(),
         };
-        blueprint.area = blueprint.try_out(&area)?;
+        blueprint.try_out(&area)?;
         Ok(blueprint)
     }
 
-    /// Makes an instance, under the deadline, and returns where its request area is.
-    fn try_out(&self, area: &ModuleExport) -> Result<u32, Fault> {
+    /// Makes an instance, under the deadline, and notes where its request area is and how its memory
+    /// begins.
+    fn try_out(&mut self, area: &ModuleExport) -> Result<(), Fault> {
         let _ticker = self
             .ticker()
             .map_err(|error| Fault::Host(error.to_string()))?;
@@ -75,7 +106,11 @@ impl Blueprint {
             .and_then(|export| export.into_memory())
             .expect("checked when compiled");
         abi::check_area(memory.data(&store), area).map_err(Fault::Area)?;
-        Ok(area)
+        self.area = area;
+        if let Some(state) = &mut self.state {
+            state.image = memory.data(&store).into();
+        }
+        Ok(())
     }
 
     /// What ends guests of the calling thread at their deadline, if they have one.
@@ -106,6 +141,28 @@ impl Blueprint {
             store.set_epoch_deadline(1);
         }
         store
+    }
+}
+
+impl State {
+    /// # Errors
+    /// The kernel refuses to protect the memory.
+    fn snapshot(
+        &self,
+        store: &mut Store<Host>,
+        instance: &wasmtime::Instance,
+        memory: Memory,
+    ) -> Result<Snapshot, Failure> {
+        let mut globals = Vec::with_capacity(self.globals.len());
+        for export in &self.globals {
+            let global = instance.get_module_export(&mut *store, export);
+            globals.push(
+                global
+                    .and_then(|export| export.into_global())
+                    .expect("a global"),
+            );
+        }
+        Snapshot::take(store, memory, &globals, &self.image).map_err(|_| Failure::Exhausted)
     }
 }
 
@@ -175,13 +232,15 @@ pub(super) struct Instance {
     memory: Memory,
     handle: TypedFunc<u32, u32>,
     area: u32,
+    /// For `reset`: how it began.
+    snapshot: Option<Snapshot>,
 }
 
 impl Instance {
-    /// Takes a slot of the pool and runs the module's start function, if it has one.
+    /// Takes a slot of the pool, or maps memory, and runs the module's start function, if it has one.
     ///
     /// # Errors
-    /// The start function fails, or no slot is free.
+    /// The start function fails, no slot is free, or the kernel refuses.
     pub(super) fn new(blueprint: &Blueprint) -> Result<Instance, Failure> {
         let mut store = blueprint.store();
         let instance = blueprint
@@ -197,11 +256,16 @@ impl Instance {
             .and_then(|export| export.into_func())
             .and_then(|handle| handle.typed(&store).ok())
             .expect("checked when compiled");
+        let snapshot = match &blueprint.state {
+            Some(state) => Some(state.snapshot(&mut store, &instance, memory)?),
+            None => None,
+        };
         Ok(Instance {
             store,
             memory,
             handle,
             area: blueprint.area,
+            snapshot,
         })
     }
 
@@ -221,6 +285,12 @@ impl Instance {
         call: &Call<'_>,
         limits: &Limits,
     ) -> Result<Answer<'_>, Failure> {
+        if let Some(snapshot) = &self.snapshot {
+            let bytes = self.memory.data_size(&self.store);
+            snapshot
+                .make_writable(abi::request_range(bytes, self.area, call))
+                .map_err(|_| Failure::Exhausted)?;
+        }
         let (memory, host) = self.memory.data_and_store_mut(&mut self.store);
         let written = P::within(Stage::Copy, || abi::write_request(memory, self.area, call));
         let length = match written {
@@ -242,5 +312,15 @@ impl Instance {
         };
         self.store.data_mut().end_request();
         abi::read_answer(self.memory.data(&self.store), record, limits)
+    }
+
+    /// After a call that did not fail: puts its state back as it began, and returns how many bytes of
+    /// memory that took. `None`: it cannot, since the memory grew.
+    ///
+    /// Only for an instance that was made for `reset`.
+    #[inline]
+    pub(super) fn reset(&mut self) -> Option<usize> {
+        let snapshot = self.snapshot.as_mut().expect("made for reset");
+        snapshot.restore(&mut self.store)
     }
 }

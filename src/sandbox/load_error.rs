@@ -62,6 +62,9 @@ pub enum Fault {
     /// It exports another version of the ABI.
     #[error("it exports {0}, and this host speaks ringlab_v1; build it with this version's SDK")]
     OtherVersion(String),
+    /// It has state that isolation `reset` cannot put back; holds each thing that was found.
+    #[error("isolation reset cannot put all of its state back: {}; choose isolation fresh", .0.join("; "))]
+    OutOfReach(Vec<String>),
     /// The request area is not where the module says.
     #[error("its request area {0}; let {area} hold the address of its capacity", area = super::abi::AREA)]
     Area(String),

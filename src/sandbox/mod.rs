@@ -8,7 +8,7 @@
 //! Handler      loaded, checked and compiled once           any thread, cheap to clone
 //!   └ ShardSandbox   an engine, its code, its slots        one a shard, shared by its threads
 //!       └ Sandbox    one leased slot and a deadline ticker one a thread that runs guests
-//!           └ Instance   a store and its linear memory     kept (`reuse`) or per call (`fresh`)
+//!           └ Instance   a store and its linear memory     kept (`reuse`, `reset`) or one a call
 //! ```
 //!
 //! | file | subject |
@@ -20,6 +20,9 @@
 //! | `artifact` | from WebAssembly to machine code whose exports are right |
 //! | `engine` | every switch of wasmtime that this program sets, with its reason |
 //! | `instance` | a module made ready to run, and one running copy of it |
+//! | `resettable` | whether a module's state can be put back, and the module rewritten so that it can |
+//! | `snapshot` | how an instance began, and how it is put back |
+//! | `written_pages` | which pages a request may have written |
 //! | `abi` | the guest ABI: requests into guest memory, records out of it |
 //! | `limits` | what one request may use, and what it may use by default |
 //! | `deadline` | CPU time per request: the ticker and the watch |
@@ -31,8 +34,9 @@
 //!
 //! A call copies the request once, into guest memory, and copies no answer: the caller's closure
 //! gets it where the guest left it. A steady-state call under `native` and `reuse` allocates
-//! nothing; under `fresh` wasmtime does, a constant number of times. None makes a system call
-//! (`fresh`: as long as the guest's memory never grows and starts with 256 KiB at most).
+//! nothing; under `reset` neither; under `fresh` and `on-demand` wasmtime does, a constant number of
+//! times. None makes a system call (`fresh`: as long as the guest's memory never grows and starts with
+//! 256 KiB at most), but `on-demand`, whose point that is.
 
 mod abi;
 mod artifact;
@@ -46,11 +50,14 @@ mod instance;
 mod limits;
 mod load_error;
 mod native;
+mod resettable;
 mod slots;
+mod snapshot;
 mod tally;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod written_pages;
 
 pub use deadline::stoppable;
 pub use failure::Failure;
@@ -71,13 +78,23 @@ pub enum Isolation {
     Native,
     /// A kept instance answers one request after another.
     Reuse,
+    /// A kept instance, with all state that a request may change put back after it.
+    Reset,
     /// Every request gets an instance of its own.
     Fresh,
+    /// The same, without a pool: memory is mapped and unmapped for each.
+    OnDemand,
 }
 
 impl Isolation {
     /// Every isolation, weakest first.
-    pub const ALL: [Isolation; 3] = [Isolation::Native, Isolation::Reuse, Isolation::Fresh];
+    pub const ALL: [Isolation; 5] = [
+        Isolation::Native,
+        Isolation::Reuse,
+        Isolation::Reset,
+        Isolation::Fresh,
+        Isolation::OnDemand,
+    ];
 
     /// One sentence for listings.
     pub fn sentence(self) -> &'static str {
@@ -88,8 +105,15 @@ impl Isolation {
             Isolation::Reuse => {
                 "A kept instance serves one request at a time; its state outlives the request."
             }
+            Isolation::Reset => {
+                "A kept instance whose memory and globals are put back after every request; only for \
+                 modules that can be shown to have no other state."
+            }
             Isolation::Fresh => {
                 "A new instance from a pool for every request; nothing outlives the request."
+            }
+            Isolation::OnDemand => {
+                "A new instance for every request, mapped and unmapped: what a pool saves."
             }
         }
     }
@@ -98,7 +122,9 @@ impl Isolation {
         match self {
             Isolation::Native => "native",
             Isolation::Reuse => "reuse",
+            Isolation::Reset => "reset",
             Isolation::Fresh => "fresh",
+            Isolation::OnDemand => "on-demand",
         }
     }
 }
@@ -111,7 +137,7 @@ impl fmt::Display for Isolation {
 
 /// No isolation has this name.
 #[derive(Debug, thiserror::Error)]
-#[error("no isolation is called {0:?}; choose one of native, reuse, fresh")]
+#[error("no isolation is called {0:?}; choose one of native, reuse, reset, fresh, on-demand")]
 pub struct UnknownIsolation(String);
 
 impl FromStr for Isolation {

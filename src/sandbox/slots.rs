@@ -38,9 +38,19 @@ enum Runner {
     Native(NativeHandler),
     Wasm {
         blueprint: Blueprint,
-        /// Whether an instance that answered is kept for the next request.
-        keep: bool,
+        afterwards: Afterwards,
     },
+}
+
+/// What becomes of an instance that answered.
+#[derive(Clone, Copy, PartialEq)]
+enum Afterwards {
+    /// The next request gets it as it is.
+    Keep,
+    /// The next request gets it as it began.
+    Reset,
+    /// The next request gets another.
+    Discard,
 }
 
 struct Slots {
@@ -72,9 +82,17 @@ impl ShardSandbox {
         let runner = match handler.program() {
             Program::Native(handler) => Ok(Runner::Native(*handler)),
             Program::Wasm(artifact) => {
-                Blueprint::new(artifact, &limits).map(|blueprint| Runner::Wasm {
+                let afterwards = match handler.isolation() {
+                    Isolation::Reuse => Afterwards::Keep,
+                    Isolation::Reset => Afterwards::Reset,
+                    Isolation::Native | Isolation::Fresh | Isolation::OnDemand => {
+                        Afterwards::Discard
+                    }
+                };
+                let blueprint = Blueprint::new(artifact, handler.isolation(), &limits);
+                blueprint.map(|blueprint| Runner::Wasm {
                     blueprint,
-                    keep: handler.isolation() == Isolation::Reuse,
+                    afterwards,
                 })
             }
         };
@@ -230,13 +248,16 @@ impl Sandbox {
         } = self;
         served.add(1);
         let limits = &shard.limits;
-        let (blueprint, keep) = match &shard.runner {
+        let (blueprint, afterwards) = match &shard.runner {
             Runner::Native(handler) => {
                 return native::call::<P, R>(*handler, call, limits, |answer| {
                     take(answer.and_then(|answer| checker.accept(answer)))
                 });
             }
-            Runner::Wasm { blueprint, keep } => (blueprint, *keep),
+            Runner::Wasm {
+                blueprint,
+                afterwards,
+            } => (blueprint, *afterwards),
         };
         let leased = match lease {
             Some(leased) => leased,
@@ -255,10 +276,17 @@ impl Sandbox {
         let answer = instance
             .call::<P>(call, limits)
             .and_then(|answer| checker.accept(answer));
-        // A request that was never written did the instance no harm.
-        let keep = keep && matches!(answer, Ok(_) | Err(Failure::RequestTooLarge));
+        // A request that was never written did the instance no harm. After any other failure it is
+        // in no known state: nothing is put back then.
+        let unharmed = matches!(answer, Ok(_) | Err(Failure::RequestTooLarge));
         let taken = take(answer);
-        if !keep {
+        let kept = unharmed
+            && match afterwards {
+                Afterwards::Keep => true,
+                Afterwards::Reset => instance.reset().is_some(),
+                Afterwards::Discard => false,
+            };
+        if !kept {
             leased.kept = None;
         }
         taken

@@ -17,6 +17,14 @@ const GOOD: &str = "GET /good HTTP/1.1\r\nHost: here\r\n\r\n";
 /// A request with a body, at which a guest made by [`misbehaving`] does its worst.
 const BAD: &str = "POST /bad HTTP/1.1\r\nHost: here\r\n\r\n";
 
+/// Every isolation that has a sandbox.
+const SANDBOXED: [Isolation; 4] = [
+    Isolation::Reuse,
+    Isolation::Reset,
+    Isolation::Fresh,
+    Isolation::OnDemand,
+];
+
 /// An answer's status, header lines and body, owned.
 type Parts = (u16, Vec<u8>, Vec<u8>);
 
@@ -137,7 +145,11 @@ fn fine() -> Result<Parts, Failure> {
 
 /// A guest that does `worst` on one request fails that request as `expected` and no other.
 fn check(worst: &str, expected: Failure) {
-    for isolation in [Isolation::Reuse, Isolation::Fresh] {
+    check_on(&SANDBOXED, worst, expected);
+}
+
+fn check_on(isolations: &[Isolation], worst: &str, expected: Failure) {
+    for &isolation in isolations {
         let mut sandbox = sandbox(&misbehaving(worst), isolation);
         for _ in 0..3 {
             assert_eq!(call(&mut sandbox, GOOD, b""), fine(), "{worst}");
@@ -309,8 +321,10 @@ fn a_guest_that_wants_a_larger_table_than_its_limit_is_named_so() {
              (then (drop (call_indirect (type $other) (i32.const 10000))))) unreachable"
         )
     };
-    check(&grow(10_000), Failure::Table);
-    check(&grow(9_999), trap("unreachable"));
+    // `reset` takes no module that changes its tables.
+    let isolations = [Isolation::Reuse, Isolation::Fresh, Isolation::OnDemand];
+    check_on(&isolations, &grow(10_000), Failure::Table);
+    check_on(&isolations, &grow(9_999), trap("unreachable"));
 }
 
 #[test]
@@ -408,7 +422,7 @@ fn the_guest_is_given_every_part_of_the_request() {
         &format!("{store} (i32.const {RECORD})"),
     );
     let head = "PUT /a?b=c HTTP/1.1\r\nHost: here\r\nX-Empty:\r\nx-CASE: As Sent\r\n\r\n";
-    for isolation in [Isolation::Reuse, Isolation::Fresh] {
+    for isolation in SANDBOXED {
         let mut sandbox = sandbox(&text, isolation);
         let (_, _, seen) = call(&mut sandbox, head, b"the body").expect("a good guest");
         let word = |at: usize| u32::from_le_bytes(seen[at..at + 4].try_into().expect("4")) as usize;
@@ -472,14 +486,16 @@ fn counting() -> String {
 }
 
 #[test]
-fn reuse_keeps_state_and_fresh_does_not() {
+fn reuse_keeps_state_and_no_other_does() {
     let count = |isolation, expected: [&[u8]; 3]| {
         let mut sandbox = sandbox(&counting(), isolation);
         let seen = [(); 3].map(|()| call(&mut sandbox, GOOD, b"").expect("a good guest").2);
         assert_eq!(seen, expected, "{isolation}");
     };
     count(Isolation::Reuse, [b"1", b"2", b"3"]);
-    count(Isolation::Fresh, [b"1", b"1", b"1"]);
+    for isolation in [Isolation::Reset, Isolation::Fresh, Isolation::OnDemand] {
+        count(isolation, [b"1", b"1", b"1"]);
+    }
 }
 
 #[test]
@@ -504,7 +520,7 @@ fn threads_of_a_shard_take_turns_at_its_slots() {
         instances: 1,
         ..limits()
     };
-    for isolation in [Isolation::Reuse, Isolation::Fresh] {
+    for isolation in SANDBOXED {
         let shard = shard(&misbehaving("unreachable"), isolation, &limits);
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -557,7 +573,7 @@ fn a_released_instance_serves_the_next_thread() {
 
 #[test]
 fn an_instance_that_a_panic_left_behind_serves_nobody() {
-    for isolation in [Isolation::Reuse, Isolation::Fresh] {
+    for isolation in SANDBOXED {
         let shard = shard(&counting(), isolation, &limits());
         let its_own = Arc::clone(&shard);
         let thread = std::thread::spawn(move || {
@@ -604,7 +620,7 @@ fn native_and_wasm_give_the_same_answers() {
         ("mandelbrot", get("/mandelbrot?size=256&iterations=10"), ""),
     ];
     for (name, head, body) in requests {
-        let [native, reuse, fresh] = Isolation::ALL.map(|isolation| {
+        let [native, sandboxed @ ..] = Isolation::ALL.map(|isolation| {
             let source = Source::parse(name);
             let handler = Handler::load(&source, isolation, &Limits::default());
             let handler = handler.unwrap_or_else(|error| panic!("{error}"));
@@ -614,8 +630,9 @@ fn native_and_wasm_give_the_same_answers() {
             assert_eq!(first, call(&mut sandbox, &head, body.as_bytes()));
             first.expect("the built-ins do not fail")
         });
-        assert_eq!(native, reuse, "{name} {head}");
-        assert_eq!(native, fresh, "{name} {head}");
+        for (answer, isolation) in sandboxed.into_iter().zip(SANDBOXED) {
+            assert_eq!(native, answer, "{isolation}: {name} {head}");
+        }
     }
 }
 
@@ -739,8 +756,12 @@ fn isolations_are_known_by_name() {
         );
         assert!(isolation.sentence().ends_with('.'));
     }
-    let error = "reset".parse::<Isolation>().expect_err("a later issue's");
-    assert!(error.to_string().contains("native, reuse, fresh"));
+    let error = "none".parse::<Isolation>().expect_err("no such rung");
+    assert!(
+        error
+            .to_string()
+            .contains("native, reuse, reset, fresh, on-demand")
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::handler::{Handler, Program};
 use super::instance::{Blueprint, Instance};
 use super::limits::Limits;
 use super::load_error::{Fault, LoadError};
-use super::{Call, Failure};
+use super::{Call, Failure, Isolation};
 use crate::measure::probe::Off;
 
 /// The bytes that are looked at together: a page of x86-64 and most others.
@@ -41,7 +41,7 @@ pub fn touched(handler: &Handler, call: &Call<'_>) -> Result<Option<Touched>, Lo
         instances: 1,
         ..handler.limits().clone()
     };
-    let blueprint = Blueprint::new(artifact, &limits).map_err(error)?;
+    let blueprint = Blueprint::new(artifact, Isolation::Fresh, &limits).map_err(error)?;
     let ticker = blueprint.ticker();
     let _ticker = ticker.map_err(|cause| error(Fault::Host(cause.to_string())))?;
     let failed = |failure: Failure| error(Fault::Start(failure));

@@ -76,8 +76,11 @@ fn without_dates(text: &str) -> String {
 #[test]
 fn all_models_and_isolations_answer_alike() {
     let mut expected: Option<Vec<String>> = None;
-    for model in MODELS.iter().filter(|m| m.shape != Shape::SelfDriven) {
-        for isolation in Isolation::ALL {
+    let served = MODELS.iter().filter(|m| m.shape != Shape::SelfDriven);
+    for (nth, model) in served.enumerate() {
+        // All of them on the first model, then three each, others for each model.
+        let isolations = Isolation::ALL.into_iter().cycle().skip(nth);
+        for isolation in isolations.take(if nth == 0 { Isolation::ALL.len() } else { 3 }) {
             if let Err(reason) = (model.check)() {
                 say_skipped(model, &reason);
                 continue;

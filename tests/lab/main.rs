@@ -138,17 +138,18 @@ macro_rules! on_every_model_that_sleeps {
 use on_every_model_that_sleeps;
 
 /// Makes a test `model_isolation::behaviour` of each behaviour, on every model, and on every
-/// isolation that has a sandbox: in pairs, and both with the models that are compared by default.
+/// isolation that has a sandbox: in pairs, and those that most is asked of with the models that are
+/// compared by default.
 macro_rules! on_every_sandbox {
     ($($behaviour:ident),+ $(,)?) => {
         $crate::tests_at!(blocking_fresh, "blocking", Fresh, $($behaviour),+);
         $crate::tests_at!(nonblocking_reuse, "nonblocking", Reuse, $($behaviour),+);
         $crate::tests_at!(epoll_reuse, "epoll", Reuse, $($behaviour),+);
         $crate::tests_at!(epoll_fresh, "epoll", Fresh, $($behaviour),+);
-        $crate::tests_at!(signal_fresh, "signal", Fresh, $($behaviour),+);
+        $crate::tests_at!(signal_on_demand, "signal", OnDemand, $($behaviour),+);
         $crate::tests_at!(io_uring_reuse, "io_uring", Reuse, $($behaviour),+);
-        $crate::tests_at!(io_uring_fresh, "io_uring", Fresh, $($behaviour),+);
-        $crate::tests_at!(tokio_uring_fresh, "tokio_uring", Fresh, $($behaviour),+);
+        $crate::tests_at!(io_uring_reset, "io_uring", Reset, $($behaviour),+);
+        $crate::tests_at!(tokio_uring_reset, "tokio_uring", Reset, $($behaviour),+);
     };
 }
 use on_every_sandbox;
@@ -181,6 +182,12 @@ fn the_macros_name_every_model_and_isolation() {
         "tokio_uring",
     ];
     assert_eq!(models, named);
-    let isolations = [Isolation::Native, Isolation::Reuse, Isolation::Fresh];
+    let isolations = [
+        Isolation::Native,
+        Isolation::Reuse,
+        Isolation::Reset,
+        Isolation::Fresh,
+        Isolation::OnDemand,
+    ];
     assert_eq!(Isolation::ALL, isolations);
 }
