@@ -44,18 +44,21 @@ crate::measure::counter::counters! {
     io_wq,
     /// Signals that did not fit the queue, so that every socket was asked instead.
     signals_lost,
+    /// Calls of io_uring_enter that only made room: a turn had more entries than the queue holds.
+    sq_full,
     /// Turns in which the kernel had completions for which the queue had no room.
     cq_overflow,
     }
 }
 
 /// What is counted here and is no system call.
-const NOT_CALLS: [&str; 7] = [
+const NOT_CALLS: [&str; 8] = [
     "sqe",
     "cqe",
     "rearmed",
     "enobufs",
     "io_wq",
+    "sq_full",
     "cq_overflow",
     "signals_lost",
 ];

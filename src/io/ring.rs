@@ -149,6 +149,9 @@ impl Ring {
     ) -> io::Result<()> {
         loop {
             let more = self.refill();
+            if more {
+                counts.sq_full.add(1);
+            }
             let want = if more || !completions.is_empty() {
                 0
             } else {

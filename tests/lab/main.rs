@@ -21,7 +21,8 @@
 //! | `swap` | handlers exchanged under load; bad ones; the socket, the watcher, SIGHUP |
 //! | `inspect` | what is said of a module, and why it is refused |
 //! | `real_work` | handlers that compute: the right answers, natively and in a sandbox alike |
-//! | `signals` | a full signal queue |
+//! | `signals`, `rings` | full queues, and buffers run out |
+//! | `interruptions` | system calls that a signal ends before they are done |
 //! | `startup`, `drain` | how a server begins and ends |
 //! | `layouts` | a process for each core: sums, shares, and how such a server ends |
 //! | `figures` | what it says about itself |
@@ -50,6 +51,7 @@ mod handler_limits;
 mod identical;
 mod injection;
 mod inspect;
+mod interruptions;
 mod layouts;
 mod ledger;
 mod limits;
@@ -63,6 +65,7 @@ mod queues;
 mod real_work;
 mod refusals;
 mod regressions;
+mod rings;
 mod routes;
 mod server;
 mod signals;

@@ -223,7 +223,7 @@ impl Server {
         kill(self.pid(), signal).expect("it is a child of this process");
     }
 
-    fn pid(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         Pid::from_raw(self.process.id().cast_signed())
     }
 
