@@ -17,6 +17,7 @@
 //! | `offload` | handlers on other threads: order, limits, those who leave, the server's end |
 //! | `queues` | the same, their queues and wake-ups: every order of the threads |
 //! | `call` | a request without a server: the answer, and what is said of it |
+//! | `languages` | handlers in C, AssemblyScript and text, each where its compiler is installed |
 //! | `routes` | the longest path wins; each route has its isolation and policy |
 //! | `swap` | handlers exchanged under load; bad ones; the socket, the watcher, SIGHUP |
 //! | `inspect` | what is said of a module, and why it is refused |
@@ -52,6 +53,7 @@ mod identical;
 mod injection;
 mod inspect;
 mod interruptions;
+mod languages;
 mod layouts;
 mod ledger;
 mod limits;
@@ -100,6 +102,11 @@ fn run(model: &str, isolation: Isolation, behaviour: fn(Lab)) {
 }
 
 fn say_skipped(model: &Model, reason: &str) {
+    say_left_out(&format!("{} cannot run here: {reason}", model.name));
+}
+
+/// The same, of anything that this machine cannot do.
+fn say_left_out(what: &str) {
     let test = std::thread::current();
     let test = test.name().unwrap_or_default();
     let name = model.name;
@@ -110,6 +117,7 @@ fn say_skipped(model: &Model, reason: &str) {
 
 /// Past the test harness, which keeps what a passing test prints to itself.
 fn say(line: &str) {
+    let line = format!("skipped: {test}: {what}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
