@@ -1,5 +1,8 @@
 //! The sandbox from outside: guests in text form that behave, misbehave and lie.
 
+mod leaks;
+mod steady;
+
 use super::*;
 use crate::clock::Time;
 use nix::time::ClockId;

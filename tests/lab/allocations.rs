@@ -171,7 +171,7 @@ impl Toy {
 /// One round of `parts`, each a read of its own, makes at least one send; a thousand make no
 /// allocation.
 fn check_session(what: &str, handler: &str, parts: &[&[u8]]) {
-    for isolation in [Isolation::Native, Isolation::Reuse] {
+    for isolation in [Isolation::Native, Isolation::Reuse, Isolation::Reset] {
         let mut toy = Toy::new(handler, isolation);
         let mut before = 0;
         for round in 0..WARM_UP + ROUNDS {
