@@ -1,13 +1,15 @@
 //! One ring: multishot accept into fixed files, multishot receives into provided buffers, sends whose
-//! success is silent. The same set-up as the driver's, without a minimum wait.
+//! success is silent. The same set-up and the same waits as the driver's, so that they make the same
+//! calls.
 
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use io_uring::register::Restriction;
 use io_uring::squeue::{Entry, Flags};
-use io_uring::types::{BufRingEntry, Fd, Fixed};
+use io_uring::types::{BufRingEntry, Fd, Fixed, SubmitArgs};
 use io_uring::{IoUring, cqueue, opcode};
 use ringlab::io::listener::Listener;
 
@@ -16,6 +18,10 @@ use super::{ANSWER_BYTES, CONNECTIONS, Meter};
 const BUFFERS: u16 = 128;
 const BUFFER_BYTES: usize = 2048;
 const ACCEPT: u64 = u64::MAX;
+/// As the driver's: a wait asks for as many as were found, between four and sixteen, and at most so
+/// many microseconds for each.
+const BATCHES: std::ops::RangeInclusive<usize> = 4..=16;
+const MIN_WAIT_US_EACH: u32 = 12;
 
 /// The ring of buffers, page-aligned as the kernel wants it.
 #[repr(align(4096))]
@@ -29,11 +35,13 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
     let mut ring: IoUring = IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
+        .setup_r_disabled()
         .setup_submit_all()
         .setup_no_sqarray()
         .setup_cqsize(512)
         .build(64)
         .expect("it was checked that it can");
+    let waits_for_several = ring.params().is_feature_min_timeout();
     let mut buffers: Box<Buffers> = Box::new(Buffers {
         ring: [0; _],
         bytes: [[0; BUFFER_BYTES]; BUFFERS as usize],
@@ -47,6 +55,17 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
     let _ = submitter.register_ring_fd();
     // SAFETY: aligned, large enough, and dropped after the ring, which is declared before it.
     unsafe { submitter.register_buf_ring_with_flags(entries as u64, BUFFERS, 0, 0) }
+        .expect("it was checked that it can");
+    let flags = Flags::FIXED_FILE | Flags::BUFFER_SELECT | Flags::SKIP_SUCCESS;
+    let mut allowed = [
+        Restriction::sqe_op(opcode::AcceptMulti::CODE),
+        Restriction::sqe_op(opcode::RecvMulti::CODE),
+        Restriction::sqe_op(opcode::Send::CODE),
+        Restriction::sqe_flags_allowed(flags.bits()),
+    ];
+    submitter
+        .register_restrictions(&mut allowed)
+        .and_then(|()| submitter.register_enable_rings())
         .expect("it was checked that it can");
     let mut tail: u16 = 0;
     let bytes: *mut [u8; BUFFER_BYTES] = buffers.bytes.as_mut_ptr();
@@ -74,6 +93,7 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
             .user_data(u64::from(file))
     };
     let mut wanted: Vec<Entry> = vec![accept];
+    let mut batch = 1;
     loop {
         for entry in wanted.drain(..) {
             // SAFETY: the answer outlives the ring's use of it, and so do the buffers.
@@ -83,11 +103,30 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
             }
         }
         submissions.sync();
-        match submitter.submit_and_wait(1) {
-            Err(error) if error.raw_os_error() == Some(libc::EINTR) => continue,
-            result => result.expect("the ring is open"),
+        let entered = if batch == 1 || !waits_for_several {
+            submitter.submit_and_wait(1)
+        } else {
+            let arguments = SubmitArgs::new().min_wait_usec(MIN_WAIT_US_EACH * batch as u32);
+            submitter.submit_with_args(batch, &arguments)
         };
+        match entered.map_err(|error| error.raw_os_error()) {
+            Err(Some(libc::EINTR)) => continue,
+            Err(Some(libc::ETIME)) => {}
+            result => drop(result.expect("the ring is open")),
+        }
         completions.sync();
+        let found = completions.len();
+        batch = if found < batch {
+            if batch > *BATCHES.start() {
+                batch / 2
+            } else {
+                1
+            }
+        } else if found >= (2 * batch).max(*BATCHES.start()) {
+            (2 * batch).clamp(*BATCHES.start(), *BATCHES.end())
+        } else {
+            batch
+        };
         for completion in completions.by_ref() {
             let file = completion.user_data();
             if file == ACCEPT {

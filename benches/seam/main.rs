@@ -140,7 +140,13 @@ fn main() {
         "{:12} {:>8} {:>8} {:>20} {:>20}",
         "model", "bare", "driver", "price", "A/A"
     );
+    // As criterion does: `cargo bench --bench seam -- io_uring` measures that one alone.
+    let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+    let is_wanted = |name: &str| wanted.as_ref().is_none_or(|wanted| name.contains(wanted));
     for (name, check, bare, driven) in pairs {
+        if !is_wanted(name) {
+            continue;
+        }
         if let Err(reason) = check() {
             println!("{name:12} n/a: {reason}");
             continue;
