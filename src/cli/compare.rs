@@ -388,7 +388,7 @@ impl Arguments {
         }
         let mut ledger_rounds = self.ledger_rounds as usize;
         if let Err(reason) = probe::check() {
-            left_out.push(format!("the time ledger: {reason}"));
+            left_out.push(format!("the time ledger n/a: {reason}"));
             ledger_rounds = 0;
         }
         if layouts.contains(&Layout::Processes) && server_cores.len() == 1 {
@@ -439,7 +439,7 @@ impl Arguments {
             match (model.check)() {
                 _ if models.contains(&model) => {}
                 Ok(()) => models.push(model),
-                Err(reason) => left_out.push(format!("{}: {reason}", model.name)),
+                Err(reason) => left_out.push(format!("{} n/a: {reason}", model.name)),
             }
         }
         Ok((models, left_out))

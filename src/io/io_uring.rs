@@ -26,10 +26,13 @@ use io_uring::{cqueue, opcode};
 use nix::errno::Errno;
 
 use super::provided_buffers::ProvidedBuffers;
-use super::ring::{self, Completion, Ring};
+use super::ring::{Completion, Ring};
 use super::slots::Slots;
-use super::{Buf, Counts, Done, Driver, Listener, Op, Outcome, Submitted, Token, Waker, listener};
-use crate::measure::probe::Probe;
+use super::{
+    Buf, Counts, Done, Driver, Listener, Op, Outcome, Submitted, Token, Waker, listener,
+    ring_refusal,
+};
+use crate::measure::probe::{Off, Probe};
 
 /// Completions found at a time from which on a wait asks for several, and the most it asks for.
 const BATCH_FROM: usize = 4;
@@ -178,12 +181,38 @@ fn unpack(user_data: u64) -> (Kind, Token) {
 
 /// Why io_uring cannot be used here, if so: tried, not guessed from a version.
 pub fn check() -> Result<(), String> {
-    let lacks = "deferred task work, single issuer or provided buffers; it needs Linux 6.1";
-    let explain = |error: io::Error| ring::explain(&error, lacks);
-    let ring = Ring::open().map_err(explain)?;
+    let mut ring = Ring::open().map_err(explain)?;
+    if let Some(lacking) = ring.lacking() {
+        return Err(lacking);
+    }
     ring.submitter().register_files_sparse(1).map_err(explain)?;
-    drop(ProvidedBuffers::register(ring.submitter(), RECEIVE_GROUP, 1, 64).map_err(explain)?);
-    ring.enable(&OPERATIONS, FLAGS).map_err(explain)
+    let buffers = ProvidedBuffers::register(ring.submitter(), RECEIVE_GROUP, 1, 64);
+    let _buffers = buffers.map_err(explain)?;
+    ring.enable(&OPERATIONS, FLAGS).map_err(explain)?;
+    let nothing = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
+    // SAFETY: it points to nothing.
+    unsafe { ring.push(nothing) };
+    let entered = ring.enter::<Off>(1, &mut Vec::new(), &Counts::default());
+    entered.map_err(explain)
+}
+
+/// A ring with places for so many files, and its buffers.
+fn prepare(files: usize) -> io::Result<(Ring, ProvidedBuffers)> {
+    let ring = Ring::open()?;
+    ring.submitter().register_files_sparse(files as u32)?;
+    let buffers = ProvidedBuffers::register(
+        ring.submitter(),
+        RECEIVE_GROUP,
+        RECEIVE_BUFFERS,
+        RECEIVE_BYTES,
+    )?;
+    ring.enable(&OPERATIONS, FLAGS)?;
+    Ok((ring, buffers))
+}
+
+fn explain(error: io::Error) -> String {
+    let lacks = "deferred task work, single issuer or provided buffers; it needs Linux 6.1";
+    ring_refusal::explain(&error, lacks)
 }
 
 /// How many completions to ask for after a wait that asked for `asked` and got `got`.
@@ -206,15 +235,9 @@ fn next_batch(asked: usize, got: usize) -> usize {
 
 impl<P: Probe> Driver for IoUring<P> {
     fn open(listener: Listener, connections: usize, counts: Arc<Counts>) -> io::Result<Self> {
-        let ring = Ring::open()?;
-        ring.submitter().register_files_sparse(connections as u32)?;
-        let buffers = ProvidedBuffers::register(
-            ring.submitter(),
-            RECEIVE_GROUP,
-            RECEIVE_BUFFERS,
-            RECEIVE_BYTES,
-        )?;
-        ring.enable(&OPERATIONS, FLAGS)?;
+        // The check had a smaller ring, and before others had theirs.
+        let (ring, buffers) =
+            prepare(connections).map_err(|error| io::Error::new(error.kind(), explain(error)))?;
         let mut this = Self {
             ring,
             buffers,
@@ -737,7 +760,6 @@ impl<P: Probe> Drop for IoUring<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::probe::Off;
 
     #[test]
     fn a_wait_asks_for_more_only_under_pressure() {

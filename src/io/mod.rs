@@ -20,6 +20,7 @@ pub mod null;
 mod provided_buffers;
 mod readiness;
 mod ring;
+mod ring_refusal;
 pub mod signal;
 #[cfg(test)]
 pub(crate) mod simulated;

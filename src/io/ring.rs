@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
 
-use io_uring::register::Restriction;
+use io_uring::register::{Probe as Offer, Restriction};
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::SubmitArgs;
 use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter};
 
-use super::Counts;
+use super::{Counts, ring_refusal};
 use crate::measure::probe::{Probe, Stage};
 
 /// Entries written before an `io_uring_enter` must push them. Small: the ring's own cache lines
@@ -23,25 +23,6 @@ const COMPLETIONS: u32 = 512;
 /// A wait for several completions ends after so many microseconds for each of them, with what there
 /// is, or else with the next one. So it pays only where they come faster than that.
 const MIN_WAIT_US_EACH: u32 = 12;
-
-/// Why there can be no ring, when the kernel answers `error`; `lacks` is what it then does not know.
-pub(super) fn explain(error: &io::Error, lacks: &str) -> String {
-    match error.raw_os_error() {
-        Some(libc::EPERM) => {
-            let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
-            match disabled.as_deref().map(str::trim) {
-                Ok("1" | "2") => "kernel.io_uring_disabled forbids it; an administrator can allow it with `sysctl kernel.io_uring_disabled=0`".to_string(),
-                _ => "the kernel answers EPERM, as under a container's seccomp profile; run outside it or allow io_uring_setup".to_string(),
-            }
-        }
-        Some(libc::ENOSYS) => "this kernel was built without io_uring".to_string(),
-        Some(libc::EINVAL) => format!("this kernel lacks {lacks}"),
-        Some(libc::ENOMEM) => {
-            "the ring does not fit the locked-memory limit; raise `ulimit -l`".to_string()
-        }
-        _ => error.to_string(),
-    }
-}
 
 /// IORING_ENTER_GETEVENTS (include/uapi/linux/io_uring.h), which the crate keeps to itself.
 const ENTER_GETEVENTS: u32 = 1;
@@ -98,6 +79,22 @@ impl Ring {
             written: 0,
             taken: 0,
         })
+    }
+
+    /// What this kernel lacks of what the main model asks of its ring, if it can tell.
+    pub(super) fn lacking(&self) -> Option<String> {
+        let mut offer = Offer::new();
+        self.submitter.register_probe(&mut offer).ok()?;
+        // SAFETY: `owner` lives until `drop`, and is not changed.
+        let offered = unsafe { (*self.owner).params() };
+        let features = [
+            (("IORING_FEAT_NODROP", "5.5"), offered.is_feature_nodrop()),
+            (
+                ("IORING_FEAT_CQE_SKIP", "5.17"),
+                offered.is_feature_skip_cqe_on_success(),
+            ),
+        ];
+        ring_refusal::lacking(&offer, &features)
     }
 
     /// For registering what entries refer to.

@@ -27,7 +27,7 @@ use nix::sys::socket::{self, SockFlag, accept4};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{Buf, Counts, Ender, Listener, Single, Waker, listener, ring};
+use super::{Buf, Counts, Ender, Listener, Single, Waker, listener, ring_refusal};
 use crate::measure::probe::{Probe, Stage};
 
 /// Offered to each read, as on epoll.
@@ -41,7 +41,7 @@ pub fn check() -> Result<(), String> {
     let lacks = "what tokio-uring asks for; it needs Linux 5.11";
     open(1)
         .map(drop)
-        .map_err(|error| ring::explain(&error, lacks))
+        .map_err(|error| ring_refusal::explain(&error, lacks))
 }
 
 /// A runtime on the calling thread whose completions always have room: each of `connections` has at

@@ -50,7 +50,7 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
         let _ = writeln!(text, "{}", counts_text(&analysis.counts));
     }
     for reason in &plan.left_out {
-        let _ = writeln!(text, "{}", wrap(&format!("Left out: {reason}.")));
+        let _ = writeln!(text, "{}", wrap(&format!("{reason}.")));
     }
     for sentence in sentences(analysis) {
         let _ = writeln!(text, "{}", wrap(&sentence));

@@ -23,6 +23,7 @@
 //! | `inspect` | what is said of a module, and why it is refused |
 //! | `real_work` | handlers that compute: the right answers, natively and in a sandbox alike |
 //! | `signals`, `rings` | full queues, and buffers run out |
+//! | `rings_refused` | machines and containers without io_uring: what is said, and what goes on |
 //! | `interruptions` | system calls that a signal ends before they are done |
 //! | `startup`, `drain` | how a server begins and ends |
 //! | `layouts` | a process for each core: sums, shares, and how such a server ends |
@@ -68,6 +69,7 @@ mod real_work;
 mod refusals;
 mod regressions;
 mod rings;
+mod rings_refused;
 mod routes;
 mod server;
 mod signals;
