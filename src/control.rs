@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::measure::cpu_clock;
 use crate::measure::reading::Reading;
+use crate::sandbox;
 use crate::server::Handle;
 use crate::shard::{Figures, Stage};
 
@@ -33,6 +34,9 @@ pub struct Report {
     pub minor_faults: u64,
     /// Page faults with I/O.
     pub major_faults: u64,
+    /// Bytes of guests' memory put back: see [`sandbox::reset_bytes`].
+    #[serde(default)]
+    pub reset_bytes: u64,
 }
 
 impl Report {
@@ -47,6 +51,7 @@ impl Report {
             involuntary_switches: self.involuntary_switches - earlier.involuntary_switches,
             minor_faults: self.minor_faults - earlier.minor_faults,
             major_faults: self.major_faults - earlier.major_faults,
+            reset_bytes: self.reset_bytes - earlier.reset_bytes,
         }
     }
 
@@ -61,6 +66,7 @@ impl Report {
             involuntary_switches: self.involuntary_switches + other.involuntary_switches,
             minor_faults: self.minor_faults + other.minor_faults,
             major_faults: self.major_faults + other.major_faults,
+            reset_bytes: self.reset_bytes + other.reset_bytes,
         }
     }
 
@@ -99,6 +105,7 @@ impl Report {
             involuntary_switches: count(nix::sys::resource::Usage::involuntary_context_switches),
             minor_faults: count(nix::sys::resource::Usage::minor_page_faults),
             major_faults: count(nix::sys::resource::Usage::major_page_faults),
+            reset_bytes: sandbox::reset_bytes(),
         }
     }
 }

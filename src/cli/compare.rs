@@ -340,17 +340,27 @@ impl Arguments {
 
     fn plan(&self) -> Result<Plan, Refusal> {
         let bad = |sentence: String| (Exit::BadInput, sentence);
-        let isolations = self.isolations().map_err(bad)?;
+        let mut isolations = self.isolations().map_err(bad)?;
         let layouts = self.layouts().map_err(bad)?;
         let (models, mut left_out) = self.models().map_err(bad)?;
         if models.is_empty() {
             return Err((Exit::HostCannot, left_out.join("; ")));
         }
+        let asked_for_all = self.isolation.iter().any(|name| name == "all");
         for handler in &self.handler {
+            let mut refused = Vec::new();
             for isolation in &isolations {
-                Handler::load(&Source::parse(handler), *isolation, &Default::default())
-                    .map_err(|error| bad(error.to_string()))?;
+                let source = Source::parse(handler);
+                match Handler::load(&source, *isolation, &Default::default()) {
+                    Ok(_) => {}
+                    Err(error) if asked_for_all && refused.len() + 1 < isolations.len() => {
+                        left_out.push(format!("{isolation}: {error}"));
+                        refused.push(*isolation);
+                    }
+                    Err(error) => return Err(bad(error.to_string())),
+                }
             }
+            isolations.retain(|isolation| !refused.contains(isolation));
         }
         if !self.path.starts_with('/')
             || self

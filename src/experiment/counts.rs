@@ -31,13 +31,27 @@ pub const KERNEL_NAMES: &[&str] = &[
     "io_uring_enter",
     "futex",
     "madvise",
+    "mmap",
+    "munmap",
+    "mprotect",
     "rt_sigreturn",
     "clock_gettime",
 ];
 
 /// Those that are not the driver's, and that nobody in the program counts: of locks, of the guest's
 /// memory, and of the ticks that bound the guest's time (the handler's return; the CPU clock).
-const UNCOUNTED: &[&str] = &["futex", "madvise", "rt_sigreturn", "clock_gettime"];
+const UNCOUNTED: &[&str] = &[
+    "futex",
+    "madvise",
+    "mmap",
+    "munmap",
+    "mprotect",
+    "rt_sigreturn",
+    "clock_gettime",
+];
+
+/// The row of guests' memory that was put back.
+pub const RESET_BYTES: &str = "bytes put back";
 
 /// One arm.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -232,6 +246,10 @@ fn ring(block: &Block) -> Vec<CountRow> {
     }
     rows.push(row(block, "bytes in", Some(served.bytes_in), unasked()));
     rows.push(row(block, "bytes out", Some(served.bytes_out), unasked()));
+    if block.server.reset_bytes > 0 {
+        let bytes = Some(block.server.reset_bytes);
+        rows.push(row(block, RESET_BYTES, bytes, unasked()));
+    }
     rows
 }
 

@@ -30,9 +30,11 @@ fn threads() -> String {
 }
 
 impl Arm {
-    /// Whether the program's count has all of its system calls: a runtime's own are not in it.
+    /// Whether the program's count has all of its system calls: a runtime's own are not in it, be it
+    /// that of the loop or that of the sandbox, which maps memory for each request `on-demand`.
     pub fn counts_its_calls(&self) -> bool {
-        models::find(&self.model).is_none_or(|model| model.shape != Shape::RuntimeOwned)
+        self.isolation != Isolation::OnDemand.to_string()
+            && models::find(&self.model).is_none_or(|model| model.shape != Shape::RuntimeOwned)
     }
 }
 
@@ -156,6 +158,12 @@ impl Plan {
         self.arms.iter().any(|arm| arm.layout != *first)
     }
 
+    /// Whether arms differ in their isolation, so that what each costs and buys is of interest.
+    pub fn has_isolations(&self) -> bool {
+        let first = &self.arms[0].isolation;
+        self.arms.iter().any(|arm| arm.isolation != *first)
+    }
+
     /// Both ends on one core: nothing but CPU per request can be read from it.
     pub fn shares_a_core(&self) -> bool {
         self.client_cores
@@ -227,7 +235,7 @@ mod tests {
         );
         assert_eq!(
             labels(&["epoll"], &Isolation::ALL, &["hello"]),
-            ["native", "reuse", "fresh"]
+            ["native", "reuse", "reset", "fresh", "on-demand"]
         );
         assert_eq!(
             labels(&["epoll"], &reuse, &["hello", "echo"]),

@@ -66,6 +66,7 @@ pub(super) fn report(cpu_ns: u64, requests: u64, now_ns: u64) -> Report {
         involuntary_switches: 0,
         minor_faults: 0,
         major_faults: 0,
+        reset_bytes: 0,
     }
 }
 

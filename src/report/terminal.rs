@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use super::isolations::isolations;
 use super::memory::memory;
 use super::units::{count, digits, microseconds};
 use crate::experiment::analysis::{Analysis, LoadTable, Row};
@@ -48,6 +49,9 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
     }
     if !analysis.counts.is_empty() {
         let _ = writeln!(text, "{}", counts_text(&analysis.counts));
+    }
+    if plan.has_isolations() {
+        let _ = writeln!(text, "{}", isolations(plan, analysis));
     }
     for reason in &plan.left_out {
         let _ = writeln!(text, "{}", wrap(&format!("{reason}.")));
@@ -383,7 +387,7 @@ fn counts_text(columns: &[CountColumn]) -> String {
 }
 
 /// A count per request, 0 only if nothing was counted.
-fn figure(value: f64) -> String {
+pub(super) fn figure(value: f64) -> String {
     match value {
         0.0 => "0".to_string(),
         v if v < 0.0005 => "<0.001".to_string(),
@@ -554,7 +558,7 @@ pub fn wrap(text: &str) -> String {
 }
 
 /// Breaks lines at [`COLUMNS`]; the first begins with `mark`, the others are indented as far.
-fn wrap_from(mark: &str, text: &str) -> String {
+pub(super) fn wrap_from(mark: &str, text: &str) -> String {
     let mut lines = vec![mark.to_string()];
     let indent = " ".repeat(mark.chars().count());
     for word in text.split_whitespace() {

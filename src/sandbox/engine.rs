@@ -17,6 +17,12 @@ const TABLES: u32 = 4;
 /// copying. Above it the kernel drops the pages, and the next instance faults them in again.
 const KEEP_RESIDENT_BYTES: usize = 256 * 1024;
 
+/// How many bytes of a memory that starts with `memory_bytes` stay mapped in a pool's slot, and are put
+/// back whatever was written.
+pub(super) fn resident_bytes(memory_bytes: usize) -> usize {
+    memory_bytes.min(KEEP_RESIDENT_BYTES)
+}
+
 /// An engine that compiles but runs nothing.
 pub(super) fn compiling(limits: &Limits) -> wasmtime::Result<Engine> {
     Engine::new(&config(limits))
@@ -30,7 +36,7 @@ pub(super) fn compiling(limits: &Limits) -> wasmtime::Result<Engine> {
 /// addresses are limited (RLIMIT_AS).
 pub(super) fn pooling(limits: &Limits, memory_bytes: usize) -> wasmtime::Result<Engine> {
     let slots = u32::try_from(limits.instances).unwrap_or(u32::MAX);
-    let resident = memory_bytes.min(KEEP_RESIDENT_BYTES);
+    let resident = resident_bytes(memory_bytes);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(slots)
         .total_memories(slots)

@@ -24,6 +24,8 @@ pub(super) struct Blueprint {
     /// Address of the request area: a constant of the module, the same in every instance since
     /// there are no imports that it could depend on.
     area: u32,
+    /// How much of a memory a pool puts back; 0 without one.
+    resident_bytes: usize,
     /// For `reset`: what there is to put back.
     state: Option<State>,
     limits: Limits,
@@ -47,14 +49,16 @@ impl Blueprint {
         isolation: Isolation,
         limits: &Limits,
     ) -> Result<Blueprint, Fault> {
-        let engine = match isolation {
+        let memory_bytes = artifact.memory_bytes();
+        let (engine, resident_bytes) = match isolation {
             // A pool puts a memory back by writing to it, which `reset` protects against writing.
-            Isolation::Reset | Isolation::OnDemand => engine::on_demand(limits),
+            Isolation::Reset | Isolation::OnDemand => (engine::on_demand(limits), 0),
             Isolation::Native | Isolation::Reuse | Isolation::Fresh => {
-                engine::pooling(limits, artifact.memory_bytes())
+                let resident_bytes = engine::resident_bytes(memory_bytes);
+                (engine::pooling(limits, memory_bytes), resident_bytes)
             }
-        }
-        .map_err(|error| Fault::host(&error))?;
+        };
+        let engine = engine.map_err(|error| Fault::host(&error))?;
         let module = artifact
             .load_into(&engine)
             .map_err(|error| Fault::invalid(&error))?;
@@ -77,6 +81,7 @@ impl Blueprint {
             memory,
             handle,
             area: 0,
+            resident_bytes,
             state,
             limits: limits.clone(),
         };
@@ -312,6 +317,14 @@ impl Instance {
         };
         self.store.data_mut().end_request();
         abi::read_answer(self.memory.data(&self.store), record, limits)
+    }
+
+    /// What the pool will put back when this is dropped, in bytes.
+    #[inline]
+    pub(super) fn bytes_to_reset(&self, blueprint: &Blueprint) -> usize {
+        blueprint
+            .resident_bytes
+            .min(self.memory.data_size(&self.store))
     }
 
     /// After a call that did not fail: puts its state back as it began, and returns how many bytes of

@@ -27,7 +27,7 @@
 //! | `limits` | what one request may use, and what it may use by default |
 //! | `deadline` | CPU time per request: the ticker and the watch |
 //! | `slots` | how many instances a shard may have, and who waits when all are out |
-//! | `tally` | how many requests a handler was called for |
+//! | `tally` | what many threads count: requests, bytes put back |
 //! | `native` | the same handler without a sandbox |
 //! | `trial` | one request to one instance, and what it leaves written |
 //! | `failure` | the ways in which a call fails, and their HTTP status |
@@ -65,7 +65,7 @@ pub use handler::{Description, Handler, ModuleIdentity, Source};
 pub use inspect::Inspection;
 pub use limits::{HEADER_LINES_LIMIT, Limits};
 pub use load_error::{Fault, LoadError};
-pub use slots::{CheckHeaderLines, Sandbox, ShardSandbox};
+pub use slots::{CheckHeaderLines, Sandbox, ShardSandbox, reset_bytes};
 pub use trial::{PAGE_BYTES, Touched, touched};
 
 use std::fmt;

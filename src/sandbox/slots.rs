@@ -21,6 +21,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// Says whether header lines may stand in a response as they are, and if not, why not.
 pub type CheckHeaderLines = fn(&[u8]) -> Result<(), &'static str>;
 
+/// Bytes of guests' memory that this process put back.
+static RESET_BYTES: Tally = Tally::new();
+
+/// Bytes of guests' memory that this process put back after requests, by copying or by filling with
+/// zeros, whichever handler's: under `reset` what had been written, under `fresh` what a pool's slot
+/// keeps mapped. What the kernel drops and maps anew is in none of it.
+pub fn reset_bytes() -> u64 {
+    RESET_BYTES.sum()
+}
+
 /// A handler in one shard: an engine, the code in it, and the slots.
 pub struct ShardSandbox {
     runner: Runner,
@@ -37,7 +47,7 @@ pub struct ShardSandbox {
 enum Runner {
     Native(NativeHandler),
     Wasm {
-        blueprint: Blueprint,
+        blueprint: Box<Blueprint>,
         afterwards: Afterwards,
     },
 }
@@ -91,7 +101,7 @@ impl ShardSandbox {
                 };
                 let blueprint = Blueprint::new(artifact, handler.isolation(), &limits);
                 blueprint.map(|blueprint| Runner::Wasm {
-                    blueprint,
+                    blueprint: Box::new(blueprint),
                     afterwards,
                 })
             }
@@ -110,7 +120,7 @@ impl ShardSandbox {
                 kept: Vec::with_capacity(limits.instances),
             }),
             promise: Condvar::new(),
-            tally: Tally::default(),
+            tally: Tally::new(),
             retired: AtomicBool::new(false),
             limits,
         }))
@@ -182,6 +192,7 @@ pub struct Sandbox {
     lease: Option<Lease>,
     checker: Checker,
     served: Arc<Counter>,
+    reset_bytes: Arc<Counter>,
 }
 
 /// Checks header lines, but not the same ones twice in a row: a handler tends to answer the same
@@ -212,6 +223,7 @@ impl Sandbox {
                 accepted: Vec::new(),
             },
             served: shard.tally.open(),
+            reset_bytes: RESET_BYTES.open(),
             shard,
             _ticker: ticker,
             lease: None,
@@ -244,6 +256,7 @@ impl Sandbox {
             lease,
             checker,
             served,
+            reset_bytes,
             ..
         } = self;
         served.add(1);
@@ -283,10 +296,17 @@ impl Sandbox {
         let kept = unharmed
             && match afterwards {
                 Afterwards::Keep => true,
-                Afterwards::Reset => instance.reset().is_some(),
+                Afterwards::Reset => match instance.reset() {
+                    Some(bytes) => {
+                        reset_bytes.add(bytes as u64);
+                        true
+                    }
+                    None => false,
+                },
                 Afterwards::Discard => false,
             };
         if !kept {
+            reset_bytes.add(instance.bytes_to_reset(blueprint) as u64);
             leased.kept = None;
         }
         taken
@@ -316,6 +336,7 @@ impl Drop for Sandbox {
         }
         self.release();
         self.shard.tally.close(&self.served);
+        RESET_BYTES.close(&self.reset_bytes);
     }
 }
 

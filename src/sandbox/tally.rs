@@ -1,17 +1,26 @@
-//! Requests that a handler was called for, counted by many threads without a locked instruction.
+//! A figure that many threads count without a locked instruction: a handler's requests, bytes that were
+//! put back.
 
 use crate::measure::counter::Counter;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The sum over all threads, ended ones among them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tally {
     open: Mutex<Vec<Arc<Counter>>>,
     closed: AtomicU64,
 }
 
 impl Tally {
+    /// Nothing yet.
+    pub(super) const fn new() -> Tally {
+        Tally {
+            open: Mutex::new(Vec::new()),
+            closed: AtomicU64::new(0),
+        }
+    }
+
     /// A counter for the calling thread; it is [`Tally::close`]d in the end.
     pub(super) fn open(&self) -> Arc<Counter> {
         let counter = Arc::new(Counter::default());

@@ -6,8 +6,10 @@ use std::path::Path;
 use std::process::Command;
 
 use ringlab::experiment::block::{Block, Pass};
+use ringlab::experiment::counts::RESET_BYTES;
 use ringlab::experiment::plan::Load;
 use ringlab::experiment::result::Experiment;
+use ringlab::sandbox::Isolation;
 
 use crate::refusals::refuse;
 use crate::server::PROGRAM;
@@ -63,6 +65,51 @@ fn observed_blocks_stand_beside_one_that_is_not_and_swap_their_places() {
     assert!(ledger.columns.iter().all(|column| column.price().is_some()));
     for column in &experiment.analysis.counts {
         assert!(column.price.is_some(), "{column:?}");
+    }
+}
+
+/// What each isolation costs besides time: `reset` puts back less than a pool does, and only without a
+/// pool is memory faulted in at every request.
+#[test]
+fn isolations_are_told_apart_by_what_they_put_back_and_fault_in() {
+    let options = [
+        "--isolation",
+        "all",
+        "--model",
+        "epoll",
+        "--equal-rate-rounds",
+        "0",
+        "--ledger-rounds",
+        "1",
+    ];
+    let experiment = compare("isolations", "exec \"$0\" \"$@\"", &options);
+    let count = |isolation: Isolation, name: &str| {
+        let arm = isolation.to_string();
+        let mut columns = experiment.analysis.counts.iter();
+        let column = columns.find(|column| column.label == arm).expect("counted");
+        let row = column.rows.iter().find(|row| row.name == name);
+        row.and_then(|row| row.program).unwrap_or(0.0)
+    };
+    for isolation in Isolation::ALL {
+        let (reset, faults) = (
+            count(isolation, RESET_BYTES),
+            count(isolation, "minor faults"),
+        );
+        let resets = matches!(isolation, Isolation::Reset | Isolation::Fresh);
+        assert_eq!(reset >= 4096.0, resets, "{isolation}: {reset}");
+        let maps = isolation == Isolation::OnDemand;
+        assert_eq!(faults >= 1.0, maps, "{isolation}: {faults}");
+    }
+    let both = [Isolation::Reset, Isolation::Fresh].map(|rung| count(rung, RESET_BYTES));
+    assert!(both[0] < both[1], "{both:?}");
+    let text = ringlab::report::experiment(&experiment, false);
+    let (_, shown) = text
+        .split_once("\nIsolations\n")
+        .expect("a part of its own");
+    for isolation in Isolation::ALL {
+        let line = format!("\n{isolation} ");
+        assert!(shown.contains(&line), "{isolation}: {shown}");
+        assert!(shown.contains(&format!("- {isolation}: ")), "{shown}");
     }
 }
 
