@@ -20,8 +20,8 @@
 //! where the host links the function in and calls it without a sandbox.
 //!
 //! - [`request`], [`response`]: what a handler is given and what it answers.
-//! - [`handlers`]: the built-in handlers; [`misbehaving`]: those that a host must
-//!   survive.
+//! - `handlers`: the built-in handlers; `misbehaving`: those that a host must
+//!   survive. Both only with the feature `builtin`, which is on by default.
 //! - `view`: the request as the host lays it out in guest memory.
 //! - `abi`: the exports of a module; `heap`: where it allocates if its memory is
 //!   fixed. No other file has `unsafe`.
@@ -36,11 +36,13 @@
 #[allow(unsafe_code, reason = "a module shares static memory with its host")]
 #[doc(hidden)]
 pub mod abi;
+#[cfg(feature = "builtin")]
 pub mod handlers;
 #[cfg(any(target_arch = "wasm32", test))]
 #[allow(unsafe_code, reason = "whoever gives out memory deals in pointers")]
 #[doc(hidden)]
 pub mod heap;
+#[cfg(feature = "builtin")]
 pub mod misbehaving;
 pub mod request;
 pub mod response;
@@ -103,9 +105,10 @@ macro_rules! handler {
 
             static LAST: $crate::abi::Last = $crate::abi::Last::new();
 
-            // The length goes unused: the request's table says where all is.
+            // The length goes unused: the request's table says where all is. The name is one that
+            // `$function`, looked up in here, will not have.
             #[unsafe(export_name = "handle")]
-            extern "C" fn handle(_len: u32) -> *const $crate::abi::Record {
+            extern "C" fn ringlab_v1_handle(_len: u32) -> *const $crate::abi::Record {
                 $crate::abi::call(&AREA, &LAST, $function)
             }
         };

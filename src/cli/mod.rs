@@ -5,6 +5,7 @@ mod compare;
 mod inspect;
 mod load;
 mod models;
+mod new;
 mod serve;
 mod swap;
 
@@ -65,6 +66,7 @@ enum Command {
     Load(load::Arguments),
     Call(call::Arguments),
     Inspect(inspect::Arguments),
+    New(new::Arguments),
     Swap(swap::Arguments),
     Models(models::Arguments),
 }
@@ -83,6 +85,7 @@ pub fn main() -> Exit {
         Some(Command::Load(arguments)) => load::run(&arguments),
         Some(Command::Call(arguments)) => call::run(&arguments),
         Some(Command::Inspect(arguments)) => inspect::run(&arguments),
+        Some(Command::New(arguments)) => new::run(&arguments),
         Some(Command::Swap(arguments)) => swap::run(&arguments),
         Some(Command::Models(arguments)) => models::run(&arguments),
     }

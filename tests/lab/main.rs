@@ -18,6 +18,7 @@
 //! | `queues` | the same, their queues and wake-ups: every order of the threads |
 //! | `call` | a request without a server: the answer, and what is said of it |
 //! | `languages` | handlers in C, AssemblyScript and text, each where its compiler is installed |
+//! | `new_project` | a handler's project written, built, inspected, called, served |
 //! | `routes` | the longest path wins; each route has its isolation and policy |
 //! | `swap` | handlers exchanged under load; bad ones; the socket, the watcher, SIGHUP |
 //! | `inspect` | what is said of a module, and why it is refused |
@@ -62,6 +63,7 @@ mod measuring;
 mod misbehaving;
 mod misbehaving_builtins;
 mod modules;
+mod new_project;
 mod offload;
 mod profile;
 mod queues;
