@@ -26,6 +26,8 @@ pub struct Report {
     pub helpers_ns: u64,
     /// What the shards counted.
     pub figures: Figures,
+    /// Of that, the system calls, all together.
+    pub system_calls: u64,
     /// Context switches because a thread waited.
     pub voluntary_switches: u64,
     /// Context switches because somebody else's turn had come.
@@ -47,6 +49,7 @@ impl Report {
             cpu_ns: self.cpu_ns - earlier.cpu_ns,
             helpers_ns: self.helpers_ns.saturating_sub(earlier.helpers_ns),
             figures: self.figures.since(&earlier.figures),
+            system_calls: self.system_calls - earlier.system_calls,
             voluntary_switches: self.voluntary_switches - earlier.voluntary_switches,
             involuntary_switches: self.involuntary_switches - earlier.involuntary_switches,
             minor_faults: self.minor_faults - earlier.minor_faults,
@@ -62,6 +65,7 @@ impl Report {
             cpu_ns: self.cpu_ns + other.cpu_ns,
             helpers_ns: self.helpers_ns + other.helpers_ns,
             figures: self.figures.plus(&other.figures),
+            system_calls: self.system_calls + other.system_calls,
             voluntary_switches: self.voluntary_switches + other.voluntary_switches,
             involuntary_switches: self.involuntary_switches + other.involuntary_switches,
             minor_faults: self.minor_faults + other.minor_faults,
@@ -101,6 +105,7 @@ impl Report {
             cpu_ns,
             helpers_ns,
             figures,
+            system_calls: figures.io.system_calls(),
             voluntary_switches: count(nix::sys::resource::Usage::voluntary_context_switches),
             involuntary_switches: count(nix::sys::resource::Usage::involuntary_context_switches),
             minor_faults: count(nix::sys::resource::Usage::minor_page_faults),

@@ -62,6 +62,7 @@ pub(super) fn report(cpu_ns: u64, requests: u64, now_ns: u64) -> Report {
         cpu_ns,
         helpers_ns: cpu_ns / 100,
         figures,
+        system_calls: figures.io.system_calls(),
         voluntary_switches: 0,
         involuntary_switches: 0,
         minor_faults: 0,

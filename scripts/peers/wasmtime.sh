@@ -1,0 +1,52 @@
+# shellcheck shell=bash
+# wasmtime serve, the same engine behind its own server: a hello for wasi:http against ringlab's.
+# Sourced by scripts/peers.sh.
+#
+# The interfaces differ, and with them what a request has to do: wasi:http hands the handler resources
+# and streams, through a component's types and an async host; ringlab's ABI hands it bytes in memory
+# and takes an answer from there. Both make a new instance for each request (ringlab: isolation fresh)
+# out of a pool. So the ratio is what the interface and the server around it cost, not the engine.
+
+needed=(wrk curl taskset awk cargo)
+readonly WASMTIME_VERSION=48
+
+# Built once, the program and the handler, into this checkout's target.
+prepare_peer() {
+    local made=${CARGO_TARGET_DIR:-$here/../target}/peers
+    mkdir -p "$made"
+    made=$(realpath -- "$made")
+    wasmtime=$made/bin/wasmtime
+    if ! [[ -x $wasmtime ]]; then
+        say "building wasmtime $WASMTIME_VERSION into $made: some minutes, once"
+        cargo install wasmtime-cli --version "^$WASMTIME_VERSION" --locked --no-default-features \
+            --features serve,compile,cranelift,pooling-allocator,component-model \
+            --root "$made" --target-dir "$made/build" ||
+            fail $HOST_CANNOT "wasmtime could not be built; see what cargo says above"
+    fi
+    rustup target add wasm32-wasip2 >/dev/null 2>&1 || true # without rustup it is there, or cargo says
+    cargo build --quiet --locked --release --target wasm32-wasip2 --target-dir "$made/build" \
+        --manifest-path "$here/peers/wasi-http-hello/Cargo.toml" ||
+        fail $HOST_CANNOT "the handler could not be built; it needs Rust's target wasm32-wasip2"
+    component=$made/build/wasm32-wasip2/release/wasi_http_hello.wasm
+    version=$("$wasmtime" --version)
+}
+
+start_peer() {
+    launch_peer "$wasmtime" serve --optimize pooling-allocator=y --addr "127.0.0.1:$port" "$component"
+}
+
+run_peer() {
+    local number
+    echo "The interfaces differ: wasi:http's resources and streams there, bytes in memory here."
+    start_peer
+    echo "Answer: $peer $(answer_bytes) bytes"
+    end_child server
+    add_ringlab io_uring fresh
+    add_ringlab io_uring reuse
+    [[ -n $size ]] || fail $HOST_CANNOT "ringlab does not start: $(<"$dir/ringlab.log")"
+    echo "Answer: ringlab $size bytes"
+    arms=("$peer" "${arms[@]}" "$peer again")
+    for number in $connections; do
+        run_case "$number connections, one request in flight on each" --connections "$number"
+    done
+}
