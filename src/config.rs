@@ -25,8 +25,10 @@ pub struct Config {
     pub workers: usize,
     /// Cores of these threads, used in turn; none: wherever the kernel puts them.
     pub worker_cores: Vec<usize>,
-    /// Requests that may wait for a worker, or have a thread of their own, at a time.
+    /// Requests that may wait for a worker or an instance, or have a thread of their own, at a time.
     pub queue: usize,
+    /// CPU time of a slice of [`Policy::TimeSlice`].
+    pub quantum: Duration,
     /// What runs, where there are no routes.
     pub handler: Source,
     /// What runs for which paths; none: one handler for everything.
@@ -84,6 +86,16 @@ pub enum ConfigError {
         model: &'static str,
         /// What the kernel said, and what would help.
         reason: String,
+    },
+    /// A policy and a model that do not go together.
+    #[error("{policy} does not go with {model}: {reason}")]
+    PolicyImpossible {
+        /// The policy that was asked for.
+        policy: Policy,
+        /// The model that was asked for.
+        model: &'static str,
+        /// Why not, and what does.
+        reason: &'static str,
     },
     /// The handler.
     #[error(transparent)]
@@ -143,6 +155,7 @@ impl Config {
             workers: 4,
             worker_cores: Vec::new(),
             queue: 256,
+            quantum: Duration::from_micros(500),
             handler,
             routes: Vec::new(),
             cores,
@@ -173,14 +186,20 @@ impl Config {
                 return Err(ConfigError::PathTwice(route.path.clone()));
             }
         }
-        let load = |handler, isolation| Ok(Handler::load(handler, isolation, &self.sandbox)?);
+        let load = |handler: &Source, isolation, policy| {
+            let mut limits = self.sandbox.clone();
+            limits.quantum = (policy == Policy::TimeSlice).then_some(self.quantum);
+            Ok(Handler::load(handler, isolation, &limits)?)
+        };
         if self.routes.is_empty() {
-            return Ok(vec![load(&self.handler, self.isolation)?]);
+            return Ok(vec![load(&self.handler, self.isolation, self.offload)?]);
         }
-        let routes = self.routes.iter();
-        routes
-            .map(|route| load(&route.handler, route.isolation.unwrap_or(self.isolation)))
-            .collect()
+        let routes = self.routes.iter().zip(self.policies());
+        let load = |(route, policy): (&Route, Policy)| {
+            let isolation = route.isolation.unwrap_or(self.isolation);
+            load(&route.handler, isolation, policy)
+        };
+        routes.map(load).collect()
     }
 
     /// Each route's path; one without routes has an empty one.
@@ -224,6 +243,15 @@ impl Config {
             if self.cores[..nth].contains(&core) {
                 return Err(ConfigError::CoreTwice(core));
             }
+        }
+        for policy in self.policies() {
+            policy
+                .check(self.model.shape)
+                .map_err(|reason| ConfigError::PolicyImpossible {
+                    policy,
+                    model: self.model.name,
+                    reason,
+                })?;
         }
         (self.model.check)().map_err(|reason| ConfigError::ModelUnavailable {
             model: self.model.name,

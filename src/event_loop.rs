@@ -144,6 +144,7 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
             }
             self.act(token);
         }
+        self.context.offload.go_on(&self.context.served);
         while let Some(job) = self.context.offload.next() {
             self.come_home(&job);
             self.context.offload.recycle(job);

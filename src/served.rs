@@ -48,6 +48,13 @@ crate::measure::counter::counters! {
         shut_down,
         /// Requests whose client left while a handler elsewhere worked on them; not answered.
         cancelled,
+        /// Requests whose handler was suspended at least once, to go on in a later turn.
+        half_run,
+        /// Times that such a handler went on.
+        resumed,
+        /// Bytes that such requests held when they were suspended first: the memory of their
+        /// instances, and what they had touched of their stacks.
+        held_bytes,
         /// Streams that were answered 4xx or 5xx by the server itself, and closed.
         rejected,
         /// Of those, because the request target was longer than its limit.

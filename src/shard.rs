@@ -13,7 +13,7 @@ use crate::handlers::{Handlers, Seen};
 use crate::http;
 use crate::io::{Counts, CountsSnapshot, Listener, Waker};
 use crate::measure::probe::{self, Injection, Probe, StageNs, StageTimes};
-use crate::offload::{Inline, Offload, Policy, Remote, Routed, Threads, Wake};
+use crate::offload::{Inline, Offload, Patience, Policy, Remote, Routed, Threads, TimeSlice, Wake};
 use crate::pool::Pool;
 use crate::routes::Table;
 use crate::sandbox::{Handler, LoadError, Sandbox, ShardSandbox};
@@ -120,6 +120,15 @@ pub fn context<P: Probe>(
             Policy::Pool => {
                 let pool = threads.pool.clone().expect("started for this policy");
                 Box::new(Remote::new(pool, sandbox, wake.clone()))
+            }
+            Policy::TimeSlice => {
+                let patience = Patience {
+                    requests: config.queue,
+                    wait: config.sandbox.instance_wait,
+                };
+                let policy = TimeSlice::<P>::new(sandbox, patience)
+                    .map_err(ShardError::at("starting the timers of slices"))?;
+                Box::new(policy)
             }
         })
     });

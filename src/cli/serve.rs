@@ -62,16 +62,22 @@ pub struct Arguments {
     /// What stands between two requests: native, reuse, reset, fresh or on-demand
     #[arg(long, default_value = "reuse")]
     isolation: Isolation,
-    /// Where and when a handler runs: inline, spawn or pool
+    /// Where and when a handler runs: inline, spawn, pool or time-slice
     #[arg(long, default_value = "inline")]
     offload: Policy,
+    /// CPU time after which `--offload time-slice` suspends a handler, 50us to 1s: the loop goes on, and
+    /// the handler in a later turn. The first slice beside no other is over within 4 ms and one of the
+    /// kernel's ticks
+    #[arg(long, default_value = "500us", value_name = "TIME", value_parser = parse_quantum)]
+    quantum: Duration,
     /// Worker threads of `--offload pool`
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: u16,
     /// Cores of the workers, in turn; by default those that `--cores` leaves, if any
     #[arg(long, value_name = "CORES", value_parser = parse_cores)]
     worker_cores: Option<Cores>,
-    /// Requests that may wait for a worker, or have a thread under `spawn`; one more is answered 503
+    /// Requests that may wait for a worker, or under `time-slice` for an instance, or have a thread under
+    /// `spawn`; one more is answered 503
     #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     queue: u32,
     /// Connections at a time; one more is answered 503
@@ -386,6 +392,17 @@ fn left_over(taken: &[usize]) -> Vec<usize> {
     cores
 }
 
+/// Shorter, and suspending would cost more than it serves; longer, and it is no slice.
+fn parse_quantum(text: &str) -> Result<Duration, String> {
+    let time: humantime::Duration = text.parse().map_err(|error| format!("{error}"))?;
+    let bounds = Duration::from_micros(50)..=Duration::from_secs(1);
+    if bounds.contains(&time) {
+        Ok(time.into())
+    } else {
+        Err(format!("{time} is no quantum; choose from 50us to 1s"))
+    }
+}
+
 fn milliseconds(time: humantime::Duration) -> u64 {
     (Duration::from(time).as_millis() as u64).max(1)
 }
@@ -446,6 +463,7 @@ impl Arguments {
         config.offload = self.offload;
         config.workers = usize::from(self.workers);
         config.queue = self.queue as usize;
+        config.quantum = self.quantum;
         config.worker_cores = match &self.worker_cores {
             Some(cores) => cores.list(),
             None => left_over(&config.cores),

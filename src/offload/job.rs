@@ -21,15 +21,42 @@ pub struct Job(Box<Contents>);
 #[derive(Debug)]
 struct Contents {
     owner: Token,
+    request: Copied,
+    outcome: Outcome,
+    cancelled: Cancelled,
+}
+
+/// A request's own copy of itself.
+#[derive(Debug, Default)]
+struct Copied {
     head: Vec<u8>,
     body: Vec<u8>,
     method: Place,
     target: Place,
     headers: Vec<(Place, Place)>,
-    outcome: Result<Shape, Failure>,
+}
+
+/// What the handler answered, or why it did not.
+#[derive(Debug)]
+pub struct Outcome {
+    shape: Result<Shape, Failure>,
     /// Header lines and body of the answer.
     answer: Vec<u8>,
-    cancelled: Cancelled,
+}
+
+impl Outcome {
+    /// Keeps a copy of `result`.
+    pub fn keep(&mut self, result: Result<Answer<'_>, Failure>) {
+        self.answer.clear();
+        self.shape = result.map(|answer| {
+            self.answer.extend_from_slice(answer.header_lines);
+            self.answer.extend_from_slice(answer.body);
+            Shape {
+                status: answer.status,
+                header_lines: answer.header_lines.len(),
+            }
+        });
+    }
 }
 
 /// Somebody no longer wants the answer. Shared with whoever runs the handler.
@@ -88,13 +115,11 @@ impl Default for Job {
     fn default() -> Job {
         Job(Box::new(Contents {
             owner: Token::LISTENER,
-            head: Vec::new(),
-            body: Vec::new(),
-            method: Place::default(),
-            target: Place::default(),
-            headers: Vec::new(),
-            outcome: Err(Failure::Exhausted),
-            answer: Vec::new(),
+            request: Copied::default(),
+            outcome: Outcome {
+                shape: Err(Failure::Exhausted),
+                answer: Vec::new(),
+            },
             cancelled: Cancelled::default(),
         }))
     }
@@ -103,21 +128,27 @@ impl Default for Job {
 impl Job {
     /// Copies `request` in, to be answered to `owner`. Whatever was in the job is gone.
     pub fn fill(&mut self, owner: Token, request: &http::Request<'_, '_>) {
-        let this = &mut *self.0;
+        self.empty(owner);
+        let copied = &mut self.0.request;
         let place = |part: &[u8]| Place::of(part, request.head);
-        this.owner = owner;
-        this.head.clear();
-        this.head.extend_from_slice(request.head);
-        this.body.clear();
-        this.body.extend_from_slice(request.body);
-        this.method = place(request.method.as_bytes());
-        this.target = place(request.target.as_bytes());
-        this.headers.clear();
+        copied.head.extend_from_slice(request.head);
+        copied.body.extend_from_slice(request.body);
+        copied.method = place(request.method.as_bytes());
+        copied.target = place(request.target.as_bytes());
         let headers = request.headers.iter();
-        this.headers
+        copied
+            .headers
             .extend(headers.map(|header| (place(header.name.as_bytes()), place(header.value))));
-        this.outcome = Err(Failure::Exhausted);
-        this.answer.clear();
+    }
+
+    /// Leaves nothing but an outcome to be kept, for `owner`.
+    pub fn empty(&mut self, owner: Token) {
+        let this = &mut *self.0;
+        this.owner = owner;
+        this.request.head.clear();
+        this.request.body.clear();
+        this.request.headers.clear();
+        this.outcome.keep(Err(Failure::Exhausted));
         this.cancelled = Cancelled::default();
     }
 
@@ -133,42 +164,53 @@ impl Job {
 
     /// Lets the handler answer, on the calling thread.
     pub fn run(&mut self, sandbox: &mut Sandbox) {
-        let this = &mut *self.0;
+        let cancelled = self.0.cancelled.clone();
+        self.offer(|call, outcome| {
+            stoppable(&cancelled.0, || {
+                sandbox.call(call, |result| outcome.keep(result));
+            });
+        });
+    }
+
+    /// Has `answer` answer the request that was filled in, and keep the outcome.
+    pub fn offer<R>(&mut self, answer: impl FnOnce(&Call<'_>, &mut Outcome) -> R) -> R {
+        let Copied {
+            head,
+            body,
+            method,
+            target,
+            headers: places,
+        } = &self.0.request;
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        for (header, (name, value)) in headers.iter_mut().zip(&this.headers) {
-            header.name = name.text(&this.head);
-            header.value = value.bytes(&this.head);
+        for (header, (name, value)) in headers.iter_mut().zip(places) {
+            header.name = name.text(head);
+            header.value = value.bytes(head);
         }
         let call = Call {
-            method: this.method.text(&this.head),
-            target: this.target.text(&this.head),
-            head: &this.head,
-            headers: &headers[..this.headers.len()],
-            body: &this.body,
+            method: method.text(head),
+            target: target.text(head),
+            head,
+            headers: &headers[..places.len()],
+            body,
         };
-        let kept = &mut this.answer;
-        let keep = |answer: Answer<'_>| {
-            kept.extend_from_slice(answer.header_lines);
-            kept.extend_from_slice(answer.body);
-            Shape {
-                status: answer.status,
-                header_lines: answer.header_lines.len(),
-            }
-        };
-        this.outcome = stoppable(&this.cancelled.0, || {
-            sandbox.call(&call, |result| result.map(keep))
-        });
+        answer(&call, &mut self.0.outcome)
+    }
+
+    /// Where the outcome is kept.
+    pub fn outcome_mut(&mut self) -> &mut Outcome {
+        &mut self.0.outcome
     }
 
     /// It could not be run, or not to its end.
     pub fn fail(&mut self, failure: Failure) {
-        self.0.outcome = Err(failure);
+        self.0.outcome.keep(Err(failure));
     }
 
     /// What the handler answered, or why it did not.
     pub fn outcome(&self) -> Result<Answer<'_>, Failure> {
-        self.0.outcome.map(|shape| {
-            let (header_lines, body) = self.0.answer.split_at(shape.header_lines);
+        let Outcome { shape, answer } = &self.0.outcome;
+        shape.map(|shape| {
+            let (header_lines, body) = answer.split_at(shape.header_lines);
             Answer {
                 status: shape.status,
                 header_lines,
@@ -180,7 +222,12 @@ impl Job {
     /// Lets go of what was large, before the job waits for its next request.
     pub fn shrink(&mut self) {
         let this = &mut *self.0;
-        for buffer in [&mut this.head, &mut this.body, &mut this.answer] {
+        let request = &mut this.request;
+        for buffer in [
+            &mut request.head,
+            &mut request.body,
+            &mut this.outcome.answer,
+        ] {
             if buffer.capacity() > KEPT_BYTES {
                 *buffer = Vec::new();
             }

@@ -8,6 +8,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `inline` | on the I/O thread, at once |
+//! | `time_slice` | on the I/O thread, a slice at a time, between the loop's turns |
 //! | `remote` | on another thread: the I/O thread's side of it |
 //! | `pool` | the other threads are a few that live as long as the server |
 //! | `spawn` | each request gets a thread of its own |
@@ -27,6 +28,7 @@ mod routed;
 mod spawn;
 #[cfg(test)]
 mod tests;
+mod time_slice;
 
 pub use answer::encode;
 pub use inline::Inline;
@@ -35,6 +37,7 @@ pub use pool::Workers;
 pub use remote::{Home, Remote, Wake};
 pub use routed::Routed;
 pub use spawn::Spawn;
+pub use time_slice::{Patience, TimeSlice};
 
 use std::fmt;
 use std::str::FromStr;
@@ -42,6 +45,7 @@ use std::sync::Arc;
 
 use crate::http;
 use crate::io::{Buf, Token};
+use crate::models::Shape;
 use crate::sandbox::ShardSandbox;
 use crate::served::Served;
 
@@ -72,6 +76,12 @@ pub trait Offload {
         out: &mut Buf,
         served: &Served,
     ) -> Started;
+
+    /// The turn's events have been handled: what this thread has half done may go on for a while, and
+    /// then the thread looks for events again. Says whether there was any.
+    fn go_on(&mut self, _served: &Served) -> bool {
+        false
+    }
 
     /// The next answer to a request that was [`Started::Later`], if there is one. Asked once a turn,
     /// until there is none.
@@ -114,11 +124,18 @@ pub enum Policy {
     Spawn,
     /// On one of a few worker threads.
     Pool,
+    /// On the I/O thread, in slices.
+    TimeSlice,
 }
 
 impl Policy {
     /// Every policy, the simplest first.
-    pub const ALL: [Policy; 3] = [Policy::Inline, Policy::Spawn, Policy::Pool];
+    pub const ALL: [Policy; 4] = [
+        Policy::Inline,
+        Policy::Spawn,
+        Policy::Pool,
+        Policy::TimeSlice,
+    ];
 
     /// One sentence for listings.
     pub fn sentence(self) -> &'static str {
@@ -132,6 +149,25 @@ impl Policy {
             Policy::Pool => {
                 "A few worker threads take requests from a bounded queue: libuv's remedy."
             }
+            Policy::TimeSlice => {
+                "The handler runs on the I/O thread on a stack of its own, and is suspended when its slice is over: the loop goes on, and so does the handler in a later turn. Go's remedy."
+            }
+        }
+    }
+
+    /// Whether it can be had with models of this shape.
+    ///
+    /// # Errors
+    /// Why not, and what can, to go on after a colon.
+    pub fn check(self, shape: Shape) -> Result<(), &'static str> {
+        match (self, shape) {
+            (Policy::TimeSlice, Shape::ThreadPerConnection) => Err(
+                "there the kernel slices handlers already, a thread each; choose offload inline with it, or model epoll",
+            ),
+            (Policy::TimeSlice, Shape::RuntimeOwned) => Err(
+                "it needs turns of ringlab's own loop, and there the runtime owns the loop; choose offload inline with it, or model io_uring",
+            ),
+            _ => Ok(()),
         }
     }
 
@@ -140,6 +176,7 @@ impl Policy {
             Policy::Inline => "inline",
             Policy::Spawn => "spawn",
             Policy::Pool => "pool",
+            Policy::TimeSlice => "time-slice",
         }
     }
 }
@@ -152,7 +189,7 @@ impl fmt::Display for Policy {
 
 /// No policy has this name.
 #[derive(Debug, thiserror::Error)]
-#[error("no offload policy is called {0:?}; choose one of inline, spawn, pool")]
+#[error("no offload policy is called {0:?}; choose one of inline, spawn, pool, time-slice")]
 pub struct UnknownPolicy(String);
 
 impl FromStr for Policy {

@@ -18,6 +18,8 @@ pub struct Routed {
     policies: Vec<Box<dyn Offload>>,
     /// Who brought the last answer, and so may have the job again.
     brought: usize,
+    /// Who goes on next, if it has anything to go on with.
+    next: usize,
 }
 
 impl Routed {
@@ -27,6 +29,7 @@ impl Routed {
             table,
             policies,
             brought: 0,
+            next: 0,
         }
     }
 }
@@ -48,6 +51,19 @@ impl Offload for Routed {
                 Started::Answered
             }
         }
+    }
+
+    /// One of them in a turn, in turn: however many routes have half-done work, events wait for one
+    /// slice.
+    fn go_on(&mut self, served: &Served) -> bool {
+        let routes = self.policies.len();
+        for route in (0..routes).map(|nth| (self.next + nth) % routes) {
+            if self.policies[route].go_on(served) {
+                self.next = (route + 1) % routes;
+                return true;
+            }
+        }
+        false
     }
 
     fn next(&mut self) -> Option<Job> {

@@ -1,4 +1,4 @@
-//! CPU time per request: a ticker per thread, a watch per instance.
+//! CPU time per request and per slice: a ticker per thread, a watch per instance.
 //!
 //! Compiled wasm compares the engine's epoch with the store's at every loop head and function
 //! entry. Nothing moves the epoch but the [`Ticker`]: a timer on the CPU clock of the thread that
@@ -14,6 +14,8 @@
 //! writes, but never `epoll_wait`, `poll`, `io_uring_enter`, sleeps, or sockets with a timeout
 //! (signal(7)). Whoever blocks on such a thread retries.
 
+use super::limits::Limits;
+use super::slice;
 use nix::errno::Errno;
 use nix::sys::signal::{
     SaFlags, SigAction, SigEvent, SigHandler, SigSet, SigevNotify, Signal, sigaction,
@@ -31,7 +33,7 @@ use std::time::Duration;
 use wasmtime::{Engine, UpdateDeadline};
 
 /// CPU time between two ticks. The timer interrupt of most kernels comes every 4 ms (HZ=250).
-const TICK: Duration = Duration::from_millis(4);
+pub(super) const TICK: Duration = Duration::from_millis(4);
 
 /// The only signal in the standard set that means "CPU time of yours has passed".
 const SIGNAL: Signal = Signal::SIGVTALRM;
@@ -85,7 +87,12 @@ impl Ticker {
             if let Some(timer) = kept.upgrade() {
                 return Ok(timer);
             }
-            let timer = Rc::new(timer()?);
+            let mut timer = timer(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+            timer.set(
+                Expiration::Interval(TICK.into()),
+                TimerSetTimeFlags::empty(),
+            )?;
+            let timer = Rc::new(timer);
             *kept = Rc::downgrade(&timer);
             Ok::<_, io::Error>(timer)
         })?;
@@ -96,28 +103,23 @@ impl Ticker {
     }
 }
 
-/// Ticks for the calling thread.
-fn timer() -> io::Result<Timer> {
+/// Ticks on the calling thread by `clock`, once it is set.
+///
+/// # Errors
+/// `timer_create(2)` fails: mostly by RLIMIT_SIGPENDING.
+pub(super) fn timer(clock: ClockId) -> io::Result<Timer> {
     let notify = SigevNotify::SigevThreadId {
         signal: SIGNAL,
         thread_id: gettid().as_raw(),
         si_value: 0,
     };
-    let mut timer =
-        Timer::new(ClockId::CLOCK_THREAD_CPUTIME_ID, SigEvent::new(notify)).map_err(|errno| {
-            match errno {
-                Errno::EAGAIN => io::Error::other(
-                    "no timer for the handler's deadline: the user's queued signals are used up; \
-                     raise `ulimit -i` (RLIMIT_SIGPENDING) or run fewer threads",
-                ),
-                other => other.into(),
-            }
-        })?;
-    timer.set(
-        Expiration::Interval(TICK.into()),
-        TimerSetTimeFlags::empty(),
-    )?;
-    Ok(timer)
+    Timer::new(clock, SigEvent::new(notify)).map_err(|errno| match errno {
+        Errno::EAGAIN => io::Error::other(
+            "no timer for the handler's deadline: the user's queued signals are used up; \
+             raise `ulimit -i` (RLIMIT_SIGPENDING) or run fewer threads",
+        ),
+        other => other.into(),
+    })
 }
 
 fn install_handler() -> io::Result<()> {
@@ -201,40 +203,57 @@ pub fn stoppable<R>(stop: &Arc<AtomicBool>, work: impl FnOnce() -> R) -> R {
 #[derive(Clone, Copy)]
 pub(super) struct Watch {
     deadline: Duration,
-    /// The thread's CPU clock at the first tick within the request.
+    /// CPU time in the slices that are over.
+    used: Duration,
+    /// The thread's CPU clock at the first tick within the request, if it does not run in slices.
     first_tick: Option<Duration>,
 }
 
 impl Watch {
-    pub(super) fn new(deadline: Duration) -> Watch {
-        Watch {
-            deadline,
+    /// A watch over what is limited; nothing to watch where nothing is.
+    pub(super) fn new(limits: &Limits) -> Option<Watch> {
+        limits.is_interruptible().then(|| Watch {
+            deadline: limits.deadline.unwrap_or(Duration::MAX),
+            used: Duration::ZERO,
             first_tick: None,
-        }
+        })
     }
 
     /// A request is over; the next tick is another's.
     pub(super) fn restart(&mut self) {
+        self.used = Duration::ZERO;
         self.first_tick = None;
     }
 
-    /// A tick interrupts the guest: let it go on until the next one, or end it.
+    /// A tick interrupts the guest: let it go on until the next one, suspend it, or end it.
     pub(super) fn tick(&mut self) -> UpdateDeadline {
         // The clock of the calling thread, which is the one that runs the guest. Linux always has
         // it; a guest that cannot be timed is not run.
-        let Ok(now) = ClockId::CLOCK_THREAD_CPUTIME_ID.now() else {
+        let Some(now) = cpu_time() else {
             return UpdateDeadline::Interrupt;
         };
-        let now = Duration::from(now);
-        let first_tick = *self.first_tick.get_or_insert(now);
+        let slice = slice::tick(now);
+        let ran = match slice {
+            Some(slice) => slice.ran,
+            None => now.saturating_sub(*self.first_tick.get_or_insert(now)),
+        };
         let in_vain = STOP.with_borrow(|stop| {
             let stop = stop.as_ref();
             stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
         });
-        if in_vain || now.saturating_sub(first_tick) >= self.deadline {
-            UpdateDeadline::Interrupt
-        } else {
-            UpdateDeadline::Continue(1)
+        if in_vain || self.used.saturating_add(ran) >= self.deadline {
+            return UpdateDeadline::Interrupt;
         }
+        if slice.is_some_and(|slice| slice.is_over) {
+            self.used += ran;
+            return UpdateDeadline::Yield(1);
+        }
+        UpdateDeadline::Continue(1)
     }
+}
+
+/// CPU time of the calling thread; `None`: the kernel has no such clock.
+pub(super) fn cpu_time() -> Option<Duration> {
+    let now = ClockId::CLOCK_THREAD_CPUTIME_ID.now();
+    now.ok().map(Duration::from)
 }

@@ -41,6 +41,8 @@ pub(super) fn pooling(limits: &Limits, memory_bytes: usize) -> wasmtime::Result<
     pool.total_core_instances(slots)
         .total_memories(slots)
         .total_tables(slots.saturating_mul(TABLES))
+        // An instance keeps its stack, so there are never more.
+        .total_stacks(if limits.quantum.is_some() { slots } else { 0 })
         .max_memories_per_module(1)
         .max_tables_per_module(TABLES)
         .max_memory_size(limits.memory_bytes)
@@ -74,11 +76,12 @@ fn config(limits: &Limits) -> Config {
     config
         .strategy(Strategy::Cranelift)
         .cranelift_opt_level(OptLevel::Speed)
-        // The deadline: see `deadline`.
-        .epoch_interruption(limits.deadline.is_some())
+        // The deadline and the quantum: see `deadline`.
+        .epoch_interruption(limits.is_interruptible())
         .max_wasm_stack(limits.stack_bytes)
-        // Nothing here is async, but wasmtime insists that this stack is the larger one.
-        .async_stack_size(limits.stack_bytes.saturating_mul(2))
+        // Guests that are run in slices have such a stack instead of the thread's, and need the same
+        // room for what is not theirs, signal frames among it. Only what they touch is memory.
+        .async_stack_size(limits.thread_stack_bytes())
         // A slot's memory grows in place, so its base address never changes.
         .memory_may_move(false)
         // An instance's memory begins as a private mapping of the module's data.

@@ -168,6 +168,9 @@ fn load(
     limits: &Limits,
 ) -> Result<(Program, Option<ModuleIdentity>), Fault> {
     if isolation == Isolation::Native {
+        if limits.quantum.is_some() {
+            return Err(Fault::NativeSliced);
+        }
         let handler = match source {
             Source::Builtin(name) if builtin::misbehaves(name) => {
                 return Err(Fault::NativeMisbehaves);

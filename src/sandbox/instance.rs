@@ -6,9 +6,10 @@ use super::failure::Refused;
 use super::limits::Limits;
 use super::load_error::Fault;
 use super::snapshot::Snapshot;
-use super::{Answer, Call, Failure, Isolation, abi, engine};
+use super::{Answer, Call, Failure, Isolation, abi, engine, slice};
 use crate::measure::probe::{Probe, Stage};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use wasmtime::{
     Engine, InstancePre, Linker, Memory, ModuleExport, ResourceLimiter, Store, TypedFunc,
@@ -118,30 +119,36 @@ impl Blueprint {
         Ok(())
     }
 
-    /// What ends guests of the calling thread at their deadline, if they have one.
+    /// What interrupts guests of the calling thread, if anything may.
     ///
     /// # Errors
     /// See [`Ticker::start`].
     pub(super) fn ticker(&self) -> io::Result<Option<Ticker>> {
-        let deadline = self.limits.deadline;
-        deadline.map(|_| Ticker::start(&self.engine)).transpose()
+        let ticker = self.limits.is_interruptible();
+        ticker.then(|| Ticker::start(&self.engine)).transpose()
     }
 
     fn store(&self) -> Store<Host> {
         let mut store = Store::new(
             &self.engine,
             Host {
-                watch: self.limits.deadline.map(Watch::new),
+                watch: Watch::new(&self.limits),
                 memory_bytes: self.limits.memory_bytes,
                 table_entries: self.limits.table_entries,
+                memory_now_bytes: 0,
                 refused: None,
             },
         );
         store.limiter(|host| host);
-        if self.limits.deadline.is_some() {
+        if self.limits.is_interruptible() {
             store.epoch_deadline_callback(|mut store| {
-                let watch = store.data_mut().watch.as_mut();
-                Ok(watch.map_or(UpdateDeadline::Interrupt, Watch::tick))
+                let host = store.data_mut();
+                let watch = host.watch.as_mut();
+                let update = watch.map_or(UpdateDeadline::Interrupt, Watch::tick);
+                if matches!(update, UpdateDeadline::Yield(_)) {
+                    slice::note_held(host.memory_now_bytes);
+                }
+                Ok(update)
             });
             store.set_epoch_deadline(1);
         }
@@ -173,9 +180,11 @@ impl State {
 
 /// What the host keeps beside an instance.
 struct Host {
-    /// None: it has no deadline.
+    /// None: nothing interrupts it.
     watch: Option<Watch>,
     memory_bytes: usize,
+    /// What it has of it.
+    memory_now_bytes: usize,
     table_entries: usize,
     /// What the guest was refused last during this request.
     refused: Option<Refused>,
@@ -199,7 +208,9 @@ impl ResourceLimiter for Host {
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let granted = desired <= self.memory_bytes;
-        if !granted {
+        if granted {
+            self.memory_now_bytes = desired;
+        } else {
             self.refused = Some(Refused::Memory);
         }
         Ok(granted)
@@ -230,6 +241,9 @@ impl ResourceLimiter for Host {
         Ok(())
     }
 }
+
+/// A guest on its way through a request: the instance, and what it returned in the end.
+pub(super) type Running = Pin<Box<dyn Future<Output = (Instance, wasmtime::Result<u32>)>>>;
 
 /// One running copy of a module: a store, its memory, its code's entry.
 pub(super) struct Instance {
@@ -290,6 +304,30 @@ impl Instance {
         call: &Call<'_>,
         limits: &Limits,
     ) -> Result<Answer<'_>, Failure> {
+        let length = self.write::<P>(call)?;
+        // The epoch deadline stays where it was. If ticks passed since, the guest calls its watch
+        // at once, once; setting it anew would cost every request more than that costs one.
+        let returned = P::within(Stage::Guest, || self.handle.call(&mut self.store, length));
+        self.end(returned, limits)
+    }
+
+    /// Has the guest begin with the request of `length` that was written, on a stack of its own: the
+    /// future runs a slice each time it is polled. Dropping it ends the guest where it stands.
+    pub(super) fn begin(mut self, length: u32) -> Running {
+        // A tick that came before is nothing to this guest, which would be suspended for it.
+        self.store.set_epoch_deadline(1);
+        Box::pin(async move {
+            let returned = self.handle.call_async(&mut self.store, length).await;
+            (self, returned)
+        })
+    }
+
+    /// Writes the request where the guest expects it, and returns its length.
+    ///
+    /// # Errors
+    /// [`Failure::RequestTooLarge`], and the instance is as it was; or the kernel refuses.
+    #[inline]
+    pub(super) fn write<P: Probe>(&mut self, call: &Call<'_>) -> Result<u32, Failure> {
         if let Some(snapshot) = &self.snapshot {
             let bytes = self.memory.data_size(&self.store);
             snapshot
@@ -298,16 +336,22 @@ impl Instance {
         }
         let (memory, host) = self.memory.data_and_store_mut(&mut self.store);
         let written = P::within(Stage::Copy, || abi::write_request(memory, self.area, call));
-        let length = match written {
-            Ok(length) => length,
-            Err(failure) => {
-                host.end_request();
-                return Err(failure);
-            }
-        };
-        // The epoch deadline stays where it was. If ticks passed since, the guest calls its watch
-        // at once, once; setting it anew would cost every request more than that costs one.
-        let returned = P::within(Stage::Guest, || self.handle.call(&mut self.store, length));
+        if written.is_err() {
+            host.end_request();
+        }
+        written
+    }
+
+    /// The guest has `returned`: what it answers.
+    ///
+    /// # Errors
+    /// As for [`Instance::call`].
+    #[inline]
+    pub(super) fn end(
+        &mut self,
+        returned: wasmtime::Result<u32>,
+        limits: &Limits,
+    ) -> Result<Answer<'_>, Failure> {
         let record = match returned {
             Ok(record) => record,
             Err(error) => {

@@ -16,6 +16,10 @@ pub struct Limits {
     /// CPU time of the calling thread per request. How exactly it is kept: see `deadline`. `None`:
     /// the guest is compiled without looking at it, and nothing ends one that does not return.
     pub deadline: Option<Duration>,
+    /// The guest runs on a stack of its own and is suspended when it has run so long; CPU time of
+    /// the calling thread, kept as exactly as [`Slicer`](super::Slicer) says. `None`: it runs on the
+    /// caller's stack, to its end.
+    pub quantum: Option<Duration>,
     /// The most linear memory of an instance, in bytes. A module that starts with more is
     /// refused at load; one that grows beyond sees its `memory.grow` fail.
     pub memory_bytes: usize,
@@ -41,6 +45,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             deadline: Some(Duration::from_secs(1)),
+            quantum: None,
             memory_bytes: 16 * 1024 * 1024,
             stack_bytes: 256 * 1024,
             // Rust's function table has one entry per function whose address is taken: hundreds.
@@ -59,5 +64,10 @@ impl Limits {
     /// less, a deeply recursing guest ends the process instead of its request.
     pub fn thread_stack_bytes(&self) -> usize {
         self.stack_bytes + HOST_STACK_BYTES
+    }
+
+    /// Whether compiled code looks at the epoch, without which nothing interrupts it.
+    pub(super) fn is_interruptible(&self) -> bool {
+        self.deadline.is_some() || self.quantum.is_some()
     }
 }

@@ -97,6 +97,12 @@ pub enum Fault {
          reuse or fresh"
     )]
     NativeMisbehaves,
+    /// Linked-in code has no loop heads that look whether it is time.
+    #[error(
+        "nothing interrupts a handler that is linked in, so it cannot be run in slices; choose \
+         another isolation, or offload inline"
+    )]
+    NativeSliced,
     /// This host cannot make a sandbox, whatever the handler.
     #[error("the host cannot make a sandbox: {0}")]
     Host(String),

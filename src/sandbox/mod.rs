@@ -26,6 +26,8 @@
 //! | `abi` | the guest ABI: requests into guest memory, records out of it |
 //! | `limits` | what one request may use, and what it may use by default |
 //! | `deadline` | CPU time per request: the ticker and the watch |
+//! | `slice` | the slice that a thread's guest runs in, and the timer that ends it |
+//! | `slicer` | a handler called on stacks of their guests' own, a slice at a time |
 //! | `slots` | how many instances a shard may have, and who waits when all are out |
 //! | `tally` | what many threads count: requests, bytes put back |
 //! | `native` | the same handler without a sandbox |
@@ -51,6 +53,8 @@ mod limits;
 mod load_error;
 mod native;
 mod resettable;
+mod slice;
+mod slicer;
 mod slots;
 mod snapshot;
 mod tally;
@@ -65,6 +69,7 @@ pub use handler::{Description, Handler, ModuleIdentity, Source};
 pub use inspect::Inspection;
 pub use limits::{HEADER_LINES_LIMIT, Limits};
 pub use load_error::{Fault, LoadError};
+pub use slicer::{HalfRun, Sliced, Slicer};
 pub use slots::{CheckHeaderLines, Sandbox, ShardSandbox, reset_bytes};
 pub use trial::{PAGE_BYTES, Touched, touched};
 

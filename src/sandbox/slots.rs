@@ -22,7 +22,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 pub type CheckHeaderLines = fn(&[u8]) -> Result<(), &'static str>;
 
 /// Bytes of guests' memory that this process put back.
-static RESET_BYTES: Tally = Tally::new();
+pub(super) static RESET_BYTES: Tally = Tally::new();
 
 /// Bytes of guests' memory that this process put back after requests, by copying or by filling with
 /// zeros, whichever handler's: under `reset` what had been written, under `fresh` what a pool's slot
@@ -33,18 +33,18 @@ pub fn reset_bytes() -> u64 {
 
 /// A handler in one shard: an engine, the code in it, and the slots.
 pub struct ShardSandbox {
-    runner: Runner,
-    limits: Limits,
-    check: CheckHeaderLines,
+    pub(super) runner: Runner,
+    pub(super) limits: Limits,
+    pub(super) check: CheckHeaderLines,
     slots: Mutex<Slots>,
     /// Notified once for each slot that is promised.
     promise: Condvar,
-    tally: Tally,
+    pub(super) tally: Tally,
     /// Another has taken its place.
     retired: AtomicBool,
 }
 
-enum Runner {
+pub(super) enum Runner {
     Native(NativeHandler),
     Wasm {
         blueprint: Box<Blueprint>,
@@ -54,13 +54,44 @@ enum Runner {
 
 /// What becomes of an instance that answered.
 #[derive(Clone, Copy, PartialEq)]
-enum Afterwards {
+pub(super) enum Afterwards {
     /// The next request gets it as it is.
     Keep,
     /// The next request gets it as it began.
     Reset,
     /// The next request gets another.
     Discard,
+}
+
+impl Afterwards {
+    /// Makes an instance ready for the next request, if it is `unharmed` and may have one. False: it
+    /// must go. Counts what either puts back.
+    #[inline]
+    pub(super) fn keeps(
+        self,
+        instance: &mut Instance,
+        unharmed: bool,
+        blueprint: &Blueprint,
+        reset_bytes: &Counter,
+    ) -> bool {
+        let (kept, bytes) = match self {
+            Afterwards::Keep if unharmed => (true, 0),
+            Afterwards::Reset if unharmed => match instance.reset() {
+                Some(bytes) => (true, bytes),
+                None => (false, instance.bytes_to_reset(blueprint)),
+            },
+            _ => (false, instance.bytes_to_reset(blueprint)),
+        };
+        reset_bytes.add(bytes as u64);
+        kept
+    }
+}
+
+/// Whether the instance that came to this is in a known state: a request that was never written did
+/// it no harm, and any other failure may have. What is in none is not put back.
+#[inline]
+pub(super) fn is_unharmed(answer: &Result<Answer<'_>, Failure>) -> bool {
+    matches!(answer, Ok(_) | Err(Failure::RequestTooLarge))
 }
 
 struct Slots {
@@ -77,8 +108,8 @@ struct Slots {
 }
 
 /// A slot taken, with the instance in it, if there is one.
-struct Lease {
-    kept: Option<Instance>,
+pub(super) struct Lease {
+    pub(super) kept: Option<Instance>,
 }
 
 impl ShardSandbox {
@@ -165,7 +196,16 @@ impl ShardSandbox {
         })
     }
 
-    fn give_back(&self, lease: Lease) {
+    /// A slot, if one is free now.
+    pub(super) fn try_lease(&self) -> Option<Lease> {
+        let mut slots = self.slots();
+        slots.free = slots.free.checked_sub(1)?;
+        Some(Lease {
+            kept: slots.kept.pop(),
+        })
+    }
+
+    pub(super) fn give_back(&self, lease: Lease) {
         let mut slots = self.slots();
         slots.kept.extend(lease.kept);
         if slots.waiting > slots.promised {
@@ -197,7 +237,7 @@ pub struct Sandbox {
 
 /// Checks header lines, but not the same ones twice in a row: a handler tends to answer the same
 /// ones again, and comparing is cheaper than checking.
-struct Checker {
+pub(super) struct Checker {
     check: CheckHeaderLines,
     /// What was accepted last; nothing at first, which is always right.
     accepted: Vec<u8>,
@@ -218,10 +258,7 @@ impl Sandbox {
             }
         };
         Ok(Sandbox {
-            checker: Checker {
-                check: shard.check,
-                accepted: Vec::new(),
-            },
+            checker: Checker::new(shard.check),
             served: shard.tally.open(),
             reset_bytes: RESET_BYTES.open(),
             shard,
@@ -289,24 +326,9 @@ impl Sandbox {
         let answer = instance
             .call::<P>(call, limits)
             .and_then(|answer| checker.accept(answer));
-        // A request that was never written did the instance no harm. After any other failure it is
-        // in no known state: nothing is put back then.
-        let unharmed = matches!(answer, Ok(_) | Err(Failure::RequestTooLarge));
+        let unharmed = is_unharmed(&answer);
         let taken = take(answer);
-        let kept = unharmed
-            && match afterwards {
-                Afterwards::Keep => true,
-                Afterwards::Reset => match instance.reset() {
-                    Some(bytes) => {
-                        reset_bytes.add(bytes as u64);
-                        true
-                    }
-                    None => false,
-                },
-                Afterwards::Discard => false,
-            };
-        if !kept {
-            reset_bytes.add(instance.bytes_to_reset(blueprint) as u64);
+        if !afterwards.keeps(instance, unharmed, blueprint, reset_bytes) {
             leased.kept = None;
         }
         taken
@@ -341,10 +363,17 @@ impl Drop for Sandbox {
 }
 
 impl Checker {
+    pub(super) fn new(check: CheckHeaderLines) -> Checker {
+        Checker {
+            check,
+            accepted: Vec::new(),
+        }
+    }
+
     /// # Errors
     /// [`Failure::BadHeaderLines`].
     #[inline]
-    fn accept<'a>(&mut self, answer: Answer<'a>) -> Result<Answer<'a>, Failure> {
+    pub(super) fn accept<'a>(&mut self, answer: Answer<'a>) -> Result<Answer<'a>, Failure> {
         if answer.header_lines != self.accepted.as_slice() {
             (self.check)(answer.header_lines).map_err(Failure::BadHeaderLines)?;
             self.accepted.clear();

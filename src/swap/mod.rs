@@ -28,7 +28,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::handlers::Handlers;
 use crate::io::Waker;
-use crate::sandbox::{Handler, Limits, ShardSandbox, Source};
+use crate::sandbox::{Handler, ShardSandbox, Source};
 use crate::shard;
 
 /// Who asks while so many others wait, waits for the queue too.
@@ -71,11 +71,12 @@ impl Swapper {
             .map(|(_, handler)| Source::parse(&handler.describe().name));
         let sources = sources.collect();
         let (letters, box_) = sync_channel(QUEUE);
-        let limits = begun.first().map(|(_, handler)| handler.limits().clone());
-        let limits = limits.unwrap_or_default();
         // Instances are tried out on it.
-        let stack_bytes = limits.thread_stack_bytes() + idle::STACK_BYTES;
-        let mut desk = Desk::new(begun, targets, limits);
+        let stacks = begun
+            .iter()
+            .map(|(_, handler)| handler.limits().thread_stack_bytes());
+        let stack_bytes = stacks.max().unwrap_or_default() + idle::STACK_BYTES;
+        let mut desk = Desk::new(begun, targets);
         thread::Builder::new()
             .name("swap".to_owned())
             .stack_size(stack_bytes)
@@ -106,7 +107,6 @@ impl Swapper {
 struct Desk {
     routes: Vec<Route>,
     targets: Vec<Target>,
-    limits: Limits,
     /// Exchanged, and perhaps in use still.
     retired: Vec<Arc<ShardSandbox>>,
 }
@@ -120,7 +120,7 @@ struct Route {
 }
 
 impl Desk {
-    fn new(begun: Vec<(String, Handler)>, targets: Vec<Target>, limits: Limits) -> Desk {
+    fn new(begun: Vec<(String, Handler)>, targets: Vec<Target>) -> Desk {
         let routes = begun.into_iter().map(|(path, handler)| Route {
             path,
             version: 1,
@@ -131,7 +131,6 @@ impl Desk {
         Desk {
             routes: routes.collect(),
             targets,
-            limits,
             retired: Vec::new(),
         }
     }
@@ -211,9 +210,10 @@ impl Desk {
 
     /// False: it is the same module, and nothing was exchanged.
     fn swap(&mut self, route: usize, source: &Source) -> Result<bool, Refusal> {
-        let isolation = self.routes[route].handler.isolation();
-        let handler = idle::load(source, isolation, &self.limits)?;
-        let (now, new) = (self.routes[route].handler.describe(), handler.describe());
+        let now = &self.routes[route].handler;
+        // A route's policy may be part of what its code was compiled for.
+        let handler = idle::load(source, now.isolation(), now.limits())?;
+        let (now, new) = (now.describe(), handler.describe());
         let same = match (now.module, new.module) {
             (Some(now), Some(new)) => now == new,
             _ => now == new,

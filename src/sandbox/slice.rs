@@ -1,0 +1,194 @@
+//! The slice that the calling thread's guest runs in, and the timer that ends it.
+//!
+//! As long as no guest runs long, nothing here costs a system call: the thread's coarse ticks, which
+//! the deadline has anyway (see `deadline`), show that one does, and suspend it. From then on, until
+//! no request of the thread is half run, every slice sets a fine timer: CLOCK_MONOTONIC, since CPU
+//! clocks look at nothing finer than the kernel's tick.
+//!
+//! How exact: a slice that begins while others are half run ends within a quarter of a quantum of its
+//! quantum of CPU time. One that begins while none is may last until the next coarse tick, 4 ms of CPU
+//! time and one timer interrupt; with a quantum longer than that, a quantum more.
+
+use super::PAGE_BYTES;
+use super::deadline::{self, TICK};
+use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
+use nix::time::ClockId;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+/// What is looked at for a stack, each way, in pages.
+const PAGES_LOOKED_AT: usize = 64;
+
+thread_local! {
+    /// The slice that the thread's guest runs in, while it runs in one.
+    static NOW: Cell<Option<Slice>> = const { Cell::new(None) };
+
+    /// The guest that was suspended last.
+    static HELD: Cell<Held> = const { Cell::new(Held { stack_at: 0, memory_bytes: 0 }) };
+
+    /// This thread's timer, as long as anybody needs it.
+    static TIMER: RefCell<Weak<SliceTimer>> = const { RefCell::new(Weak::new()) };
+}
+
+#[derive(Clone, Copy)]
+struct Slice {
+    quantum: Duration,
+    /// The thread's CPU clock when it began. None: nobody looked, since nothing was half run.
+    begun: Option<Duration>,
+}
+
+/// Where a guest was suspended, and what it had then.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    /// An address on its stack.
+    stack_at: usize,
+    memory_bytes: usize,
+}
+
+/// The guest whose stack this is called on is about to be suspended, with so much linear memory.
+pub(super) fn note_held(memory_bytes: usize) {
+    let here = 0_u8;
+    HELD.set(Held {
+        stack_at: (&raw const here).addr(),
+        memory_bytes,
+    });
+}
+
+/// Bytes that the guest suspended last holds: its linear memory, and the pages of its stack that were
+/// ever written.
+pub(super) fn held_bytes() -> usize {
+    let Held {
+        stack_at,
+        memory_bytes,
+    } = HELD.get();
+    memory_bytes + resident_bytes_around(stack_at)
+}
+
+/// The resident pages around `address` that lie without a gap. A stack is used from its top on, and
+/// beyond both ends of it lie guard pages, which never are resident.
+fn resident_bytes_around(address: usize) -> usize {
+    let page = address / PAGE_BYTES;
+    let up = (page..page + PAGES_LOOKED_AT).take_while(|page| is_resident(*page));
+    let down = (page.saturating_sub(PAGES_LOOKED_AT)..page).rev();
+    (up.count() + down.take_while(|page| is_resident(*page)).count()) * PAGE_BYTES
+}
+
+/// Whether the page of that number is in memory. One that is not mapped is not (ENOMEM, mincore(2)).
+fn is_resident(page: usize) -> bool {
+    let mut state = 0_u8;
+    let address = std::ptr::without_provenance_mut(page * PAGE_BYTES);
+    // SAFETY: mincore looks at the kernel's tables and at no memory at `address`, which may lie
+    // anywhere; it writes one byte for the one page asked about, which is `state`.
+    let result = unsafe { libc::mincore(address, PAGE_BYTES, &raw mut state) };
+    result == 0 && state & 1 == 1
+}
+
+/// What a tick finds.
+#[derive(Clone, Copy)]
+pub(super) struct Found {
+    /// CPU time of the slice so far, as far as it is known.
+    pub(super) ran: Duration,
+    /// It was enough.
+    pub(super) is_over: bool,
+}
+
+/// A tick came at `now`, of the thread's CPU clock. `None`: no slice runs.
+pub(super) fn tick(now: Duration) -> Option<Found> {
+    let mut slice = NOW.get()?;
+    let Some(begun) = slice.begun else {
+        slice.begun = Some(now);
+        NOW.set(Some(slice));
+        let ran = Duration::ZERO;
+        return Some(Found {
+            ran,
+            is_over: slice.quantum <= TICK,
+        });
+    };
+    let ran = now.saturating_sub(begun);
+    // The timer goes by another clock, which may be a little ahead of this one; where it is far ahead,
+    // others had the core, and the slice lasts for another quantum of that clock.
+    let is_over = ran >= slice.quantum - slice.quantum / 4;
+    Some(Found { ran, is_over })
+}
+
+/// Ends slices on one thread, for all who run some there.
+pub(super) struct SliceTimer {
+    timer: RefCell<Timer>,
+    /// Requests of this thread that are half run.
+    half_run: Cell<usize>,
+}
+
+/// One more request of the thread is half run, until this is dropped.
+pub(super) struct HalfRunMark(Rc<SliceTimer>);
+
+impl SliceTimer {
+    /// The calling thread's. Somebody must have a ticker on it, or nobody hears the timer.
+    ///
+    /// # Errors
+    /// As for [`deadline::timer`].
+    pub(super) fn of_this_thread() -> io::Result<Rc<SliceTimer>> {
+        TIMER.with_borrow_mut(|kept| {
+            if let Some(timer) = kept.upgrade() {
+                return Ok(timer);
+            }
+            let timer = Rc::new(SliceTimer {
+                timer: RefCell::new(deadline::timer(ClockId::CLOCK_MONOTONIC)?),
+                half_run: Cell::new(0),
+            });
+            *kept = Rc::downgrade(&timer);
+            Ok(timer)
+        })
+    }
+
+    /// Runs `guest` in a slice of `quantum`.
+    #[inline]
+    pub(super) fn run<R>(&self, quantum: Duration, guest: impl FnOnce() -> R) -> R {
+        /// Ends the slice, also when the guest's host code panics.
+        struct End;
+        impl Drop for End {
+            fn drop(&mut self) {
+                NOW.set(None);
+            }
+        }
+        let begun = match self.half_run.get() {
+            0 => None,
+            _ => self.set(quantum),
+        };
+        NOW.set(Some(Slice { quantum, begun }));
+        let _end = End;
+        guest()
+    }
+
+    /// Sets the timer to a quantum from now and every quantum after that, and returns the thread's CPU
+    /// clock.
+    fn set(&self, quantum: Duration) -> Option<Duration> {
+        let every = Expiration::Interval(quantum.into());
+        let set = self
+            .timer
+            .borrow_mut()
+            .set(every, TimerSetTimeFlags::empty());
+        // It fails for times that are none. Were it to, the coarse ticks end the slice.
+        set.ok().and_then(|()| deadline::cpu_time())
+    }
+
+    /// Counts one more half-run request.
+    pub(super) fn mark(self: &Rc<Self>) -> HalfRunMark {
+        self.half_run.set(self.half_run.get() + 1);
+        HalfRunMark(self.clone())
+    }
+}
+
+impl Drop for HalfRunMark {
+    fn drop(&mut self) {
+        let left = self.0.half_run.get() - 1;
+        self.0.half_run.set(left);
+        if left == 0 {
+            // A time of zero disarms it (timer_settime(2)): an idle thread is not woken.
+            let never = Expiration::OneShot(Duration::ZERO.into());
+            let mut timer = self.0.timer.borrow_mut();
+            let _ = timer.set(never, TimerSetTimeFlags::empty());
+        }
+    }
+}
