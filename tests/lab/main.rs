@@ -77,6 +77,7 @@ mod server;
 mod signals;
 mod startup;
 mod swap;
+mod time_slice;
 mod timeouts;
 mod vanishing;
 

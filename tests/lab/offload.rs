@@ -1,5 +1,5 @@
-//! Handlers on other threads: answers leave in order, limits hold, and whoever leaves is not worked
-//! for.
+//! Handlers on other threads, and in slices: answers leave in order, limits hold, and whoever leaves is
+//! not worked for.
 
 use nix::sys::signal::Signal;
 use ringlab::offload::Policy;
@@ -55,17 +55,31 @@ mod on_every_model_that_is_told {
     use super::a_client_that_leaves_is_not_worked_for;
 }
 
-/// The policies whose handlers run elsewhere.
-const ELSEWHERE: [Policy; 2] = [Policy::Spawn, Policy::Pool];
+/// The policies whose answers may come later.
+const LATER: [Policy; 3] = [Policy::Spawn, Policy::Pool, Policy::TimeSlice];
 
 /// Does not end by itself, with a deadline that never passes here.
 const FOR_EVER: &str = "(loop $again (br $again))";
 const NO_DEADLINE: [&str; 2] = ["--deadline", "1h"];
 
 impl Lab {
+    /// Those that go with the model; each model has some.
+    fn policies(self) -> impl Iterator<Item = Policy> {
+        let goes = move |policy: &Policy| policy.check(self.model.shape).is_ok();
+        LATER.into_iter().filter(goes)
+    }
+
     fn offload(self, policy: Policy, handler: &str, options: &[&str]) -> Server {
         let name = policy.to_string();
         self.serve(handler, &[&["--offload", &name], options].concat())
+    }
+}
+
+/// Options with which a second request waits while a first one runs.
+fn one_at_a_time(policy: Policy) -> &'static [&'static str] {
+    match policy {
+        Policy::TimeSlice => &["--instances", "1"],
+        _ => &["--workers", "1"],
     }
 }
 
@@ -84,7 +98,7 @@ fn expect_fine(client: &mut Client) {
 }
 
 fn answers_leave_in_order(lab: Lab) {
-    for policy in ELSEWHERE {
+    for policy in lab.policies() {
         let server = lab.offload(policy, "spin", &[]);
         let mut client = server.connect();
         let steps = [3_000_000, 2, 900_000, 1, 0];
@@ -100,7 +114,7 @@ fn answers_leave_in_order(lab: Lab) {
 
 fn a_light_request_does_not_wait_for_a_heavy_one(lab: Lab) {
     let guest = runs_for_ever();
-    for policy in ELSEWHERE {
+    for policy in lab.policies() {
         let server = lab.offload(policy, guest.path(), &NO_DEADLINE);
         let mut heavy_client = server.connect();
         heavy_client.send(heavy());
@@ -114,7 +128,7 @@ fn a_light_request_does_not_wait_for_a_heavy_one(lab: Lab) {
 
 fn a_guest_that_loops_is_ended(lab: Lab) {
     let guest = runs_for_ever();
-    for policy in ELSEWHERE {
+    for policy in lab.policies() {
         let server = lab.offload(policy, guest.path(), &["--deadline", "20ms"]);
         let mut client = server.connect();
         client.send(heavy());
@@ -127,14 +141,14 @@ fn a_guest_that_loops_is_ended(lab: Lab) {
 
 fn too_many_requests_are_a_503(lab: Lab) {
     let guest = runs_for_ever();
-    for policy in ELSEWHERE {
-        let limits = [&NO_DEADLINE[..], &["--workers", "1", "--queue", "1"]].concat();
+    for policy in lab.policies() {
+        let limits = [&NO_DEADLINE[..], &["--queue", "1"], one_at_a_time(policy)].concat();
         let mut server = lab.offload(policy, guest.path(), &limits);
         let mut clients: Vec<_> = (0..6).map(|_| server.connect()).collect();
         for client in &mut clients {
             client.send(heavy());
         }
-        // One in the worker's hands, one in the queue; under spawn, one thread.
+        // One in the worker's hands or half run, one in the queue; under spawn, one thread.
         server.until("refused", |now| now.served.queue_full >= 4);
         let refused = clients.iter_mut().find_map(|client| {
             client.receive_if_there().map(|response| {
@@ -150,8 +164,8 @@ fn too_many_requests_are_a_503(lab: Lab) {
 fn a_client_that_leaves_is_not_worked_for(lab: Lab) {
     let guest = runs_for_ever();
     let leave: [fn(Client); 2] = [Client::reset, drop];
-    for (policy, leave) in ELSEWHERE.into_iter().flat_map(|p| leave.map(|l| (p, l))) {
-        let limits = [&NO_DEADLINE[..], &["--workers", "1", "--queue", "2"]].concat();
+    for (policy, leave) in lab.policies().flat_map(|p| leave.map(|l| (p, l))) {
+        let limits = [&NO_DEADLINE[..], &["--queue", "2"], one_at_a_time(policy)].concat();
         let mut server = lab.offload(policy, guest.path(), &limits);
         let mut running = server.connect();
         running.send(heavy());
@@ -178,7 +192,7 @@ fn a_client_that_leaves_is_not_worked_for(lab: Lab) {
 
 fn a_connection_that_waits_is_not_read_without_bound(lab: Lab) {
     let guest = runs_for_ever();
-    for policy in ELSEWHERE {
+    for policy in lab.policies() {
         let mut server = lab.offload(policy, guest.path(), &NO_DEADLINE);
         let mut client = server.connect();
         client.send(heavy());
@@ -192,7 +206,7 @@ fn a_connection_that_waits_is_not_read_without_bound(lab: Lab) {
 }
 
 fn what_runs_is_answered_before_the_end(lab: Lab) {
-    for policy in ELSEWHERE {
+    for policy in lab.policies() {
         let mut server = lab.offload(policy, "spin", &[]);
         let mut client = server.connect();
         client.send(get("/spin?ms=150").repeat(2));
@@ -208,7 +222,7 @@ fn what_runs_is_answered_before_the_end(lab: Lab) {
 
 fn past_the_drain_limit_it_is_a_503(lab: Lab) {
     let guest = runs_for_ever();
-    for policy in ELSEWHERE {
+    for policy in lab.policies() {
         let limits = [&NO_DEADLINE[..], &["--drain", "50ms"]].concat();
         let mut server = lab.offload(policy, guest.path(), &limits);
         let mut client = server.connect();
