@@ -1,37 +1,104 @@
 //! What stands between two requests, and what it costs: one call of a handler, by isolation.
 //!
-//! Unit: time per call, from a parsed request to the answer lent to the caller; no HTTP, no sockets.
+//! Unit: time per call, from a parsed request to the answer lent to the caller and the instance ready
+//! for the next; no HTTP, no sockets. Beside it, page faults and bytes put back per call.
 //!
 //! Held equal: the handler's source, the request, the limits, the check of the answer's header
 //! lines. Not equal, because it belongs to the sandbox: compiled wasm looks at its deadline and its
 //! bounds, and a timer ticks every 4 ms of CPU time; `native` has neither. The arm without a deadline
 //! lacks that look and the timer: against `reuse` it shows their price, which a loop pays each time
 //! round (`primes`).
+//!
+//! Memory is what the rungs differ in, so `hello` comes with its own, the least there is, and with 128
+//! KiB. And it comes beside a second shard, as a server has one for each core: an engine and a thread
+//! of its own on another core, which does the same without a pause.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
+use nix::sys::resource::{UsageWho, getrusage};
 use ringlab::http::{self, Decoder, HeaderStorage, Step};
-use ringlab::sandbox::{Call, Handler, Isolation, Limits, Sandbox, ShardSandbox, Source};
+use ringlab::sandbox::{
+    Call, Handler, Isolation, Limits, Sandbox, ShardSandbox, Source, reset_bytes,
+};
+use wasm_encoder::{MemorySection, MemoryType, Module, RawSection};
+use wasmparser::{Parser, Payload};
 
 const ONE_HEADER: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
 const FOUR_HEADERS: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: bench\r\n\
     Accept: */*\r\nAccept-Language: en\r\n\r\n";
 const ECHO: &[u8] = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1024\r\n\r\n";
 
+/// Calls over which faults and bytes are counted.
+const COUNTED: u64 = 1000;
+
+type Group<'a> = BenchmarkGroup<'a, criterion::measurement::WallTime>;
+
+fn load(handler: &str, isolation: Isolation, limits: &Limits) -> Handler {
+    Handler::load(&Source::parse(handler), isolation, limits).expect("a good handler")
+}
+
 /// The handler made ready as a shard does it.
-fn sandbox(handler: &str, isolation: Isolation, limits: &Limits) -> Sandbox {
-    let source = Source::Builtin(handler.to_owned());
-    let handler = Handler::load(&source, isolation, limits).expect("it is built in");
-    let shard = ShardSandbox::new(&handler, |lines| {
+fn sandbox(handler: &Handler) -> Sandbox {
+    let shard = ShardSandbox::new(handler, |lines| {
         http::check_header_lines(lines).map_err(http::BadHeaderLine::reason)
     });
     Sandbox::new(shard.expect("the host has room for a pool")).expect("the host has a timer")
 }
 
-fn handler_call(criterion: &mut Criterion) {
+fn once(sandbox: &mut Sandbox, call: &Call<'_>) -> usize {
+    sandbox.call(black_box(call), |answer| {
+        black_box(answer.expect("the handler is fine").body).len()
+    })
+}
+
+/// Runs `with` with the one request in `bytes`.
+fn with_request(bytes: &[u8], with: impl FnOnce(&Call<'_>)) {
+    let mut storage = HeaderStorage::new();
+    let step = Decoder::new().decode(bytes, &mut storage, &http::Limits::default());
+    let Step::Request { request, .. } = step else {
+        panic!("{step:?}, not a request");
+    };
+    with(&Call {
+        method: request.method,
+        target: request.target,
+        head: request.head,
+        headers: request.headers,
+        body: request.body,
+    });
+}
+
+/// One arm: its time, and what else a call costs.
+fn arm(group: &mut Group<'_>, work: &str, arm: &str, handler: &Handler, call: &Call<'_>) {
+    let mut sandbox = sandbox(handler);
+    let id = BenchmarkId::new(work, arm);
+    group.bench_function(id, |bencher| bencher.iter(|| once(&mut sandbox, call)));
+    let counts = || {
+        let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("Linux has it");
+        let faults = usage.minor_page_faults() + usage.major_page_faults();
+        (faults as u64, reset_bytes())
+    };
+    let before = counts();
+    for _ in 0..COUNTED {
+        once(&mut sandbox, call);
+    }
+    let after = counts();
+    let per_call = |before: u64, after: u64| (after - before) as f64 / COUNTED as f64;
+    eprintln!(
+        "{work}/{arm}: {:.2} page faults and {:.0} bytes put back a call\n",
+        per_call(before.0, after.0),
+        per_call(before.1, after.1)
+    );
+}
+
+fn by_isolation(criterion: &mut Criterion) {
     let echo = [ECHO, &[b'x'; 1024]].concat();
     let limits = Limits::default();
+    let unlimited = Limits {
+        deadline: None,
+        ..Limits::default()
+    };
     let mut group = criterion.benchmark_group("handler_call");
     for (work, handler, bytes) in [
         ("hello, 1 header", "hello", ONE_HEADER),
@@ -39,41 +106,95 @@ fn handler_call(criterion: &mut Criterion) {
         ("echo, 1 KiB body", "echo", &echo[..]),
         ("primes below 10 000", "primes", ONE_HEADER),
     ] {
-        let mut storage = HeaderStorage::new();
-        let step = Decoder::new().decode(bytes, &mut storage, &http::Limits::default());
-        let Step::Request { request, .. } = step else {
-            panic!("{work}: {step:?}, not a request");
-        };
-        let call = Call {
-            method: request.method,
-            target: request.target,
-            head: request.head,
-            headers: request.headers,
-            body: request.body,
-        };
-        let unlimited = Limits {
-            deadline: None,
-            ..Limits::default()
-        };
-        let arms = Isolation::ALL.map(|isolation| (isolation.to_string(), isolation, &limits));
-        let without = (
-            "reuse without deadline".to_owned(),
-            Isolation::Reuse,
-            &unlimited,
-        );
-        for (arm, isolation, limits) in arms.into_iter().chain([without]) {
-            let mut sandbox = sandbox(handler, isolation, limits);
-            group.bench_function(BenchmarkId::new(work, arm), |bencher| {
-                bencher.iter(|| {
-                    sandbox.call(black_box(&call), |answer| {
-                        black_box(answer.expect("the handler is fine").body).len()
-                    })
-                });
-            });
-        }
+        with_request(bytes, |call| {
+            for isolation in Isolation::ALL {
+                let loaded = load(handler, isolation, &limits);
+                arm(&mut group, work, &isolation.to_string(), &loaded, call);
+            }
+            let loaded = load(handler, Isolation::Reuse, &unlimited);
+            arm(&mut group, work, "reuse without deadline", &loaded, call);
+        });
     }
     group.finish();
 }
 
-criterion_group!(benches, handler_call);
+/// `native` has no memory of its own: it is here to be compared with.
+fn with_128_kib(criterion: &mut Criterion) {
+    let path = std::env::temp_dir().join(format!("hello-128-{}.wasm", std::process::id()));
+    std::fs::write(&path, hello_with_pages(2)).expect("the temporary directory is writable");
+    let file = path.to_str().expect("a path in UTF-8");
+    let mut group = criterion.benchmark_group("handler_call");
+    with_request(ONE_HEADER, |call| {
+        for isolation in Isolation::ALL {
+            let name = if isolation == Isolation::Native {
+                "hello"
+            } else {
+                file
+            };
+            let loaded = load(name, isolation, &Limits::default());
+            let isolation = isolation.to_string();
+            arm(&mut group, "hello, 128 KiB", &isolation, &loaded, call);
+        }
+    });
+    group.finish();
+    let _ = std::fs::remove_file(path);
+}
+
+/// The built-in's module with so many pages of 64 KiB, and otherwise the same.
+fn hello_with_pages(pages: u64) -> Vec<u8> {
+    let hello = Source::parse("hello").module().expect("it is built in");
+    let mut module = Module::new();
+    for payload in Parser::new(0).parse_all(&hello) {
+        let payload = payload.expect("the build made it");
+        if let Payload::MemorySection(_) = payload {
+            let mut memory = MemorySection::new();
+            memory.memory(MemoryType {
+                minimum: pages,
+                maximum: Some(pages),
+                memory64: false,
+                shared: false,
+                page_size_log2: None,
+            });
+            module.section(&memory);
+        } else if let Some((id, range)) = payload.as_section() {
+            let data = &hello[range];
+            module.section(&RawSection { id, data });
+        }
+    }
+    module.finish()
+}
+
+fn beside_a_second_shard(criterion: &mut Criterion) {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let [own, other, ..] = cores[..] else {
+        eprintln!("beside a second shard: n/a: this process may use one core only\n");
+        return;
+    };
+    core_affinity::set_for_current(own);
+    let mut group = criterion.benchmark_group("handler_call");
+    for isolation in Isolation::ALL {
+        let loaded = load("hello", isolation, &Limits::default());
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                core_affinity::set_for_current(other);
+                let mut sandbox = sandbox(&loaded);
+                with_request(ONE_HEADER, |call| {
+                    while !stop.load(Ordering::Relaxed) {
+                        once(&mut sandbox, call);
+                    }
+                });
+            });
+            with_request(ONE_HEADER, |call| {
+                let mut sandbox = sandbox(&loaded);
+                let id = BenchmarkId::new("hello, beside a second shard", isolation);
+                group.bench_function(id, |bencher| bencher.iter(|| once(&mut sandbox, call)));
+            });
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, by_isolation, with_128_kib, beside_a_second_shard);
 criterion_main!(benches);

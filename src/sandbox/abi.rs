@@ -67,33 +67,30 @@ fn request_bytes(call: &Call<'_>) -> usize {
     REQUEST_HEAD + HEADER_ENTRY * call.headers.len() + call.head.len() + call.body.len()
 }
 
-/// Where in a memory of `bytes` bytes [`write_request`] writes `call`, if it does.
-#[inline]
-pub(super) fn request_range(bytes: usize, area: u32, call: &Call<'_>) -> Range<usize> {
-    let start = (area as usize + AREA_HEAD).min(bytes);
-    start..(start + request_bytes(call)).min(bytes)
-}
-
-/// Writes `call` into the request area at `area` and returns its length.
+/// Where in `memory` [`write_request`] writes `call`; `None` if it does not fit.
 ///
 /// `area` passed [`check_area`] when the module was loaded, and a memory never shrinks; the
 /// capacity is read anew, since the guest may have changed it.
+#[inline]
+pub(super) fn request_range(memory: &[u8], area: u32, call: &Call<'_>) -> Option<Range<usize>> {
+    let (capacity, room) = memory[area as usize..].split_at(AREA_HEAD);
+    let capacity = (u32_at(capacity, 0) as usize).min(room.len());
+    let (start, bytes) = (area as usize + AREA_HEAD, request_bytes(call));
+    (bytes <= capacity).then(|| start..start + bytes)
+}
+
+/// Writes `call` into the request area at `area` and returns its length.
 ///
 /// # Errors
 /// [`Failure::RequestTooLarge`]; nothing is written then.
 #[inline]
 pub(super) fn write_request(memory: &mut [u8], area: u32, call: &Call<'_>) -> Result<u32, Failure> {
-    let (capacity, room) = memory[area as usize..].split_at_mut(AREA_HEAD);
-    let capacity = (u32_at(capacity, 0) as usize).min(room.len());
-
+    let range = request_range(memory, area, call).ok_or(Failure::RequestTooLarge)?;
     let head_at = REQUEST_HEAD + HEADER_ENTRY * call.headers.len();
     let body_at = head_at + call.head.len();
-    let length = request_bytes(call);
-    if length > capacity {
-        return Err(Failure::RequestTooLarge);
-    }
-    // `length` is at most a u32 `capacity`, so no offset below loses bits.
-    let (fixed, room) = room[..length].split_at_mut(REQUEST_HEAD);
+    let length = range.len();
+    // `length` is at most a u32 capacity, so no offset below loses bits.
+    let (fixed, room) = memory[range].split_at_mut(REQUEST_HEAD);
     let (table, texts) = room.split_at_mut(HEADER_ENTRY * call.headers.len());
     let (head, body) = texts.split_at_mut(call.head.len());
 

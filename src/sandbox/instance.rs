@@ -329,9 +329,9 @@ impl Instance {
     #[inline]
     pub(super) fn write<P: Probe>(&mut self, call: &Call<'_>) -> Result<u32, Failure> {
         if let Some(snapshot) = &self.snapshot {
-            let bytes = self.memory.data_size(&self.store);
+            let range = abi::request_range(self.memory.data(&self.store), self.area, call);
             snapshot
-                .make_writable(abi::request_range(bytes, self.area, call))
+                .make_writable(range.unwrap_or_default())
                 .map_err(|_| Failure::Exhausted)?;
         }
         let (memory, host) = self.memory.data_and_store_mut(&mut self.store);

@@ -36,9 +36,29 @@ fn a_builtin_is_taken_by_all() {
         "65536 bytes at first, never more",
         "native      takes it",
         "reuse       takes it",
+        "reset       takes it",
         "fresh       takes it",
+        "on-demand   takes it",
     ];
     check("hello", 0, &words);
+}
+
+#[test]
+fn what_reset_cannot_put_back_is_named_and_other_sandboxes_take_it() {
+    let guest = misbehaving([
+        "(drop (table.grow (ref.null func) (i32.const 1)))",
+        "(table.set (i32.const 0) (ref.null func))",
+    ]);
+    let words = [
+        "its code has table.grow, table.set",
+        "reuse       takes it",
+        "reset       does not: isolation reset cannot put all of its state back: a table changes \
+         (table.grow, first in function 1); a table changes (table.set, first in function 1); \
+         choose isolation fresh",
+        "fresh       takes it",
+        "on-demand   takes it",
+    ];
+    check_file("tables.wat", guest, 0, &words);
 }
 
 #[test]
