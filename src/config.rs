@@ -129,10 +129,11 @@ fn list(cores: &[usize]) -> String {
 impl ConfigError {
     /// Whether the host is at fault rather than what was asked for.
     pub fn is_the_hosts(&self) -> bool {
-        matches!(
-            self,
-            Self::ModelUnavailable { .. } | Self::TooFewDescriptors { .. }
-        )
+        match self {
+            Self::ModelUnavailable { .. } | Self::TooFewDescriptors { .. } => true,
+            Self::Load(error) => error.is_the_hosts(),
+            _ => false,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Exit, fail, say};
+use super::{Exit, Refusal, fail, not_loaded, say};
 use crate::http::{self, Decoder, HeaderStorage, Step};
 use crate::sandbox::{
     Answer, Call, Failure, Handler, Isolation, Limits, PAGE_BYTES, Sandbox, ShardSandbox, Source,
@@ -78,7 +78,7 @@ pub fn run(arguments: &Arguments) -> Exit {
     };
     match report {
         Ok(report) => show(&report),
-        Err(sentence) => fail(Exit::BadInput, sentence),
+        Err((exit, sentence)) => fail(exit, sentence),
     }
 }
 
@@ -90,27 +90,26 @@ fn body(text: &str) -> Result<Vec<u8>, String> {
     }
 }
 
-fn call(arguments: &Arguments, body: &[u8]) -> Result<Report, String> {
+fn call(arguments: &Arguments, body: &[u8]) -> Result<Report, Refusal> {
     let source = Source::parse(&arguments.handler);
-    let handler = Handler::load(&source, arguments.isolation, &Limits::default())
-        .map_err(|error| error.to_string())?;
+    let handler =
+        Handler::load(&source, arguments.isolation, &Limits::default()).map_err(not_loaded)?;
     let bytes = arguments.request(body);
     let mut storage = HeaderStorage::new();
     let limits = http::Limits::default();
     let request = match Decoder::new().decode(&bytes, &mut storage, &limits) {
         Step::Request { request, .. } => request,
         Step::Reject(reject) => {
-            return Err(format!(
+            let sentence = format!(
                 "no handler would see this request: a server answers {}, {}",
                 reject.status, reject.reason
-            ));
+            );
+            return Err((Exit::BadInput, sentence));
         }
         Step::Incomplete { .. } | Step::Carry => {
-            return Err(
-                "the headers promise another body than the one given; leave out Content-Length \
-                 and Transfer-Encoding"
-                    .to_owned(),
-            );
+            let sentence = "the headers promise another body than the one given; leave out \
+                Content-Length and Transfer-Encoding";
+            return Err((Exit::BadInput, sentence.to_owned()));
         }
     };
     let call = Call {
@@ -123,8 +122,8 @@ fn call(arguments: &Arguments, body: &[u8]) -> Result<Report, String> {
     let shard = ShardSandbox::new(&handler, |lines| {
         http::check_header_lines(lines).map_err(http::BadHeaderLine::reason)
     })
-    .map_err(|error| error.to_string())?;
-    let mut sandbox = Sandbox::new(shard).map_err(|error| error.to_string())?;
+    .map_err(not_loaded)?;
+    let mut sandbox = Sandbox::new(shard).map_err(|error| (Exit::HostCannot, error.to_string()))?;
     let began = Instant::now();
     let answered = sandbox.call(&call, |answer| {
         answer.map(|answer| encode(&answer, request.method == "HEAD"))
@@ -137,7 +136,7 @@ fn call(arguments: &Arguments, body: &[u8]) -> Result<Report, String> {
         others.push(begun.elapsed());
     }
     others.sort_unstable();
-    let touched = touched(&handler, &call).map_err(|error| error.to_string())?;
+    let touched = touched(&handler, &call).map_err(not_loaded)?;
     Ok(Report {
         answered,
         first,

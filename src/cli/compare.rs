@@ -9,7 +9,7 @@ use std::{env, fs};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Cores, Exit, fail, parse_cores};
+use super::{Cores, Exit, Refusal, fail, not_loaded, parse_cores};
 use crate::config::cores;
 use crate::descriptors;
 use crate::experiment::analysis::analyse;
@@ -316,9 +316,6 @@ impl run::Progress for Shown {
     }
 }
 
-/// What cannot be, with the exit code that says whose fault it is.
-type Refusal = (Exit, String);
-
 impl Arguments {
     /// Where the result goes. A stored run stays what it is: its repetition goes beside it.
     fn destination(&self) -> PathBuf {
@@ -354,10 +351,10 @@ impl Arguments {
                 match Handler::load(&source, *isolation, &Default::default()) {
                     Ok(_) => {}
                     Err(error) if asked_for_all && refused.len() + 1 < isolations.len() => {
-                        left_out.push(format!("{isolation}: {error}"));
+                        left_out.push(format!("{isolation} n/a: {error}"));
                         refused.push(*isolation);
                     }
-                    Err(error) => return Err(bad(error.to_string())),
+                    Err(error) => return Err(not_loaded(error)),
                 }
             }
             isolations.retain(|isolation| !refused.contains(isolation));

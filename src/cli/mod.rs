@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::hash::fnv1a64;
 use crate::measure::host::Build;
 use crate::measure::reading::Reading;
-use crate::sandbox::{Handler, Isolation, Source};
+use crate::sandbox::{Handler, Isolation, LoadError, Source};
 use crate::whole_file::nothing_half_written;
 
 /// How a command ended; the only exit codes there are.
@@ -78,6 +78,7 @@ pub fn main() -> Exit {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
+    say_what_is_too_large();
     match Arguments::parse().command {
         None => compare::run(&compare::Arguments::default()),
         Some(Command::Compare(arguments)) => compare::run(&arguments),
@@ -91,6 +92,13 @@ pub fn main() -> Exit {
     }
 }
 
+/// A file that would exceed RLIMIT_FSIZE fails to be written, which is said, instead of ending the
+/// process without a word (setrlimit(2)).
+fn say_what_is_too_large() {
+    // SAFETY: it sets no handler, and no other thread is there yet.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+}
+
 /// Writes a result to standard output. Who reads may stop reading when it has seen enough, as `head`
 /// does; that is no failure.
 fn say(text: impl std::fmt::Display) {
@@ -102,6 +110,18 @@ fn say(text: impl std::fmt::Display) {
 fn fail(exit: Exit, error: impl std::fmt::Display) -> Exit {
     eprintln!("ringlab: {error}");
     exit
+}
+
+/// Why a command cannot go on, and the exit code that says whose fault it is.
+type Refusal = (Exit, String);
+
+/// That a handler cannot be loaded.
+fn not_loaded(error: LoadError) -> Refusal {
+    let exit = match error.is_the_hosts() {
+        true => Exit::HostCannot,
+        false => Exit::BadInput,
+    };
+    (exit, error.to_string())
 }
 
 /// Sets `stop` on the first SIGINT or SIGTERM; the second ends the process at once.

@@ -100,7 +100,7 @@ impl Blueprint {
         let instance = self
             .pre
             .instantiate(&mut store)
-            .map_err(|error| Fault::Start(Failure::from_wasmtime(&error, store.data().refused)))?;
+            .map_err(|error| Fault::start(&error, store.data().refused))?;
         let area = instance
             .get_module_export(&mut store, area)
             .and_then(|export| export.into_global())

@@ -1,9 +1,9 @@
 //! Why a handler cannot be loaded: one sentence each, with fact, cause and remedy.
 
-use super::failure::Failure;
+use super::failure::{Failure, Refused};
 use super::handler::FILE_LIMIT_MIB;
 use std::io;
-use wasmtime::ExternType;
+use wasmtime::{ExternType, Trap};
 
 /// A handler could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +13,13 @@ pub struct LoadError {
     pub handler: String,
     /// What is wrong with it.
     pub fault: Fault,
+}
+
+impl LoadError {
+    /// Whether the host is at fault rather than the handler.
+    pub fn is_the_hosts(&self) -> bool {
+        matches!(self.fault, Fault::Host(_))
+    }
 }
 
 /// What is wrong with a handler.
@@ -110,7 +117,29 @@ pub enum Fault {
 
 impl Fault {
     pub(super) fn host(error: &wasmtime::Error) -> Fault {
-        Fault::Host(one_line(error))
+        let causes = error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<io::Error>());
+        let errno = causes.filter_map(io::Error::raw_os_error).next();
+        let remedy = match errno {
+            // The memory that each instance begins with is a file in memory (memfd_create(2)).
+            Some(libc::EFBIG) => "; raise `ulimit -f` (RLIMIT_FSIZE)",
+            Some(libc::EMFILE) => "; raise `ulimit -n`",
+            Some(libc::ENOMEM) => "; raise `ulimit -v`, or ask for fewer instances",
+            _ => "",
+        };
+        Fault::Host(one_line(error) + remedy)
+    }
+
+    /// No first instance could be made: what the module did, if it trapped or was `refused`
+    /// something; whatever else fails is the host's.
+    pub(super) fn start(error: &wasmtime::Error, refused: Option<Refused>) -> Fault {
+        match refused {
+            _ if error.is::<Trap>() => Fault::Start(Failure::from_wasmtime(error, refused)),
+            Some(Refused::Memory) => Fault::Start(Failure::Memory),
+            Some(Refused::Table) => Fault::Start(Failure::Table),
+            None => Fault::host(error),
+        }
     }
 
     pub(super) fn invalid(error: &wasmtime::Error) -> Fault {

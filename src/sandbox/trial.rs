@@ -44,7 +44,11 @@ pub fn touched(handler: &Handler, call: &Call<'_>) -> Result<Option<Touched>, Lo
     let blueprint = Blueprint::new(artifact, Isolation::Fresh, &limits).map_err(error)?;
     let ticker = blueprint.ticker();
     let _ticker = ticker.map_err(|cause| error(Fault::Host(cause.to_string())))?;
-    let failed = |failure: Failure| error(Fault::Start(failure));
+    let failed = |failure| match failure {
+        // It is the first, and all that could be in its way is the host.
+        Failure::Exhausted => error(Fault::Host("there is no room for an instance".to_owned())),
+        failure => error(Fault::Start(failure)),
+    };
     let mut instance = Instance::new(&blueprint).map_err(failed)?;
     let before = instance.memory().to_vec();
     let _ = instance.call::<Off>(call, &limits);

@@ -37,6 +37,21 @@ pub fn refuse(command: &mut Command, call: libc::c_long, errno: i32) {
     };
 }
 
+/// Starts the program with a limit of the kernel's, soft and hard.
+pub fn limit(command: &mut Command, resource: libc::__rlimit_resource_t, limit: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: limit,
+        rlim_max: limit,
+    };
+    // SAFETY: between fork and exec this makes one system call, on a value of its own.
+    unsafe {
+        command.pre_exec(move || {
+            Errno::result(libc::setrlimit(resource, &raw const limit))?;
+            Ok(())
+        })
+    };
+}
+
 /// Asks `rule` about each of those system calls of the program, from every thread of it: it fails
 /// with what the rule says, or goes to the kernel. Each question costs a switch to this process and
 /// back. Also returns at the program's end.

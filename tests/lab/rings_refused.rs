@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
-use crate::refusals::refuse;
+use crate::refusals::{limit, refuse};
 use crate::server::PROGRAM;
 
 /// The models that need one.
@@ -110,19 +110,7 @@ fn a_limit_of_locked_memory_is_named() {
         if nix::unistd::geteuid().is_root() {
             command.uid(65534).gid(65534);
         }
-        // SAFETY: between fork and exec this makes one system call, on a value of its own.
-        unsafe {
-            command.pre_exec(|| {
-                let nothing = libc::rlimit {
-                    rlim_cur: 0,
-                    rlim_max: 0,
-                };
-                match libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const nothing) {
-                    0 => Ok(()),
-                    _ => Err(io::Error::last_os_error()),
-                }
-            })
-        };
+        limit(command, libc::RLIMIT_MEMLOCK, 0);
     };
     let mut models = Command::new(PROGRAM);
     models.arg("models");

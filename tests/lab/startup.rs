@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::client::get;
 use crate::guests::{File, misbehaving};
+use crate::refusals::limit;
 use crate::server::PROGRAM;
 use crate::{Lab, on_every_sandbox};
 
@@ -194,6 +195,35 @@ fn names_that_nothing_has() {
     check(&["--cores", "0,x"], &["\"x\"", "--cores"]);
     check(&["--connections", "0"], &["0", "--connections"]);
     check(&["--cores", "first"], &["first", "`0,2` or `all`"]);
+}
+
+/// The memory that instances begin with is a file to the kernel, and files may have no bytes here:
+/// that is no fault of the module's.
+#[test]
+fn a_limit_that_no_instance_fits_is_the_hosts_fault() {
+    for isolation in ["reuse", "fresh"] {
+        for arguments in [
+            &["serve", "--control", "--listen", "127.0.0.1:0", "--handler"][..],
+            &["call"],
+        ] {
+            let mut command = Command::new(PROGRAM);
+            command
+                .args(arguments)
+                .args(["hello", "--isolation", isolation]);
+            limit(&mut command, libc::RLIMIT_FSIZE, 0);
+            let output = command.stdin(Stdio::null()).output();
+            let output = output.expect("the program can be started");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(4), "{arguments:?}: {said}");
+            for word in [
+                "the host cannot make a sandbox",
+                "File too large",
+                "`ulimit -f`",
+            ] {
+                assert!(said.contains(word), "{word:?} is not in {said:?}");
+            }
+        }
+    }
 }
 
 #[test]
