@@ -175,7 +175,7 @@ fn names_that_nothing_has() {
         ],
     );
     check(&["--model", "simulated"], &["for tests", "choose from"]);
-    check(&["--isolation", "none"], &["none", "native, reuse, fresh"]);
+    check(&["--isolation", "none"], &["none", "native, reuse, reset, fresh"]);
     check(
         &["--route", "/a=hello", "--handler", "hello"],
         &["--route", "cannot be used with"],
