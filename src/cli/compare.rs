@@ -22,6 +22,7 @@ use crate::measure::noise::Limits;
 use crate::measure::stats::Level;
 use crate::measure::{probe, smt};
 use crate::models::{self, MODELS, Model};
+use crate::offload::Policy;
 use crate::report;
 use crate::sandbox::{Handler, Isolation, Source};
 use crate::whole_file::check_writable;
@@ -38,6 +39,9 @@ pub struct Arguments {
     /// Layouts of the server's cores, threads and processes, or `all`
     #[arg(long, value_delimiter = ',', default_value = "threads")]
     layout: Vec<String>,
+    /// Where and when handlers run: offload policies, or `all`; workers share the server's cores
+    #[arg(long, value_delimiter = ',', default_value = "inline")]
+    offload: Vec<String>,
     /// Handlers: built-in names, or files of wasm or its text format
     #[arg(long, value_delimiter = ',', default_value = "hello")]
     handler: Vec<String>,
@@ -84,7 +88,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Repeats the experiment stored in FILE and says whether both runs agree
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "isolation", "layout", "handler", "rounds"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "isolation", "layout", "offload", "handler", "rounds"])]
     again: Option<PathBuf>,
     /// Where the whole result goes, as JSON
     #[arg(long, default_value = "ringlab-result.json", value_name = "FILE")]
@@ -404,7 +408,20 @@ impl Arguments {
                     .to_string(),
             );
         }
-        let arms = arms(&models, &isolations, &layouts, &self.handler);
+        let offloads = self.offloads().map_err(bad)?;
+        let mut arms = arms(&models, &isolations, &layouts, &offloads, &self.handler);
+        arms.retain(|arm| match arm.check() {
+            Ok(()) => true,
+            Err(reason) => {
+                if !left_out.contains(&reason) {
+                    left_out.push(reason);
+                }
+                false
+            }
+        });
+        if arms.is_empty() {
+            return Err(bad(left_out.join("; ")));
+        }
         let control_of = arms
             .iter()
             .position(|arm| arm.model == "epoll")
@@ -482,6 +499,22 @@ impl Arguments {
             }
         }
         Ok(layouts)
+    }
+
+    fn offloads(&self) -> Result<Vec<Policy>, String> {
+        if self.offload.iter().any(|name| name == "all") {
+            return Ok(Policy::ALL.to_vec());
+        }
+        let mut offloads: Vec<Policy> = Vec::new();
+        for name in &self.offload {
+            let offload = name
+                .parse()
+                .map_err(|error: crate::offload::UnknownPolicy| error.to_string())?;
+            if !offloads.contains(&offload) {
+                offloads.push(offload);
+            }
+        }
+        Ok(offloads)
     }
 
     /// Cores for both ends, apart where there are enough.

@@ -99,7 +99,9 @@ impl Server {
             .args(["serve", "--control", "--listen", "127.0.0.1:0"])
             .args(["--model", &arm.model, "--isolation", &arm.isolation])
             .args(["--handler", &arm.handler, "--cores", &cores.join(",")])
-            .args(["--layout", &arm.layout])
+            .args(["--layout", &arm.layout, "--offload", &arm.offload])
+            // Not on the generator's: all arms have the same cores.
+            .args(["--worker-cores", &cores.join(",")])
             // Shared out over processes of unequal luck, none of which should refuse anybody.
             .args(["--connections", &(CONNECTIONS * cores.len()).to_string()])
             .args(options)

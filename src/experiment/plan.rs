@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::block::{CALLS_COUNTED, Pass};
 use crate::layout::Layout;
 use crate::models::{self, Model, Shape};
+use crate::offload::Policy;
 use crate::sandbox::Isolation;
 
 /// One way to serve.
@@ -23,10 +24,37 @@ pub struct Arm {
     /// The layout's name. Older results have none: they ran as threads.
     #[serde(default = "threads")]
     pub layout: String,
+    /// The offload policy's name. Older results have none: their handlers ran inline.
+    #[serde(default = "inline")]
+    pub offload: String,
 }
 
 fn threads() -> String {
     Layout::Threads.to_string()
+}
+
+fn inline() -> String {
+    Policy::Inline.to_string()
+}
+
+impl Arm {
+    /// Why it cannot be, whatever the host: what it has on one axis does not go with what it has on
+    /// another.
+    pub fn check(&self) -> Result<(), String> {
+        let model = models::find(&self.model).map(|model| model.shape);
+        let (Some(shape), Ok(policy)) = (model, self.offload.parse::<Policy>()) else {
+            return Ok(());
+        };
+        policy
+            .check(shape)
+            .map_err(|reason| format!("{policy} with {} n/a: {reason}", self.model))?;
+        if policy == Policy::TimeSlice && self.isolation == Isolation::Native.to_string() {
+            return Err(format!(
+                "{policy} with native n/a: nothing interrupts a handler that is linked in"
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl Arm {
@@ -177,14 +205,24 @@ pub fn arms(
     models: &[&Model],
     isolations: &[Isolation],
     layouts: &[Layout],
+    offloads: &[Policy],
     handlers: &[String],
 ) -> Vec<Arm> {
-    let only_models = isolations.len() == 1 && layouts.len() == 1 && handlers.len() == 1;
+    let others = [
+        isolations.len(),
+        layouts.len(),
+        offloads.len(),
+        handlers.len(),
+    ];
+    let only_models = others.iter().all(|values| *values == 1);
     let mut arms = Vec::new();
     for handler in handlers {
         for isolation in isolations {
             for model in models {
-                for layout in layouts {
+                for (layout, offload) in layouts
+                    .iter()
+                    .flat_map(|layout| offloads.iter().map(move |offload| (layout, offload)))
+                {
                     let mut label = vec![];
                     if models.len() > 1 || only_models {
                         label.push(model.name.to_string());
@@ -195,6 +233,9 @@ pub fn arms(
                     if layouts.len() > 1 {
                         label.push(layout.to_string());
                     }
+                    if offloads.len() > 1 {
+                        label.push(offload.to_string());
+                    }
                     if handlers.len() > 1 {
                         label.push(handler.clone());
                     }
@@ -204,6 +245,7 @@ pub fn arms(
                         isolation: isolation.to_string(),
                         handler: handler.clone(),
                         layout: layout.to_string(),
+                        offload: offload.to_string(),
                     });
                 }
             }
@@ -220,7 +262,8 @@ mod tests {
     fn labels(models: &[&str], isolations: &[Isolation], handlers: &[&str]) -> Vec<String> {
         let models: Vec<_> = models.iter().map(|name| find(name).unwrap()).collect();
         let handlers: Vec<_> = handlers.iter().map(|name| name.to_string()).collect();
-        arms(&models, isolations, &[Layout::Threads], &handlers)
+        let (layouts, offloads) = ([Layout::Threads], [Policy::Inline]);
+        arms(&models, isolations, &layouts, &offloads, &handlers)
             .into_iter()
             .map(|arm| arm.label)
             .collect()
@@ -243,8 +286,29 @@ mod tests {
         );
         assert_eq!(labels(&["epoll"], &reuse, &["hello"]), ["epoll"]);
         let epoll = [find("epoll").unwrap()];
-        let layouts = arms(&epoll, &reuse, &Layout::ALL, &["hello".to_string()]);
+        let (hello, inline) = (["hello".to_string()], [Policy::Inline]);
+        let layouts = arms(&epoll, &reuse, &Layout::ALL, &inline, &hello);
         let labels: Vec<_> = layouts.iter().map(|arm| &*arm.label).collect();
         assert_eq!(labels, ["threads", "processes"]);
+        let threads = [Layout::Threads];
+        let policies = arms(&epoll, &reuse, &threads, &Policy::ALL, &hello);
+        let labels: Vec<_> = policies.iter().map(|arm| &*arm.label).collect();
+        assert_eq!(labels, ["inline", "spawn", "pool", "time-slice"]);
+    }
+
+    #[test]
+    fn what_cannot_be_says_why() {
+        let models: Vec<_> = ["blocking", "epoll", "tokio_uring"]
+            .map(|name| find(name).unwrap())
+            .into();
+        let isolations = [Isolation::Native, Isolation::Reuse];
+        let (hello, threads) = (["hello".to_string()], [Layout::Threads]);
+        let arms = arms(&models, &isolations, &threads, &Policy::ALL, &hello);
+        let cannot: Vec<_> = arms.iter().filter(|arm| arm.check().is_err()).collect();
+        assert!(cannot.iter().all(|arm| arm.offload == "time-slice"));
+        let can = |arm: &Arm| arm.model == "epoll" && arm.isolation == "reuse";
+        let labels: Vec<_> = cannot.iter().map(|arm| &*arm.label).collect();
+        assert_eq!(labels.len(), 5, "{labels:?}");
+        assert!(!cannot.iter().any(|arm| can(arm)), "{labels:?}");
     }
 }

@@ -555,6 +555,7 @@ mod tests {
             isolation: "reuse".to_string(),
             handler: "hello".to_string(),
             layout: "threads".to_string(),
+            offload: "inline".to_string(),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::measure::perf::Counted;
 use crate::measure::reading::Reading;
 use crate::measure::stats::{Level, Outcome};
 use crate::models::find;
+use crate::offload::Policy;
 use crate::sandbox::Isolation;
 use crate::shard::Figures;
 
@@ -29,6 +30,7 @@ pub(super) fn plan() -> Plan {
             &models,
             &[Isolation::Reuse],
             &[Layout::Threads],
+            &[Policy::Inline],
             &["hello".to_string()],
         ),
         control_of: 0,

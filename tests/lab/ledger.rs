@@ -48,6 +48,34 @@ fn side_by_side(experiment: &Experiment, arm: usize, load: Load, round: usize) -
 }
 
 #[test]
+fn policies_are_arms_and_what_cannot_be_is_left_out() {
+    let options = [
+        "--model",
+        "blocking,epoll",
+        "--offload",
+        "all",
+        "--ledger-rounds",
+        "0",
+    ];
+    let experiment = compare("offload", "exec \"$0\" \"$@\"", &options);
+    let plan = &experiment.plan;
+    let labels: Vec<_> = plan.arms.iter().map(|arm| &*arm.label).collect();
+    let expected = [
+        "blocking inline",
+        "blocking spawn",
+        "blocking pool",
+        "epoll inline",
+        "epoll spawn",
+        "epoll pool",
+        "epoll time-slice",
+    ];
+    assert_eq!(labels, expected);
+    let left_out = &plan.left_out;
+    let reason = |one: &String| one.starts_with("time-slice with blocking n/a: ");
+    assert!(left_out.iter().any(reason), "{left_out:?}");
+}
+
+#[test]
 fn observed_blocks_stand_beside_one_that_is_not_and_swap_their_places() {
     let options = ["--model", "epoll,io_uring", "--equal-rate-rounds", "1"];
     let experiment = compare("order", "exec \"$0\" \"$@\"", &options);
