@@ -49,6 +49,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How long a draining server waits for its clients.
     pub drain: Duration,
+    /// Records how long each loop is away from its events, at two looks at a clock a turn.
+    pub turns: bool,
     /// Records where the time goes, at a price.
     pub probed: bool,
     /// Puts work into a stage on purpose, to see whether the ledger finds it.
@@ -167,6 +169,7 @@ impl Config {
             sandbox: sandbox::Limits::default(),
             timeouts: Timeouts::default(),
             drain: Duration::from_secs(10),
+            turns: false,
             probed: false,
             injection: None,
         }

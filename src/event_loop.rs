@@ -6,6 +6,7 @@
 use crate::clock::{Clock, Coarse, Time};
 use crate::io::{Counts, Done, Driver, Listener, NOW_NS, Outcome, Submitted, Token};
 use crate::measure::probe::Probe;
+use crate::measure::turns::Turns;
 use crate::offload::{Job, Wake};
 use crate::session::{Context, Session};
 use crate::shard::{AcceptLog, Hub, SPARE_CONNECTIONS, Shard, ShardError, Stage, context};
@@ -58,6 +59,8 @@ pub fn run_by<D: Driver, P: Probe, T: Time>(
         clock_step_ms: time.step_ms(),
         clock: Clock::new(time),
         hub,
+        turns: book.turns.clone(),
+        turns_recorded: config.turns,
         sweep_ms: SWEEP_MS.min(config.timeouts.shortest_ms() / 4).max(10),
         next_sweep_ms: 0,
         accept_again: false,
@@ -77,6 +80,8 @@ struct Loop<D, P: Probe, T> {
     clock: Clock<T>,
     clock_step_ms: u64,
     hub: Arc<Hub>,
+    turns: Arc<Turns>,
+    turns_recorded: bool,
     sweep_ms: u64,
     next_sweep_ms: u64,
     /// Accepting failed and is to be tried again at the next sweep.
@@ -118,6 +123,8 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
         let may_sleep = self.context.offload.may_sleep();
         let until_ns = if may_sleep { until_ns } else { Some(NOW_NS) };
         self.driver.wait(until_ns)?;
+        let served = &self.context.served;
+        let begun = (self.turns).begin(self.turns_recorded, || served.answered.get());
         self.clock.tick(&mut self.context);
         while let Some((token, done)) = self.driver.next() {
             let entry = self
@@ -148,6 +155,9 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
         while let Some(job) = self.context.offload.next() {
             self.come_home(&job);
             self.context.offload.recycle(job);
+        }
+        if let Some(begun) = begun {
+            self.turns.end(begun, self.context.served.answered.get());
         }
         Ok(())
     }

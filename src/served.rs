@@ -55,6 +55,10 @@ crate::measure::counter::counters! {
         /// Bytes that such requests held when they were suspended first: the memory of their
         /// instances, and what they had touched of their stacks.
         held_bytes,
+        /// Requests that waited for an instance of a handler in slices, and had one in the end.
+        queued,
+        /// How long they waited together, in nanoseconds.
+        queued_ns,
         /// Streams that were answered 4xx or 5xx by the server itself, and closed.
         rejected,
         /// Of those, because the request target was longer than its limit.

@@ -13,6 +13,7 @@ use crate::handlers::{Handlers, Seen};
 use crate::http;
 use crate::io::{Counts, CountsSnapshot, Listener, Waker};
 use crate::measure::probe::{self, Injection, Probe, StageNs, StageTimes};
+use crate::measure::turns::{Turns, TurnsSnapshot};
 use crate::offload::{Inline, Offload, Patience, Policy, Remote, Routed, Threads, TimeSlice, Wake};
 use crate::pool::Pool;
 use crate::routes::Table;
@@ -182,6 +183,8 @@ pub struct Book {
     pub io: Arc<Counts>,
     /// What its sessions did.
     pub served: Arc<Served>,
+    /// The turns of its loop, if it has one.
+    pub turns: Arc<Turns>,
     /// Where its time went, if that is recorded.
     pub stages: Arc<StageTimes>,
     /// Work to be put into one of those stages.
@@ -212,6 +215,9 @@ pub struct Figures {
     pub io: CountsSnapshot,
     /// What the sessions did.
     pub served: ServedSnapshot,
+    /// The turns of the shards' loops. Older results have none.
+    #[serde(default)]
+    pub turns: TurnsSnapshot,
     /// Where the time of the threads that serve went.
     pub stages: StageNs,
 }
@@ -222,6 +228,7 @@ impl Figures {
         Figures {
             io: self.io.since(&earlier.io),
             served: self.served.since(&earlier.served),
+            turns: self.turns.since(&earlier.turns),
             stages: self.stages.since(&earlier.stages),
         }
     }
@@ -231,6 +238,7 @@ impl Figures {
         Figures {
             io: self.io.plus(&other.io),
             served: self.served.plus(&other.served),
+            turns: self.turns.plus(&other.turns),
             stages: self.stages.plus(&other.stages),
         }
     }
@@ -239,6 +247,7 @@ impl Figures {
         Figures {
             io: book.io.snapshot(),
             served: book.served.snapshot(),
+            turns: book.turns.snapshot(),
             stages: book.stages.snapshot(),
         }
     }

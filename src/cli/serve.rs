@@ -21,7 +21,7 @@ use crate::offload::Policy;
 use crate::routes::Route;
 use crate::sandbox::{Isolation, Source};
 use crate::server::Server;
-use crate::shard::Stage;
+use crate::shard::{Figures, Stage};
 use crate::swap::socket::{self, Listening};
 use crate::swap::{Ask, Swapper, watch};
 
@@ -133,6 +133,10 @@ pub struct Arguments {
     /// Time to answer what was accepted, after SIGINT or SIGTERM
     #[arg(long, default_value = "10s", value_name = "TIME")]
     drain: humantime::Duration,
+    /// Record how long the loop of each core is away from its events, at two looks at a clock a turn, and
+    /// say it at the end. Models without a loop of ringlab's have no turns
+    #[arg(long)]
+    turns: bool,
     /// Answer lines on standard input with figures on standard output; end when it closes
     #[arg(long, hide = true)]
     control: bool,
@@ -220,11 +224,16 @@ pub fn run(arguments: &Arguments) -> Exit {
         say_routes(&server);
     }
     let handle = server.handle();
+    let told = handle.clone();
     watch_signals(signals, swapper, move |_| handle.advance(Stage::Draining));
     if arguments.control || arguments.share.is_some() {
         control::answer(control::Single::new(server.handle()));
     }
-    serve(server)
+    let exit = serve(server);
+    if arguments.turns {
+        say_turns(&told.figures());
+    }
+    exit
 }
 
 /// The parent of `--layout processes`.
@@ -281,6 +290,26 @@ fn exit_for(the_hosts: bool) -> Exit {
     } else {
         Exit::BadInput
     }
+}
+
+/// Says how the turns of the loops were.
+fn say_turns(figures: &Figures) {
+    let (turns, served) = (&figures.turns, &figures.served);
+    let us = |ns: u64| ns as f64 / 1000.0;
+    println!(
+        "turns: {}; away from events for {:.1} µs in the mean, {:.1} µs at most; at most {} requests \
+         answered in one; handlers suspended {}, resumed {}; {} requests waited for an instance, \
+         {:.1} µs in the mean",
+        turns.turns,
+        us(turns.away_ns / turns.turns.max(1)),
+        us(turns.longest_ns),
+        turns.most_answered,
+        served.half_run,
+        served.resumed,
+        served.queued,
+        us(served.queued_ns / served.queued.max(1)),
+    );
+    let _ = std::io::stdout().flush();
 }
 
 fn serve(mut server: Server) -> Exit {
@@ -478,6 +507,7 @@ impl Arguments {
             config.joins = true;
         }
         config.drain = self.drain.into();
+        config.turns = self.turns;
         config.probed = self.probed;
         config.injection = self.inject.map(|injection| Injection {
             recorded: self.probed,

@@ -12,6 +12,7 @@
 //! | `smt`       | cores that are hardware threads of one physical core                    |
 //! | `counter`   | figures with one writing thread, and groups of them                     |
 //! | `probe`     | the time of each stage of a thread, or nothing at all                   |
+//! | `turns`     | how long a loop is away from its events                                 |
 //! | `perf`      | the kernel's own counts of a process: calls, switches, faults, cycles   |
 //! | `order`     | which arm runs when: balanced rounds                                    |
 //! | `stats`     | ratios with intervals, the A/A control, claims and the verdict          |
@@ -26,6 +27,7 @@ pub mod probe;
 pub mod reading;
 pub mod smt;
 pub mod stats;
+pub mod turns;
 
 #[cfg(test)]
 mod fixture;

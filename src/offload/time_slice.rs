@@ -104,9 +104,11 @@ impl<P: Probe> TimeSlice<P> {
         if self.waiting.is_empty() || !self.slicer.borrow_mut().has_room() {
             return false;
         }
-        let Some(Waiting { mut job, .. }) = self.waiting.pop_front() else {
+        let Some(Waiting { mut job, since }) = self.waiting.pop_front() else {
             return false;
         };
+        served.queued.add(1);
+        served.queued_ns.add(since.elapsed().as_nanos() as u64);
         let sliced = job.offer(|call, outcome| {
             let mut slicer = self.slicer.borrow_mut();
             slicer.start::<P, _>(call, |result| outcome.keep(result))

@@ -29,6 +29,7 @@
 //! | `startup`, `drain` | how a server begins and ends |
 //! | `layouts` | a process for each core: sums, shares, and how such a server ends |
 //! | `figures` | what it says about itself |
+//! | `turns`, `time_slice` | how long a loop is away from its events; handlers that run in slices |
 //! | `measuring` | `compare` and `load`: what they store, refuse, and how they end |
 //! | `injection` | work put into a stage, found in its row (soak only) |
 //! | `ledger` | the blocks of the ledgers, and the kernel's counts beside the program's |
@@ -79,6 +80,7 @@ mod startup;
 mod swap;
 mod time_slice;
 mod timeouts;
+mod turns;
 mod vanishing;
 
 use std::io::Write;

@@ -295,6 +295,14 @@ impl Server {
         (status, self.said())
     }
 
+    /// Waits for its end: what it had still to say on standard output.
+    pub fn end_and_said(mut self) -> String {
+        let mut said = String::new();
+        let read = self.output.read_to_string(&mut said);
+        read.expect("its output is text");
+        said
+    }
+
     /// Ends it at once; what it had said on standard error.
     pub fn kill(mut self) -> String {
         self.stop();
