@@ -23,6 +23,8 @@ connections, one request in flight on each.
   wasmtime          wasmtime serve with a hello for wasi:http, a new instance for each request as its
                     interface has it; ringlab by io_uring, isolations fresh and reuse. Builds wasmtime
                     once (minutes), into target/peers
+  offload           Node (on its loop, and worker threads) and Go beside ringlab's policies: light
+                    requests in open loop while heavy ones, 100 ms each, are always running
 
   --rounds N        rounds of each case; every arm has one block a round (default 5, 1 to 100)
   --seconds N       length of a block (default 2, 1 to 60)
@@ -67,8 +69,8 @@ whole() {
 parse() {
     if (($# > 0)) && [[ $1 != -* ]]; then
         case $1 in
-            nginx | wasmtime) peer=$1 ;;
-            *) fail $BAD_INPUT "there is no peer called '$1'; choose nginx or wasmtime" ;;
+            nginx | wasmtime | offload) peer=$1 ;;
+            *) fail $BAD_INPUT "there is no peer called '$1'; choose nginx, wasmtime or offload" ;;
         esac
         shift
     fi
@@ -93,7 +95,7 @@ parse() {
     if [[ -z $connections ]]; then
         case $peer in
             nginx) connections="64 256" ;;
-            wasmtime) connections="64" ;;
+            wasmtime | offload) connections="64" ;;
         esac
     fi
     for number in $connections; do
@@ -127,13 +129,8 @@ prepare_peer
 
 echo "Kernel $(uname -r), $(awk -F ': ' '/^model name/ { print $2; exit }' /proc/cpuinfo)"
 echo "Server on core $server_core, load on core $load_core, loopback; $rounds rounds of ${seconds} s blocks"
-echo "$("$ringlab" --version), $version, $({ wrk --version || true; } 2>&1 | awk 'NR == 1 { print $1, $2 }')"
+echo "$("$ringlab" --version), $version"
 
-# The peer twice: the second is the A/A control, whose distance from 1 is what chance does here.
 arms=()
 size=""
 run_peer
-echo
-echo "Medians over rounds; a ratio is taken within its round, with the least and the greatest of them."
-echo "Busy: CPU time over the length of a block; below 95 % the load was the limit (>=)."
-echo "CPU ns, calls: a request. ringlab counts its own system calls; counting $peer's would slow it."

@@ -261,6 +261,19 @@ run_case() {
     table <"$dir/rows"
 }
 
+# What the tables say, after the last.
+explain_tables() {
+    cat <<END
+
+Medians over rounds; a ratio is taken within its round, with the least and the greatest of them.
+The peer runs twice: the distance of the second from 1 is what chance does here.
+Busy: CPU time over the length of a block; below 95 % the load was the limit (>=).
+CPU ns, calls: a request. ringlab counts its own system calls; counting $peer's would slow it.
+END
+}
+
+wrk_version() { { wrk --version || true; } 2>&1 | awk 'NR == 1 { print $1, $2 }'; }
+
 # Rows of round, arm, requests, rate, CPU ns and system calls, to a table and what follows from it.
 table() {
     awk -F '\t' -v peer="$peer" '

@@ -54,7 +54,7 @@ start_peer() {
 prepare_peer() {
     nginx -V 2>"$dir/nginx.version"
     nginx -h >"$dir/nginx.help" 2>&1 || true
-    version=$(sed -n 's/^nginx version: //p' "$dir/nginx.version")
+    version="$(sed -n 's/^nginx version: //p' "$dir/nginx.version"), $(wrk_version)"
 }
 
 # Gives nginx a body so long that its answer is as long as ringlab's, $1 bytes.
@@ -91,10 +91,12 @@ END
     add_ringlab io_uring reuse
     [[ -n $size ]] || fail $HOST_CANNOT "ringlab does not start: $(<"$dir/ringlab.log")"
     fit_nginx "$size"
+    # The second is the A/A control.
     arms=("$peer" "${arms[@]}" "$peer again")
     for number in $connections; do
         run_case "$number connections, one request in flight on each" --connections "$number"
     done
     run_case "$PIPELINED_CONNECTIONS connections, $PIPELINE requests pipelined on each" \
         --connections "$PIPELINED_CONNECTIONS" --script "$dir/pipeline.lua"
+    explain_tables
 }

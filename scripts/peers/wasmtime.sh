@@ -28,7 +28,7 @@ prepare_peer() {
         --manifest-path "$here/peers/wasi-http-hello/Cargo.toml" ||
         fail $HOST_CANNOT "the handler could not be built; it needs Rust's target wasm32-wasip2"
     component=$made/build/wasm32-wasip2/release/wasi_http_hello.wasm
-    version=$("$wasmtime" --version)
+    version="$("$wasmtime" --version), $(wrk_version)"
 }
 
 start_peer() {
@@ -45,8 +45,10 @@ run_peer() {
     add_ringlab io_uring reuse
     [[ -n $size ]] || fail $HOST_CANNOT "ringlab does not start: $(<"$dir/ringlab.log")"
     echo "Answer: ringlab $size bytes"
+    # The second is the A/A control.
     arms=("$peer" "${arms[@]}" "$peer again")
     for number in $connections; do
         run_case "$number connections, one request in flight on each" --connections "$number"
     done
+    explain_tables
 }

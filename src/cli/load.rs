@@ -182,6 +182,7 @@ fn to_json(plan: &Plan, outcome: &Outcome, findings: &[load::Finding]) -> serde_
         "latency_ns_p50": outcome.latency_ns(0.5),
         "latency_ns_p99": outcome.latency_ns(0.99),
         "latency_ns_p999": outcome.latency_ns(0.999),
+        "latency_ns_max": outcome.latency_ns_max(),
         "service_time_ns_p99": outcome.service_time_ns(0.99),
         "pacing_error_ns_p99": outcome.pacing_error_ns(0.99),
         "client_cpu_ns_per_request": outcome.client_cpu_ns_per_answer(),

@@ -235,6 +235,11 @@ impl Outcome {
         quantile(&self.pacing_error, q)
     }
 
+    /// The longest latency, from the planned send; within the histogram's resolution.
+    pub fn latency_ns_max(&self) -> Option<u64> {
+        (!self.latency.is_empty()).then(|| self.latency.max())
+    }
+
     /// The histograms as an HDR interval log, each under its tag, that the
     /// common HDR tools read. Times in it are nanoseconds; the log's own
     /// maximum column is in milliseconds, as is the custom.
