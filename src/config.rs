@@ -9,7 +9,7 @@ use crate::measure::probe::Injection;
 use crate::models::{self, Model};
 use crate::offload::Policy;
 use crate::routes::{self, Route};
-use crate::sandbox::{self, Handler, Isolation, LoadError, Source};
+use crate::sandbox::{self, Handler, Isolation, LoadError, Source, Wanted};
 use crate::session::Timeouts;
 
 /// A server as asked for.
@@ -190,20 +190,26 @@ impl Config {
                 return Err(ConfigError::PathTwice(route.path.clone()));
             }
         }
-        let load = |handler: &Source, isolation, policy| {
+        let wanted = |source: &Source, isolation, policy| {
             let mut limits = self.sandbox.clone();
             limits.quantum = (policy == Policy::TimeSlice).then_some(self.quantum);
-            Ok(Handler::load(handler, isolation, &limits)?)
+            Wanted {
+                source: source.clone(),
+                isolation,
+                limits,
+            }
         };
-        if self.routes.is_empty() {
-            return Ok(vec![load(&self.handler, self.isolation, self.offload)?]);
-        }
-        let routes = self.routes.iter().zip(self.policies());
-        let load = |(route, policy): (&Route, Policy)| {
-            let isolation = route.isolation.unwrap_or(self.isolation);
-            load(&route.handler, isolation, policy)
+        let wanted: Vec<_> = if self.routes.is_empty() {
+            vec![wanted(&self.handler, self.isolation, self.offload)]
+        } else {
+            let routes = self.routes.iter().zip(self.policies());
+            let wanted = |(route, policy): (&Route, Policy)| {
+                let isolation = route.isolation.unwrap_or(self.isolation);
+                wanted(&route.handler, isolation, policy)
+            };
+            routes.map(wanted).collect()
         };
-        routes.map(load).collect()
+        Ok(sandbox::load_all(&wanted)?)
     }
 
     /// Each route's path; one without routes has an empty one.

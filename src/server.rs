@@ -27,6 +27,8 @@ pub struct Server {
     wakers: Vec<Waker>,
     /// Each route's path, and the handler it began with.
     begun: Vec<(String, Handler)>,
+    /// What reading, compiling and trying these took together.
+    load_time: Duration,
     /// Each shard's.
     handlers: Vec<Arc<Handlers>>,
     /// One message from each shard that ended, however it ended.
@@ -101,11 +103,17 @@ impl Server {
     /// # Errors
     /// The first thing that went wrong; whatever had been started has ended again.
     pub fn start(config: Config) -> Result<Server, StartError> {
+        let began = Instant::now();
         let loaded = config.validate()?;
-        Self::start_loaded(config, loaded.into())
+        let load_time = began.elapsed();
+        Self::start_loaded(config, loaded.into(), load_time)
     }
 
-    fn start_loaded(config: Config, loaded: Arc<[Handler]>) -> Result<Server, StartError> {
+    fn start_loaded(
+        config: Config,
+        loaded: Arc<[Handler]>,
+        load_time: Duration,
+    ) -> Result<Server, StartError> {
         let address = config.listen;
         let shards = config.cores.len();
         let bound = if config.joins {
@@ -123,6 +131,7 @@ impl Server {
             hub: hub.clone(),
             wakers: Vec::new(),
             begun: config.paths().zip(loaded.iter().cloned()).collect(),
+            load_time,
             handlers: Vec::new(),
             ended,
             running: 0,
@@ -195,6 +204,11 @@ impl Server {
     /// everything.
     pub fn routes(&self) -> &[(String, Handler)] {
         &self.begun
+    }
+
+    /// What it took to read, compile and try all handlers, several at a time.
+    pub fn load_time(&self) -> Duration {
+        self.load_time
     }
 
     /// Who exchanges its handlers.

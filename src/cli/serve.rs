@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use nix::sys::signal::{SigSet, Signal};
@@ -158,6 +158,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Exit {
+    let began = Instant::now();
     // Blocked before any thread is born, so that only this one ever takes them.
     let mut signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
     if arguments.is_swapped() {
@@ -221,7 +222,7 @@ pub fn run(arguments: &Arguments) -> Exit {
     };
     say_address(server.address());
     if !arguments.is_child() {
-        say_routes(&server);
+        say_routes(&server, began);
     }
     let handle = server.handle();
     let told = handle.clone();
@@ -353,18 +354,39 @@ fn reload(swapper: Option<&Swapper>) {
     }
 }
 
-/// Says what answers which path, and what compiling it took.
-fn say_routes(server: &Server) {
-    for (path, handler) in server.routes() {
+/// Says what answers which path, and what compiling and the whole start took.
+fn say_routes(server: &Server, began: Instant) {
+    let routes = server.routes();
+    let mut compiled = 0;
+    for (nth, (path, handler)) in routes.iter().enumerate() {
+        let before = &routes[..nth];
+        let same = before.iter().find(|(_, one)| one.shares_code_with(handler));
+        let how = match (same, handler.describe().module) {
+            (Some((path, _)), _) => format!("compiled with {path}"),
+            (None, Some(_)) => {
+                compiled += 1;
+                format!(
+                    "compiled in {:.1} ms",
+                    milliseconds_of(handler.compile_time())
+                )
+            }
+            (None, None) => "not compiled".to_owned(),
+        };
         let path = if path.is_empty() { "everything" } else { path };
-        println!(
-            "{path}: {}, {}, compiled in {:.1} ms",
-            handler.describe(),
-            handler.isolation(),
-            handler.compile_time().as_secs_f64() * 1000.0
-        );
+        let (handler, isolation) = (handler.describe(), handler.isolation());
+        println!("{path}: {handler}, {isolation}, {how}");
     }
+    println!(
+        "ready in {:.1} ms, {:.1} of them to compile {compiled} {}",
+        milliseconds_of(began.elapsed()),
+        milliseconds_of(server.load_time()),
+        if compiled == 1 { "module" } else { "modules" }
+    );
     let _ = std::io::stdout().flush();
+}
+
+fn milliseconds_of(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
 /// Raises the soft limit of descriptors as far as it goes, and the connections down to what it

@@ -103,9 +103,10 @@ struct Loaded {
 }
 
 /// What answers a request.
+#[derive(Clone)]
 pub(super) enum Program {
     Native(NativeHandler),
-    Wasm(Artifact),
+    Wasm(Arc<Artifact>),
 }
 
 impl Handler {
@@ -135,6 +136,27 @@ impl Handler {
             program,
             compile_time: begun.elapsed(),
         })))
+    }
+
+    /// The same code under another isolation that runs the same code.
+    pub(super) fn under(&self, isolation: Isolation) -> Handler {
+        debug_assert!(self.isolation().runs_code_of(isolation));
+        Handler(Arc::new(Loaded {
+            description: self.0.description.clone(),
+            isolation,
+            limits: self.0.limits.clone(),
+            program: self.0.program.clone(),
+            compile_time: self.0.compile_time,
+        }))
+    }
+
+    /// Whether both run one copy of compiled code, as those that were loaded together from one source
+    /// do. What is linked in was not compiled.
+    pub fn shares_code_with(&self, other: &Handler) -> bool {
+        match (self.program(), other.program()) {
+            (Program::Wasm(one), Program::Wasm(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
     }
 
     /// What stands between two requests.
@@ -195,7 +217,7 @@ fn load(
         bytes: wasm.len(),
         fnv1a64: fnv1a64(&wasm),
     };
-    Ok((Program::Wasm(artifact), Some(identity)))
+    Ok((Program::Wasm(Arc::new(artifact)), Some(identity)))
 }
 
 fn unknown(name: &str) -> Fault {

@@ -9,6 +9,9 @@ pub const HEADER_LINES_LIMIT: usize = 8 * 1024;
 /// library calls, and a signal frame, which holds every vector register (11 KiB with AMX).
 const HOST_STACK_BYTES: usize = 256 * 1024;
 
+/// The same for the compiler, whose recursion grows with the functions that it compiles.
+const COMPILER_STACK_BYTES: usize = 4 * 1024 * 1024;
+
 /// What one request may use. `native` obeys [`Limits::response_bytes`] and
 /// [`HEADER_LINES_LIMIT`] only: nothing can stop linked-in code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,5 +72,10 @@ impl Limits {
     /// Whether compiled code looks at the epoch, without which nothing interrupts it.
     pub(super) fn is_interruptible(&self) -> bool {
         self.deadline.is_some() || self.quantum.is_some()
+    }
+
+    /// The stack of a thread that compiles handlers and tries them, in bytes.
+    pub fn compiler_stack_bytes(&self) -> usize {
+        self.thread_stack_bytes() + COMPILER_STACK_BYTES
     }
 }

@@ -14,6 +14,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `handler` | from a name or a file to a checked and compiled handler |
+//! | `load_all` | several handlers at once, each module compiled once |
 //! | `builtin` | the handlers that come with this program |
 //! | `load_error` | why a handler cannot be loaded, in sentences |
 //! | `inspect` | what a module is, told from its bytes |
@@ -50,6 +51,7 @@ mod handler;
 mod inspect;
 mod instance;
 mod limits;
+mod load_all;
 mod load_error;
 mod native;
 mod resettable;
@@ -68,6 +70,7 @@ pub use failure::Failure;
 pub use handler::{Description, Handler, ModuleIdentity, Source};
 pub use inspect::Inspection;
 pub use limits::{HEADER_LINES_LIMIT, Limits};
+pub use load_all::{Wanted, load_all};
 pub use load_error::{Fault, LoadError};
 pub use slicer::{HalfRun, Sliced, Slicer};
 pub use slots::{CheckHeaderLines, Sandbox, ShardSandbox, reset_bytes};
@@ -121,6 +124,13 @@ impl Isolation {
                 "A new instance for every request, mapped and unmapped: what a pool saves."
             }
         }
+    }
+
+    /// Whether a module compiled for this one can run under `other`: `native` compiles none, and
+    /// `reset` another than was loaded.
+    fn runs_code_of(self, other: Isolation) -> bool {
+        let of_its_own = |one| matches!(one, Isolation::Native | Isolation::Reset);
+        self == other || !of_its_own(self) && !of_its_own(other)
     }
 
     fn name(self) -> &'static str {

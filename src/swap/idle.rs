@@ -10,9 +10,6 @@ use std::time::Duration;
 use super::Refusal;
 use crate::sandbox::{Handler, Isolation, Limits, Source};
 
-/// Room on a stack for the compiler.
-pub const STACK_BYTES: usize = 4 * 1024 * 1024;
-
 /// How long idle priority is tried. On a machine whose cores never rest, as under busy polling, it
 /// gets a few thousandths of one.
 const IDLE: Duration = Duration::from_secs(1);
@@ -29,7 +26,7 @@ pub fn load(source: &Source, isolation: Isolation, limits: &Limits) -> Result<Ha
         let (tell, source, limits) = (tell.clone(), source.clone(), limits.clone());
         thread::Builder::new()
             .name("compile".to_owned())
-            .stack_size(limits.thread_stack_bytes() + STACK_BYTES)
+            .stack_size(limits.compiler_stack_bytes())
             .spawn(move || {
                 if idle {
                     become_idle();

@@ -74,8 +74,8 @@ impl Swapper {
         // Instances are tried out on it.
         let stacks = begun
             .iter()
-            .map(|(_, handler)| handler.limits().thread_stack_bytes());
-        let stack_bytes = stacks.max().unwrap_or_default() + idle::STACK_BYTES;
+            .map(|(_, handler)| handler.limits().compiler_stack_bytes());
+        let stack_bytes = stacks.max().unwrap_or_default();
         let mut desk = Desk::new(begun, targets);
         thread::Builder::new()
             .name("swap".to_owned())

@@ -1,8 +1,12 @@
 //! Routes: the longest path wins, each has an isolation and a policy of its own, and what has none
 //! is a 404 on a stream that stays good.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
 use crate::client::get;
 use crate::guests::{File, misbehaving};
+use crate::server::PROGRAM;
 use crate::{Lab, on_every_model};
 
 on_every_model![
@@ -100,4 +104,44 @@ fn a_route_that_loops_is_ended_beside_nine_others(lab: Lab) {
         };
         assert_eq!(client.receive().status, expected, "{target}");
     }
+}
+
+/// What a server says of its start when nobody but a person has started it.
+fn said_at_start(routes: &[&str]) -> Vec<String> {
+    let mut command = Command::new(PROGRAM);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--socket", "none"]);
+    command.args(routes.iter().flat_map(|route| ["--route", route]));
+    let process = command.stdout(Stdio::piped()).spawn();
+    let mut process = process.expect("the program can be started");
+    let output = BufReader::new(process.stdout.take().expect("it is piped"));
+    let mut said = Vec::new();
+    for line in output.lines() {
+        said.push(line.expect("it speaks UTF-8"));
+        if said
+            .last()
+            .is_some_and(|line| line.starts_with("ready in "))
+        {
+            break;
+        }
+    }
+    process.kill().expect("it is a child");
+    process.wait().expect("it is a child");
+    said
+}
+
+#[test]
+fn the_same_source_is_compiled_once_and_that_is_said() {
+    let routes = ["/a=hello", "/b=echo", "/c=hello,fresh", "/d=hello,native"];
+    let said = said_at_start(&routes);
+    let check = |nth: usize, words: &[&str]| {
+        for word in words {
+            assert!(said[nth].contains(word), "{word:?} is not in {said:?}");
+        }
+    };
+    assert_eq!(said.len(), 6, "{said:?}");
+    check(1, &["/a: hello", "reuse, compiled in "]);
+    check(2, &["/b: echo", "reuse, compiled in "]);
+    check(3, &["/c: hello", "fresh, compiled with /a"]);
+    check(4, &["/d: hello", "native, not compiled"]);
+    check(5, &["to compile 2 modules"]);
 }

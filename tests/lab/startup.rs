@@ -175,7 +175,10 @@ fn names_that_nothing_has() {
         ],
     );
     check(&["--model", "simulated"], &["for tests", "choose from"]);
-    check(&["--isolation", "none"], &["none", "native, reuse, reset, fresh"]);
+    check(
+        &["--isolation", "none"],
+        &["none", "native, reuse, reset, fresh"],
+    );
     check(
         &["--route", "/a=hello", "--handler", "hello"],
         &["--route", "cannot be used with"],
@@ -184,6 +187,9 @@ fn names_that_nothing_has() {
         &["--route", "/a=hello", "--route", "/a=echo"],
         &["/a has two routes"],
     );
+    let many: Vec<_> = (0..33).map(|nth| format!("/{nth}=hello")).collect();
+    let many: Vec<_> = many.iter().flat_map(|route| ["--route", route]).collect();
+    check_line(&many, &["33 routes are more than the 32", "another port"]);
     check(&["--route", "a=hello"], &["begins with /"]);
     check_line(&["--route", "/a=helo"], &["did you mean hello?"]);
     check(
