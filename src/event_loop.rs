@@ -36,7 +36,7 @@ pub fn run_by<D: Driver, P: Probe, T: Time>(
     open: impl FnOnce(Listener, usize, Arc<Counts>) -> std::io::Result<D>,
 ) -> Result<(), ShardError> {
     let book = shard.hub.open_book();
-    book.begin::<P>();
+    book.begin::<P>(1);
     let handlers = shard.begin()?;
     let Shard {
         listener,

@@ -194,11 +194,12 @@ pub struct Book {
 }
 
 impl Book {
-    /// The calling thread is the one whose figures these are.
-    pub fn begin<P: Probe>(&self) {
+    /// The calling thread is the one whose figures these are. If its time is recorded, then that of
+    /// one turn in `one_in`: see [`probe::begin`].
+    pub fn begin<P: Probe>(&self, one_in: u64) {
         self.thread
             .store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
-        probe::begin::<P>(&self.stages, self.injection);
+        probe::begin::<P>(&self.stages, one_in, self.injection);
     }
 }
 

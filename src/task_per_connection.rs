@@ -30,7 +30,7 @@ const DRAIN_LOOK_MS: u64 = 10;
 /// What kept the shard from serving.
 pub fn run<P: Probe>(shard: Shard) -> Result<(), ShardError> {
     let book = shard.hub.open_book();
-    book.begin::<P>();
+    book.begin::<P>(1);
     let handlers = shard.begin()?;
     let Shard {
         listener,

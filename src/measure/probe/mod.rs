@@ -13,6 +13,9 @@
 //! Between two such readings the thread may be preempted, and the counter counts that too. The CPU
 //! clock tells by how much it went too far; the excess is taken from the longest single stretch,
 //! where the preemption most likely was.
+//!
+//! A thread that sleeps at every request would pay for two such readings at every request. So only
+//! some of its turns are recorded, drawn at random, each for several ([`begin`]'s `one_in`).
 
 mod clock;
 mod inject;
@@ -166,11 +169,12 @@ thread_local! {
     static INJECTOR: RefCell<Option<Injector>> = const { RefCell::new(None) };
 }
 
-/// The calling thread's time is recorded in `times` from now on, if `P` records at all; and the work
-/// of `injection` is done on it, if `P` does that.
-pub fn begin<P: Probe>(times: &Arc<StageTimes>, injection: Option<Injection>) {
+/// The calling thread's time is recorded in `times` from now on, if `P` records at all: of one turn
+/// in `one_in`, at least 1, for as many. And the work of `injection` is done on it, if `P` does that.
+pub fn begin<P: Probe>(times: &Arc<StageTimes>, one_in: u64, injection: Option<Injection>) {
     if P::ON && injection.is_none_or(|injection| injection.recorded) {
-        CLOCK.set(Some(StageClock::new(OfThread, times.clone())));
+        let clock = StageClock::new(OfThread, times.clone());
+        CLOCK.set(Some(clock.sampling(one_in)));
     }
     INJECTOR.set(injection.map(Injector::new));
 }
@@ -195,7 +199,7 @@ mod tests {
         let times = Arc::new(StageTimes::default());
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                begin::<On>(&times, None);
+                begin::<On>(&times, 1, None);
                 let result = On::within(Stage::Http, || On::within(Stage::Guest, || 7));
                 assert_eq!(result, 7);
                 assert_eq!(On::enter(Stage::Loop), Stage::Loop, "back where it began");
