@@ -21,6 +21,25 @@ on_every_model![
     a_request_that_waits_too_long_for_an_instance_is_a_503,
 ];
 
+// What an instance is made from has no part in how it is limited, so one model shows it.
+crate::tests_at!(
+    epoll_reset,
+    "epoll",
+    Reset,
+    memory_is_limited,
+    the_stack_is_limited,
+    the_answers_size_is_limited,
+    the_requests_size_is_limited_in_its_three_parts
+);
+crate::tests_at!(
+    epoll_on_demand,
+    "epoll",
+    OnDemand,
+    memory_is_limited,
+    the_stack_is_limited,
+    tables_are_limited
+);
+
 /// The server answers `request` with this status and body.
 fn check(server: &Server, request: impl AsRef<[u8]>, status: u16, body: &str) {
     let mut client = server.connect();
