@@ -162,10 +162,10 @@ impl Policy {
     pub fn check(self, shape: Shape) -> Result<(), &'static str> {
         match (self, shape) {
             (Policy::TimeSlice, Shape::ThreadPerConnection) => Err(
-                "there the kernel slices handlers already, a thread each; choose offload inline with it, or model epoll",
+                "there the kernel slices handlers already, a thread each; choose offload inline with it, or a model with an event loop",
             ),
             (Policy::TimeSlice, Shape::RuntimeOwned) => Err(
-                "it needs turns of ringlab's own loop, and there the runtime owns the loop; choose offload inline with it, or model io_uring",
+                "it needs turns of ringlab's own loop, and there the runtime owns the loop; choose offload inline with it, or a model without one",
             ),
             _ => Ok(()),
         }
