@@ -21,6 +21,7 @@
 //! | `new_project` | a handler's project written, built, inspected, called, served |
 //! | `routes` | the longest path wins; each route has its isolation and policy |
 //! | `swap` | handlers exchanged under load; bad ones; the socket, the watcher, SIGHUP |
+//! | `swap_soak` | a thousand exchanges, and what they cost (soak only) |
 //! | `inspect` | what is said of a module, and why it is refused |
 //! | `real_work` | handlers that compute: the right answers, natively and in a sandbox alike |
 //! | `signals`, `rings` | full queues, and buffers run out |
@@ -78,6 +79,7 @@ mod server;
 mod signals;
 mod startup;
 mod swap;
+mod swap_soak;
 mod time_slice;
 mod timeouts;
 mod turns;

@@ -51,8 +51,8 @@ impl Drop for Directory {
 }
 
 /// A server that can be asked to exchange its handlers.
-struct Swapped {
-    server: Server,
+pub struct Swapped {
+    pub server: Server,
     directory: Directory,
 }
 
@@ -63,7 +63,7 @@ fn epoll() -> Lab {
 }
 
 impl Swapped {
-    fn new(lab: Lab, handler: &str, options: &[&str]) -> Self {
+    pub fn new(lab: Lab, handler: &str, options: &[&str]) -> Self {
         let directory = Directory::new();
         let socket = directory.path("s");
         let socket = socket.to_str().expect("it is text");
@@ -77,9 +77,18 @@ impl Swapped {
         answer.expect("the server answers")
     }
 
-    fn swap(&self, to: &str) -> Result<Answer, Refusal> {
+    pub fn swap(&self, to: &str) -> Result<Answer, Refusal> {
         let (route, to) = (None, to.to_owned());
         self.ask(Ask::Swap { route, to })
+    }
+
+    /// Waits until nothing that was exchanged is in use.
+    pub fn until_buried(&self) {
+        let start = Instant::now();
+        while self.ask(Ask::Status).expect("always").retired > 0 {
+            assert!(start.elapsed() < PATIENCE, "old ones are kept");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// What a new connection is answered.
@@ -103,7 +112,7 @@ impl Swapped {
 }
 
 /// A guest that answers these four letters.
-fn saying(four: &str) -> String {
+pub fn saying(four: &str) -> String {
     misbehaving([]).replace("\"fine\"", &format!("{four:?}"))
 }
 
@@ -146,8 +155,28 @@ fn fifty_exchanges_under_load_fail_no_request(lab: Lab) {
     let second = File::new("tock.wat", saying("tock"));
     let mut swapped = Swapped::new(lab, first.path(), &[]);
     let before = address_space(&swapped.server);
+    let seen = exchange_under_load(&swapped, 50, |nth| match nth {
+        0 => swapped.swap(second.path()),
+        _ => swapped.ask(Ask::Back { route: None }),
+    });
+    assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
+    swapped.until_buried();
+    // An engine alone reserves more than this.
+    let grown = address_space(&swapped.server).saturating_sub(before);
+    assert!(grown < 16 << 30, "{grown} bytes of addresses more");
+    let failed = swapped.server.figures().served.failed;
+    assert_eq!(failed, 0);
+}
+
+/// Exchanges the handler so many times, by `exchange`, which gets the exchange's number, under four
+/// connections that ask without end. Returns how many answers were `tick`, and how many `tock`.
+pub fn exchange_under_load(
+    swapped: &Swapped,
+    exchanges: u64,
+    exchange: impl Fn(u64) -> Result<Answer, Refusal>,
+) -> [u64; 2] {
     let end = AtomicBool::new(false);
-    let seen = thread::scope(|scope| {
+    thread::scope(|scope| {
         let load = |_| {
             let mut client = swapped.server.connect();
             let end = &end;
@@ -169,28 +198,20 @@ fn fifty_exchanges_under_load_fail_no_request(lab: Lab) {
             })
         };
         let clients: Vec<_> = (0..4).map(load).collect();
-        let mut last = swapped.swap(second.path());
-        for _ in 1..50 {
-            last = last.and_then(|_| swapped.ask(Ask::Back { route: None }));
-        }
+        let done = (0..exchanges).try_for_each(|nth| {
+            exchange(nth).and_then(|answer| {
+                let same = || Refusal(format!("exchange {nth} was none"));
+                answer.changed.then_some(()).ok_or_else(same)
+            })
+        });
         thread::sleep(Duration::from_millis(20));
+        // Before anything panics: the clients would never end.
         end.store(true, Ordering::Relaxed);
-        assert_eq!(last.expect("all of them good").routes[0].version, 51);
+        done.expect("all of them good");
         let seen = clients.into_iter().map(|client| client.join());
         seen.map(|seen| seen.expect("no request failed"))
             .fold([0; 2], |sum, seen| [sum[0] + seen[0], sum[1] + seen[1]])
-    });
-    assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
-    let start = Instant::now();
-    while swapped.ask(Ask::Status).expect("always").retired > 0 {
-        assert!(start.elapsed() < PATIENCE, "old ones are kept");
-        thread::sleep(Duration::from_millis(10));
-    }
-    // An engine alone reserves more than this.
-    let grown = address_space(&swapped.server).saturating_sub(before);
-    assert!(grown < 16 << 30, "{grown} bytes of addresses more");
-    let failed = swapped.server.figures().served.failed;
-    assert_eq!(failed, 0);
+    })
 }
 
 /// The addresses that a server has reserved, in bytes: `VmSize` of proc_pid_status(5).
@@ -232,6 +253,8 @@ fn a_bad_module_is_refused_and_the_old_one_stays() {
         ("/no/such.wasm", "no such file"),
         ("/", "no regular file"),
         ("/dev/zero", "no regular file"),
+        // Longer than its metadata says, as one that is being written.
+        ("/proc/version", "changed while it was read"),
         ("helo", "did you mean hello?"),
     ] {
         let refusal = swapped.swap(to).expect_err(to);
@@ -259,6 +282,42 @@ fn two_at_once_are_done_one_after_the_other() {
     });
     let status = swapped.ask(Ask::Status).expect("always");
     assert_eq!(status.routes[0].version, 5);
+}
+
+/// A connection on a thread of its own keeps its handler until its next request; what they may keep
+/// in all is bounded.
+#[test]
+fn handlers_that_idle_connections_keep_are_bounded() {
+    let model = ringlab::models::find("blocking").expect("it is in the table");
+    let isolation = Isolation::Reuse;
+    let files = ["tick", "tock"].map(|four| File::new("kept.wat", saying(four)));
+    let swapped = Swapped::new(
+        Lab { model, isolation },
+        files[0].path(),
+        &["--instances", "1"],
+    );
+    let mut keepers = Vec::new();
+    let refusal = (1..=200).find_map(|nth: usize| {
+        let mut keeper = swapped.server.connect();
+        keeper.send(get("/"));
+        assert_eq!(keeper.receive().status, 200);
+        keepers.push(keeper);
+        swapped.swap(files[nth % 2].path()).err()
+    });
+    let refusal = refusal.expect("a bound, before two hundred");
+    assert!(refusal.0.contains("are in use still"), "{refusal}");
+    assert!(keepers.len() <= 65, "{} were kept", keepers.len());
+    // Nobody is disturbed, and when they have left all is as before.
+    assert_eq!(swapped.text().len(), 4);
+    drop(keepers);
+    swapped.until_buried();
+    let other = if swapped.text() == "tick" { 1 } else { 0 };
+    assert!(
+        swapped
+            .swap(files[other].path())
+            .expect("there is room")
+            .changed
+    );
 }
 
 #[test]
