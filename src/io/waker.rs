@@ -61,11 +61,12 @@ impl Waker {
         }
     }
 
-    /// Takes the wake-up back, so that the descriptor is quiet until the next one. Only of a waker
-    /// made by [`Waker::new`].
-    pub(super) fn clear(&self) {
-        if let Means::Event(event) = &self.0 {
-            let _ = event.read();
+    /// Takes the wake-up back, so that the descriptor is quiet until the next one; says whether
+    /// there was one. Only of a waker made by [`Waker::new`].
+    pub(super) fn clear(&self) -> bool {
+        match &self.0 {
+            Means::Event(event) => event.read().is_ok(),
+            Means::Pipe(_) | Means::Flag(_) => false,
         }
     }
 }

@@ -33,6 +33,8 @@ mod time_slice;
 pub use answer::encode;
 pub use inline::Inline;
 pub use job::Job;
+#[cfg(test)]
+pub(crate) use pool::Simulated;
 pub use pool::Workers;
 pub use remote::{Home, Remote, Wake};
 pub use routed::Routed;

@@ -56,6 +56,59 @@ impl Workers {
     }
 }
 
+/// Workers that are no threads, for a test that decides by itself what happens when.
+#[cfg(test)]
+pub(crate) struct Simulated {
+    /// What a server has its requests put into.
+    pub(crate) workers: Arc<Workers>,
+    ready: Ready,
+    /// Errands that a worker has begun.
+    begun: Vec<Errand>,
+    count: usize,
+}
+
+#[cfg(test)]
+impl Simulated {
+    /// `count` of them, with a queue of `capacity`.
+    pub(crate) fn new(count: usize, capacity: usize) -> Simulated {
+        let queue = Arc::new(Queue::new(capacity));
+        Simulated {
+            workers: Arc::new(Workers { queue }),
+            ready: Ready::default(),
+            begun: Vec::new(),
+            count,
+        }
+    }
+
+    /// One of them begins an errand, or has done one, or nothing happens, as `chosen` says. Says
+    /// whether there is more to do, and whether an errand was sent home.
+    pub(crate) fn go_on(&mut self, chosen: u32) -> (bool, bool) {
+        let mut sent = false;
+        let at = chosen as usize / 4;
+        match chosen % 4 {
+            0 => {}
+            1 if !self.begun.is_empty() => {
+                let mut errand = self.begun.swap_remove(at % self.begun.len());
+                if !errand.job.cancelled().is_set() {
+                    self.ready.run(&mut errand);
+                }
+                errand.home.send(errand.job);
+                sent = true;
+            }
+            _ if self.begun.len() < self.count => {
+                self.begun.extend(self.workers.queue.remove(|_| true));
+            }
+            _ => {}
+        }
+        let mut waits = false;
+        self.workers.queue.remove(|_| {
+            waits = true;
+            false
+        });
+        (waits || !self.begun.is_empty(), sent)
+    }
+}
+
 impl Drop for Workers {
     fn drop(&mut self) {
         self.queue.close();

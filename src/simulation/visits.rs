@@ -49,7 +49,7 @@ struct Request {
     last: Vec<u8>,
 }
 
-const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+pub const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
 
 fn answer(media_type: &str, body: &[u8], with_body: bool, ending: &str) -> Vec<u8> {
     let head = format!(

@@ -21,9 +21,9 @@ use std::rc::Rc;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-pub(crate) use self::terms::{Terms, Weather, World};
+pub(crate) use self::terms::{Others, Terms, Weather, World};
 use super::slots::Slots;
-use super::{Buf, Done, Driver, Listener, Op, Outcome, Submitted, Token, Waker};
+use super::{Buf, Done, Driver, Listener, NOW_NS, Op, Outcome, Submitted, Token, Waker};
 
 /// Waits that bring nothing, one after the other and with no time gone by, that a caller may make:
 /// it may have looked in passing, or its clock may be a step behind.
@@ -226,6 +226,7 @@ impl Driver for Simulated {
         loop {
             self.world.borrow_mut().network.catch_up();
             self.end_if_due();
+            let others_work = self.let_others_work(until);
             let moved = self.work();
             let now_ns = self.now_ns();
             if !self.events.is_empty() {
@@ -238,6 +239,12 @@ impl Driver for Simulated {
                 break;
             }
             if moved {
+                continue;
+            }
+            if others_work {
+                self.idle_waits = 0;
+                let took_ns = self.random.random_range(1_000..200_000);
+                self.pass(now_ns + took_ns);
                 continue;
             }
             let Some(next_ns) = self.next_ns(until) else {
@@ -290,6 +297,19 @@ impl Simulated {
             }
         }
         Submitted::Queued
+    }
+
+    /// Other threads go on meanwhile, and may wake this one; says whether they have more to do.
+    fn let_others_work(&mut self, until: Option<u64>) -> bool {
+        let chosen = self.random.random();
+        let others = (self.world.borrow_mut().others)(chosen);
+        if self.waker.clear() {
+            self.events.push_back((Token::LISTENER, Event::Woken));
+        } else {
+            let sleeps = until.is_none_or(|until| until > NOW_NS);
+            assert!(!(others.sent && sleeps), "nobody woke it");
+        }
+        others.work
     }
 
     fn now_ns(&self) -> u64 {

@@ -40,6 +40,13 @@ pub(crate) struct Script {
     pub(crate) due_bytes: usize,
 }
 
+impl Script {
+    /// Whether FIN is sent before all is answered.
+    pub(crate) fn sends_fin(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Fin))
+    }
+}
+
 /// The other end of a connection, and the connection.
 pub(crate) struct Peer {
     pub(crate) script: Script,

@@ -43,9 +43,20 @@ pub(crate) struct Terms {
     pub(crate) held_bytes: usize,
 }
 
+/// What other threads have done meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Others {
+    /// They have more to do.
+    pub(crate) work: bool,
+    /// They sent something to this thread, so that it must be awake.
+    pub(crate) sent: bool,
+}
+
 /// What is shared with the test: both sides of every connection, and how it went.
 pub(crate) struct World {
     pub(crate) network: Network,
+    /// Has other threads go on in some way, which a random number decides.
+    pub(crate) others: Box<dyn FnMut(u32) -> Others>,
     /// Called once, when every peer is over or [`World::ends_ns`] has come.
     pub(crate) end: Option<Box<dyn FnOnce()>>,
     pub(crate) ends_ns: Option<u64>,
