@@ -124,9 +124,10 @@ fn isolations_are_told_apart_by_what_they_put_back_and_fault_in() {
             count(isolation, "minor faults"),
         );
         let resets = matches!(isolation, Isolation::Reset | Isolation::Fresh);
-        assert_eq!(reset >= 4096.0, resets, "{isolation}: {reset}");
+        // A request on either edge is counted in one place and not in the other.
+        assert_eq!(reset >= 0.9 * 4096.0, resets, "{isolation}: {reset}");
         let maps = isolation == Isolation::OnDemand;
-        assert_eq!(faults >= 1.0, maps, "{isolation}: {faults}");
+        assert_eq!(faults >= 0.9, maps, "{isolation}: {faults}");
     }
     let both = [Isolation::Reset, Isolation::Fresh].map(|rung| count(rung, RESET_BYTES));
     assert!(both[0] < both[1], "{both:?}");
