@@ -23,7 +23,7 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
         set.add(stream, EpollEvent::new(edges, nth as u64))
             .expect("a socket");
     }
-    let answer = [b'a'; ANSWER_BYTES];
+    let answers = vec![[b'a'; ANSWER_BYTES]; CONNECTIONS];
     let mut buffer = vec![0; 64 * 1024];
     let mut events = vec![EpollEvent::empty(); 512];
     loop {
@@ -32,9 +32,10 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
             found => found.expect("the set is open"),
         };
         for event in &events[..found] {
-            let socket = streams[event.data() as usize].as_raw_fd();
+            let nth = event.data() as usize;
+            let socket = streams[nth].as_raw_fd();
             if matches!(recv(socket, &mut buffer, MsgFlags::empty()), Ok(1..)) {
-                send(socket, &answer, MsgFlags::MSG_NOSIGNAL).expect("there is room");
+                send(socket, &answers[nth], MsgFlags::MSG_NOSIGNAL).expect("there is room");
                 if meter.answered() {
                     return;
                 }

@@ -47,7 +47,7 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
         bytes: [[0; BUFFER_BYTES]; BUFFERS as usize],
     });
     let entries: *mut BufRingEntry = ptr::from_mut(&mut buffers.ring).cast();
-    let answer = [b'a'; ANSWER_BYTES];
+    let answers = vec![[b'a'; ANSWER_BYTES]; CONNECTIONS];
     let (mut submitter, mut submissions, mut completions) = ring.split();
     submitter
         .register_files_sparse(CONNECTIONS as u32)
@@ -96,7 +96,7 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
     let mut batch = 1;
     loop {
         for entry in wanted.drain(..) {
-            // SAFETY: the answer outlives the ring's use of it, and so do the buffers.
+            // SAFETY: the answers outlive the ring's use of it, and so do the buffers.
             while unsafe { submissions.push(&entry) }.is_err() {
                 submissions.sync();
                 submitter.submit().expect("the ring is open");
@@ -140,6 +140,7 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
             if !cqueue::more(completion.flags()) {
                 wanted.push(receive(file as u32));
             }
+            let answer = &answers[file as usize];
             let send = opcode::Send::new(Fixed(file as u32), answer.as_ptr(), ANSWER_BYTES as u32)
                 .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL | libc::MSG_DONTWAIT)
                 .build()
@@ -150,5 +151,7 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
                 return;
             }
         }
+        // Otherwise the next wait would find these again, and not wait.
+        completions.sync();
     }
 }

@@ -19,16 +19,16 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
         stream.set_nonblocking(true).expect("a socket");
     }
     listener.set_nonblocking(true).expect("a socket");
-    let answer = [b'a'; ANSWER_BYTES];
+    let answers = vec![[b'a'; ANSWER_BYTES]; CONNECTIONS];
     let mut buffer = vec![0; 64 * 1024];
     loop {
         // Whoever polls must also look for new connections.
         let none = accept4(listener.as_raw_fd(), SockFlag::SOCK_NONBLOCK);
         assert_eq!(none, Err(Errno::EAGAIN));
-        for stream in &streams {
+        for (stream, answer) in streams.iter().zip(&answers) {
             let socket = stream.as_raw_fd();
             if matches!(recv(socket, &mut buffer, MsgFlags::empty()), Ok(1..)) {
-                send(socket, &answer, MsgFlags::MSG_NOSIGNAL).expect("there is room");
+                send(socket, answer, MsgFlags::MSG_NOSIGNAL).expect("there is room");
                 if meter.answered() {
                     return;
                 }

@@ -24,7 +24,7 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
         .map(|_| listener.accept().expect("the client connects").0)
         .collect();
     let signals = told_by_signals(&streams);
-    let answer = [b'a'; ANSWER_BYTES];
+    let answers = vec![[b'a'; ANSWER_BYTES]; CONNECTIONS];
     let mut buffer = vec![0; 64 * 1024];
     let mut told = vec![0; 128 * SIGNAL_BYTES];
     // What came before a socket was armed raises nothing.
@@ -32,7 +32,12 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
     loop {
         for socket in ready.drain(..) {
             if matches!(recv(socket, &mut buffer, MsgFlags::empty()), Ok(1..)) {
-                send(socket, &answer, MsgFlags::MSG_NOSIGNAL).expect("there is room");
+                send(
+                    socket,
+                    &answers[socket as usize % CONNECTIONS],
+                    MsgFlags::MSG_NOSIGNAL,
+                )
+                .expect("there is room");
                 if meter.answered() {
                     return;
                 }

@@ -33,6 +33,7 @@ pub const CONNECTIONS: usize = 64;
 /// As long as what `compare` sends, and what it gets.
 pub const REQUEST_BYTES: usize = 41;
 pub const ANSWER_BYTES: usize = 148;
+// Each connection has an answer of its own, as in a server: one for all would be in the cache.
 
 /// Serves `CONNECTIONS` connections until `meter` has seen all answers.
 type Echo = fn(Listener, &mut Meter);
@@ -84,16 +85,19 @@ fn cpu_time() -> Duration {
 }
 
 /// One run of one echo, in a thread of its own: ns of CPU time per answer.
-fn measure(echo: Echo, answers: u64, core: usize) -> f64 {
+fn measure(name: &str, echo: Echo, answers: u64, core: usize) -> f64 {
     let (mut listeners, address) =
         listener::bind("127.0.0.1:0".parse().expect("an address"), 1).expect("loopback is there");
     let listener = listeners.pop().expect("one was asked for");
-    let server = std::thread::spawn(move || {
+    // With a name, so that a profile tells them apart.
+    let server = std::thread::Builder::new().name(name.to_owned());
+    let serve = move || {
         core_affinity::set_for_current(core_affinity::CoreId { id: core });
         let mut meter = Meter::new(answers);
         echo(listener, &mut meter);
         meter.ns_per_answer()
-    });
+    };
+    let server = server.spawn(serve).expect("a thread");
     Client::connect(address).run(answers);
     server.join().expect("an echo does not panic")
 }
@@ -157,9 +161,9 @@ fn main() {
             let order = [round % 3, (round + 1) % 3, (round + 2) % 3];
             for which in order {
                 match which {
-                    0 => first.push(Some(measure(bare, answers, server))),
-                    1 => driver.push(Some(measure(driven, answers, server))),
-                    _ => second.push(Some(measure(bare, answers, server))),
+                    0 => first.push(Some(measure("bare", bare, answers, server))),
+                    1 => driver.push(Some(measure("driver", driven, answers, server))),
+                    _ => second.push(Some(measure("bare", bare, answers, server))),
                 }
             }
         }
