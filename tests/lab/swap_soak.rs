@@ -28,7 +28,7 @@ const ROUNDS: usize = 5;
 const WINDOW: Duration = Duration::from_secs(4);
 const CONNECTIONS: usize = 64;
 /// Between two exchanges of a window.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Each model that this kernel can serve.
 fn labs(names: &[&str]) -> Vec<Lab> {
@@ -110,8 +110,11 @@ fn window(swapped: &Swapped, files: &[File; 2], exchanging: bool) -> Seen {
     thread::scope(|scope| {
         let exchanger = scope.spawn(|| {
             let mut exchanges = 0;
-            while exchanging && !end.load(Ordering::Relaxed) {
-                let to = &files[(exchanges as usize + 1) % 2];
+            // The first may be to what is there already, which is none.
+            for to in files.iter().cycle() {
+                if !exchanging || end.load(Ordering::Relaxed) {
+                    break;
+                }
                 exchanges += u64::from(swapped.swap(to.path()).expect("both good").changed);
                 thread::sleep(PAUSE);
             }
