@@ -74,12 +74,17 @@ pub enum Pass {
     Counts,
 }
 
+/// How long connections may take to be accepted before system calls are counted: a thread that is
+/// born with a dozen counters takes a millisecond or two, and makes calls that nobody counts.
+const SETTLING: Duration = Duration::from_millis(150);
 /// How long system calls are counted by the kernel.
 const STRETCH: Duration = Duration::from_millis(150);
 /// Until their counters are gone: the kernel waits some 40 ms for each tracepoint.
 const DETACHING: Duration = Duration::from_millis(400);
 /// What a counting block takes longer than another.
-pub(super) const CALLS_COUNTED: Duration = STRETCH.saturating_add(DETACHING);
+pub(super) const CALLS_COUNTED: Duration = SETTLING
+    .saturating_add(STRETCH)
+    .saturating_add(DETACHING);
 
 /// System calls of one stretch, by the program's count and the kernel's.
 ///
@@ -415,6 +420,7 @@ impl Tracer {
     /// Counts for a stretch, then detaches on a thread of its own. `None` if the server is gone.
     fn count(&mut self, server: &mut Server) -> Option<()> {
         let mut counters = self.counters.take_if(|counters| counters.is_counting())?;
+        settle(server)?;
         let mut end = || {
             Some((
                 server.report().ok()?,
@@ -451,6 +457,23 @@ impl Tracer {
             kernel: kernel.unwrap_or_default(),
         })
     }
+}
+
+/// Waits until no more connections are being accepted, or for as long as [`SETTLING`]. `None` if the
+/// server is gone.
+fn settle(server: &mut Server) -> Option<()> {
+    const BETWEEN: Duration = Duration::from_millis(10);
+    let start = Instant::now();
+    let mut before = None;
+    while start.elapsed() < SETTLING {
+        let accepted = Some(server.report().ok()?.figures.served.accepted);
+        if accepted == before {
+            break;
+        }
+        before = accepted;
+        thread::sleep(BETWEEN);
+    }
+    Some(())
 }
 
 struct Watch {
