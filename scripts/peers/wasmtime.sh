@@ -32,7 +32,7 @@ prepare_peer() {
 }
 
 start_peer() {
-    launch_peer "$wasmtime" serve --optimize pooling-allocator=y --addr "127.0.0.1:$port" "$component"
+    launch_peer "$wasmtime" serve -S cli --optimize pooling-allocator=y --addr "127.0.0.1:$port" "$component"
 }
 
 run_peer() {

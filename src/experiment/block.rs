@@ -82,9 +82,8 @@ const STRETCH: Duration = Duration::from_millis(150);
 /// Until their counters are gone: the kernel waits some 40 ms for each tracepoint.
 const DETACHING: Duration = Duration::from_millis(400);
 /// What a counting block takes longer than another.
-pub(super) const CALLS_COUNTED: Duration = SETTLING
-    .saturating_add(STRETCH)
-    .saturating_add(DETACHING);
+pub(super) const CALLS_COUNTED: Duration =
+    SETTLING.saturating_add(STRETCH).saturating_add(DETACHING);
 
 /// System calls of one stretch, by the program's count and the kernel's.
 ///
