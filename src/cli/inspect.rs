@@ -1,8 +1,9 @@
 //! `ringlab inspect`: what a handler's module is, and which isolations take it.
 
 use super::{Exit, fail, say};
+use crate::report::wrap_from;
 use crate::sandbox::{Handler, Inspection, Isolation, Limits, Source};
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 /// Say what a handler's module is, and which isolations take it or why not
 #[derive(Debug, clap::Args)]
@@ -33,7 +34,7 @@ pub fn run(arguments: &Arguments) -> Exit {
             }
             Err(error) => format!("does not: {}", error.fault),
         };
-        say(format_args!("{isolation:<12}{verdict}\n"));
+        say(format_args!("{}\n", line(isolation, &verdict)));
     }
     if taken { Exit::Done } else { Exit::BadInput }
 }
@@ -44,17 +45,18 @@ fn describe(source: &Source, found: &Inspection) -> String {
         Some(version) => format!("ringlab, version {version}"),
         None => "none: no export is called ringlab_v1".to_owned(),
     };
-    let mut text = format!(
-        "module      {source}: {format}, {} bytes, fnv1a64 {:016x}, {} functions\nABI         {abi}\n",
+    let module = format!(
+        "{source}: {format}, {} bytes, fnv1a64 {:016x}, {} functions",
         found.bytes, found.fnv1a64, found.functions
     );
+    let mut text = format!("{}\n{}\n", line("module", &module), line("ABI", &abi));
     let mut list = |title: &str, lines: &[String]| {
-        for (nth, line) in lines.iter().enumerate() {
+        for (nth, one) in lines.iter().enumerate() {
             let title = if nth == 0 { title } else { "" };
-            writeln!(text, "{title:<12}{line}").expect("a string takes all");
+            writeln!(text, "{}", line(title, one)).expect("a string takes all");
         }
         if lines.is_empty() {
-            writeln!(text, "{title:<12}none").expect("a string takes all");
+            writeln!(text, "{}", line(title, "none")).expect("a string takes all");
         }
     };
     list("imports", &found.imports);
@@ -63,6 +65,11 @@ fn describe(source: &Source, found: &Inspection) -> String {
     list("tables", &found.tables);
     list("state", &state(found));
     text
+}
+
+/// A title and what belongs to it, which may take several lines.
+fn line(title: impl Display, text: &str) -> String {
+    wrap_from(&format!("{title:<12}"), text)
 }
 
 /// What a request may leave behind for the next one in a kept instance.

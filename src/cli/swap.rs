@@ -1,7 +1,7 @@
 //! `ringlab swap`: exchanges a running server's handler, or says how things are.
 
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::{Exit, fail, say};
 use crate::sandbox::Source;
@@ -82,7 +82,7 @@ fn describe(ask: &Ask, answer: &Answer) -> String {
         text += &describe_route(route);
     }
     if answer.retired > 0 {
-        text += &format!("{} exchanged engines are in use still\n", answer.retired);
+        text += &format!("exchanged, and in use still: {} engines\n", answer.retired);
     }
     text
 }
@@ -93,24 +93,25 @@ fn describe_route(route: &RouteStatus) -> String {
         path => path,
     };
     let module = match (&route.hash, route.bytes) {
-        (Some(hash), Some(bytes)) => format!("{bytes} bytes, fnv1a64 {hash}"),
+        (Some(hash), Some(bytes)) => format!(
+            "{bytes} bytes, fnv1a64 {hash}, compiled in {:.1} ms",
+            route.compile_us as f64 / 1000.0
+        ),
         _ => "linked in".to_owned(),
     };
     let age = SystemTime::now().duration_since(route.since);
-    let age = humantime::format_duration(std::time::Duration::from_secs(
-        age.unwrap_or_default().as_secs(),
-    ));
+    let age = Duration::from_secs(age.unwrap_or_default().as_secs());
     let before = match &route.before {
-        Some(before) => format!("; --back is {before}"),
+        Some(before) => format!("    --back is {before}\n"),
         None => String::new(),
     };
     format!(
-        "{path}: version {}, {} ({module}), {}, compiled in {:.1} ms, since {} ({age}), {} requests{before}\n",
+        "{path}: version {}, {}, {}\n    served {} since {} ({})\n    {module}\n{before}",
         route.version,
         route.handler,
         route.isolation,
-        route.compile_us as f64 / 1000.0,
-        humantime::format_rfc3339_seconds(route.since),
         route.served,
+        humantime::format_rfc3339_seconds(route.since),
+        humantime::format_duration(age),
     )
 }

@@ -6,5 +6,5 @@ mod memory;
 mod terminal;
 mod units;
 
-pub use terminal::{agreement, experiment, load, unlike_hosts, wrap};
+pub use terminal::{agreement, experiment, load, unlike_hosts, wrap, wrap_from};
 pub use units::{count, duration, microseconds};

@@ -558,7 +558,7 @@ pub fn wrap(text: &str) -> String {
 }
 
 /// Breaks lines at [`COLUMNS`]; the first begins with `mark`, the others are indented as far.
-pub(super) fn wrap_from(mark: &str, text: &str) -> String {
+pub fn wrap_from(mark: &str, text: &str) -> String {
     let mut lines = vec![mark.to_string()];
     let indent = " ".repeat(mark.chars().count());
     for word in text.split_whitespace() {

@@ -1,9 +1,10 @@
 //! Handlers exchanged while requests flow: none fails, the new one answers what comes after, and a bad
 //! one changes nothing.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -219,6 +220,67 @@ fn address_space(server: &Server) -> u64 {
     server.status_bytes("VmSize:")
 }
 
+/// Under every policy that lets others be served meanwhile.
+#[test]
+fn what_runs_ends_on_the_old_module() {
+    // So long that an exchange comes in between on a machine that has the time; right in any case.
+    let long = "(local.set 0 (i32.const 400000000))
+        (loop $again (br_if $again (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))";
+    let old = misbehaving([long]).replace("\"fine\"", "\"old \"");
+    let old = File::new("old.wat", old);
+    let new = File::new("new.wat", saying("new "));
+    for policy in ["pool", "spawn", "time-slice"] {
+        let mut swapped = Swapped::new(
+            epoll(),
+            old.path(),
+            &["--offload", policy, "--deadline", "20s"],
+        );
+        let mut client = swapped.server.connect();
+        let heavy = "POST / HTTP/1.1\r\nHost: lab\r\nContent-Length: 1\r\n\r\nx";
+        client.send(heavy);
+        swapped.server.until_received(heavy.len() as u64);
+        assert!(swapped.swap(new.path()).expect("a good module").changed);
+        assert_eq!(swapped.text(), "new ", "{policy}");
+        assert_eq!(client.receive().text(), "old ", "{policy}");
+        client.send(get("/"));
+        assert_eq!(client.receive().text(), "new ", "{policy}");
+        swapped.until_buried();
+    }
+}
+
+/// Whatever a read of it finds: all of one, all of the other, or none that is a module.
+#[test]
+fn a_file_that_is_written_without_end_is_taken_whole_or_not_at_all() {
+    let file = File::new("written.wat", saying("tick"));
+    let swapped = Swapped::new(epoll(), file.path(), &[]);
+    let end = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !end.load(Ordering::Relaxed) {
+                for four in ["tick", "tock"] {
+                    let content = saying(four);
+                    let mut file = fs::File::create(file.path()).expect("it is there");
+                    for part in content.as_bytes().chunks(99) {
+                        file.write_all(part).expect("it can be written");
+                    }
+                }
+            }
+        });
+        let mut refusals = Vec::new();
+        let start = Instant::now();
+        while refusals.is_empty() && start.elapsed() < PATIENCE {
+            refusals.extend(swapped.swap(file.path()).err());
+            if !["tick", "tock"].contains(&swapped.text().as_str()) {
+                refusals.push("it answers something else".into());
+            }
+        }
+        end.store(true, Ordering::Relaxed);
+        let refusal = refusals.first().expect("a part is found sooner or later");
+        let known = ["is refused", "is empty", "changed while it was read"];
+        assert!(known.iter().any(|one| refusal.0.contains(one)), "{refusal}");
+    });
+}
+
 #[test]
 fn a_bad_module_is_refused_and_the_old_one_stays() {
     let good = File::new("good.wat", saying("good"));
@@ -398,8 +460,17 @@ fn each_route_is_exchanged_alone() {
         0,
         "nothing was exchanged",
     );
-    check(&["--status"], 0, "/a: version 1, hello");
-    check(&["--status"], 0, "/b: version 2, echo");
+    check(
+        &["--status"],
+        0,
+        "/a: version 1, hello, reuse\n    served 0 since ",
+    );
+    check(
+        &["--status"],
+        0,
+        "/b: version 2, echo, reuse\n    served 0 since ",
+    );
+    check(&["--status"], 0, "    --back is hello\n");
     check(&["--back", "--route", "/b"], 0, "/b: version 3, hello");
     let mut client = server.connect();
     for target in ["/a", "/b"] {
@@ -419,6 +490,25 @@ fn refused(socket: &Path) -> String {
     let output = output.expect("the program can be started");
     assert_eq!(output.status.code(), Some(4));
     String::from_utf8(output.stderr).expect("it speaks UTF-8")
+}
+
+/// What a server answers a process of this user, whom the socket's mode lets in.
+fn asked_as(user: u32, socket: &Path) -> String {
+    thread::scope(|scope| {
+        let asker = scope.spawn(|| {
+            // SAFETY: three numbers in, none kept. The bare call changes this thread's user alone,
+            // where the C library's changes the process's (setresuid(2)).
+            let changed = unsafe { libc::syscall(libc::SYS_setresuid, -1, user, -1) };
+            assert_eq!(changed, 0, "root may");
+            let mut stream = UnixStream::connect(socket).expect("its mode allows it");
+            let mut answer = String::new();
+            // Who is not answered may find that nobody reads either.
+            let _ = stream.write_all(b"\"status\"\n");
+            let _ = stream.read_to_string(&mut answer);
+            answer
+        });
+        asker.join().expect("it ends")
+    })
 }
 
 #[test]
@@ -450,6 +540,12 @@ fn the_socket_is_its_owners_alone() {
     fs::write(&file, "").expect("it can be written");
     assert!(refused(&file).contains("is no socket"));
     if geteuid().is_root() {
+        let server = epoll().serve("hello", &["--socket", text]);
+        fs::set_permissions(&socket, Permissions::from_mode(0o666)).expect("it is ours");
+        fs::set_permissions(&directory.0, Permissions::from_mode(0o711)).expect("it is ours");
+        assert_eq!(asked_as(65534, &socket), "");
+        assert!(asked_as(0, &socket).starts_with("{\"Ok\""));
+        server.kill();
         chown(&socket, Some(Uid::from_raw(65534)), None).expect("root may");
         assert!(refused(&socket).contains("belongs to user 65534"));
         let foreign = socket::ask(&socket, &Ask::Status).expect_err("not ours");
