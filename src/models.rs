@@ -86,7 +86,7 @@ pub static MODELS: &[Model] = &[
     },
     Model {
         name: "io_uring",
-        sentence: "One thread a core hands operations to a ring and takes completions, several at once under pressure.",
+        sentence: "One thread a core hands operations to a ring and takes completions, with one call for all that is there.",
         shape: Shape::EventLoop,
         check: io_uring::check,
         run: event_loop::run::<IoUring<Off>, Off>,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::register::Restriction;
 use io_uring::squeue::{Entry, Flags};
-use io_uring::types::{BufRingEntry, Fd, Fixed, SubmitArgs};
+use io_uring::types::{BufRingEntry, Fd, Fixed};
 use io_uring::{IoUring, cqueue, opcode};
 use ringlab::io::listener::Listener;
 
@@ -18,10 +18,6 @@ use super::{ANSWER_BYTES, CONNECTIONS, Meter};
 const BUFFERS: u16 = 128;
 const BUFFER_BYTES: usize = 2048;
 const ACCEPT: u64 = u64::MAX;
-/// As the driver's: a wait asks for as many as were found, between four and sixteen, and at most so
-/// many microseconds for each.
-const BATCHES: std::ops::RangeInclusive<usize> = 4..=16;
-const MIN_WAIT_US_EACH: u32 = 12;
 
 /// The ring of buffers, page-aligned as the kernel wants it.
 #[repr(align(4096))]
@@ -41,7 +37,6 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
         .setup_cqsize(512)
         .build(64)
         .expect("it was checked that it can");
-    let waits_for_several = ring.params().is_feature_min_timeout();
     let mut buffers: Box<Buffers> = Box::new(Buffers {
         ring: [0; _],
         bytes: [[0; BUFFER_BYTES]; BUFFERS as usize],
@@ -93,7 +88,6 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
             .user_data(u64::from(file))
     };
     let mut wanted: Vec<Entry> = vec![accept];
-    let mut batch = 1;
     loop {
         for entry in wanted.drain(..) {
             // SAFETY: the answers outlive the ring's use of it, and so do the buffers.
@@ -103,30 +97,14 @@ pub fn echo(listener: Listener, meter: &mut Meter) {
             }
         }
         submissions.sync();
-        let entered = if batch == 1 || !waits_for_several {
-            submitter.submit_and_wait(1)
-        } else {
-            let arguments = SubmitArgs::new().min_wait_usec(MIN_WAIT_US_EACH * batch as u32);
-            submitter.submit_with_args(batch, &arguments)
-        };
-        match entered.map_err(|error| error.raw_os_error()) {
+        match submitter
+            .submit_and_wait(1)
+            .map_err(|error| error.raw_os_error())
+        {
             Err(Some(libc::EINTR)) => continue,
-            Err(Some(libc::ETIME)) => {}
             result => drop(result.expect("the ring is open")),
         }
         completions.sync();
-        let found = completions.len();
-        batch = if found < batch {
-            if batch > *BATCHES.start() {
-                batch / 2
-            } else {
-                1
-            }
-        } else if found >= (2 * batch).max(*BATCHES.start()) {
-            (2 * batch).clamp(*BATCHES.start(), *BATCHES.end())
-        } else {
-            batch
-        };
         for completion in completions.by_ref() {
             let file = completion.user_data();
             if file == ACCEPT {

@@ -8,7 +8,6 @@ use std::mem::ManuallyDrop;
 
 use io_uring::register::{Probe as Offer, Restriction};
 use io_uring::squeue::{Entry, Flags};
-use io_uring::types::SubmitArgs;
 use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter};
 
 use super::{Counts, ring_refusal};
@@ -19,10 +18,6 @@ use crate::measure::probe::{Probe, Stage};
 const SUBMISSIONS: u32 = 64;
 /// A burst of completions beyond this waits in the kernel's overflow list, which costs more.
 const COMPLETIONS: u32 = 512;
-
-/// A wait for several completions ends after so many microseconds for each of them, with what there
-/// is, or else with the next one. So it pays only where they come faster than that.
-const MIN_WAIT_US_EACH: u32 = 12;
 
 /// IORING_ENTER_GETEVENTS (include/uapi/linux/io_uring.h), which the crate keeps to itself.
 const ENTER_GETEVENTS: u32 = 1;
@@ -48,8 +43,6 @@ pub(super) struct Ring {
     waiting: VecDeque<Entry>,
     written: u64,
     taken: u64,
-    /// The kernel knows the minimum wait (Linux 6.12).
-    waits_for_several: bool,
 }
 
 impl Ring {
@@ -67,10 +60,7 @@ impl Ring {
         let (mut submitter, submissions, completions) = unsafe { (*owner).split() };
         // A ring that cannot be registered works all the same.
         let _ = submitter.register_ring_fd();
-        // SAFETY: as above.
-        let waits_for_several = unsafe { (*owner).params().is_feature_min_timeout() };
         Ok(Ring {
-            waits_for_several,
             submitter,
             submissions: ManuallyDrop::new(submissions),
             completions: ManuallyDrop::new(completions),
@@ -136,11 +126,11 @@ impl Ring {
         }
     }
 
-    /// Submits everything, waits for a completion, or for `want` of them where the kernel can bound
-    /// that in time, and appends what there is. Returns early when a signal came.
+    /// Submits everything, waits for a completion if it `may_sleep`, and appends what there is.
+    /// Returns early when a signal came.
     pub(super) fn enter<P: Probe>(
         &mut self,
-        want: usize,
+        may_sleep: bool,
         completions: &mut Vec<Completion>,
         counts: &Counts,
     ) -> io::Result<()> {
@@ -149,13 +139,9 @@ impl Ring {
             if more {
                 counts.sq_full.add(1);
             }
-            let want = if more || !completions.is_empty() {
-                0
-            } else {
-                want
-            };
+            let may_sleep = may_sleep && !more && completions.is_empty();
             counts.io_uring_enter.add(1);
-            let entered = self.submit_and_wait::<P>(want);
+            let entered = self.submit_and_wait::<P>(may_sleep);
             self.take(completions, counts);
             let overflown = self.submissions.cq_overflow();
             if overflown {
@@ -182,9 +168,10 @@ impl Ring {
 
     /// All at once; for a ledger one after the other, which takes up to two calls more. Without
     /// anything to wait for, deferred task work is done by an enter that asks for no completion.
-    fn submit_and_wait<P: Probe>(&mut self, want: usize) -> io::Result<usize> {
+    fn submit_and_wait<P: Probe>(&mut self, may_sleep: bool) -> io::Result<usize> {
+        let want = usize::from(may_sleep);
         if !P::ON {
-            return self.wait(want);
+            return self.submitter.submit_and_wait(want);
         }
         let submitted = P::within(Stage::EnterSubmit, || self.submitter.submit())?;
         let worked = P::within(Stage::EnterTaskWork, || self.do_task_work());
@@ -193,7 +180,7 @@ impl Ring {
         if worked.is_err() || want == 0 || self.completions.len() >= want {
             return Ok(submitted);
         }
-        let waited = P::within(Stage::EnterWait, || self.wait(want));
+        let waited = P::within(Stage::EnterWait, || self.submitter.submit_and_wait(want));
         waited.map_or(Ok(submitted), |more| Ok(submitted + more))
     }
 
@@ -203,18 +190,6 @@ impl Ring {
         unsafe {
             self.submitter
                 .enter::<libc::sigset_t>(0, 0, ENTER_GETEVENTS, None)
-        }
-    }
-
-    fn wait(&self, want: usize) -> io::Result<usize> {
-        if want <= 1 || !self.waits_for_several {
-            return self.submitter.submit_and_wait(want.min(1));
-        }
-        let arguments = SubmitArgs::new().min_wait_usec(MIN_WAIT_US_EACH * want as u32);
-        match self.submitter.submit_with_args(want, &arguments) {
-            // Fewer came in time; nothing had been submitted, or it would have been said.
-            Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(0),
-            result => result,
         }
     }
 
