@@ -184,7 +184,7 @@ fn show(report: &Report) -> Exit {
     }
     match report.touched {
         Some(touched) => eprintln!(
-            "memory {} bytes, {} of them grown; {} pages of {PAGE_BYTES} bytes changed",
+            "memory {} bytes, {} of them grown; pages of {PAGE_BYTES} bytes changed: {}",
             touched.after_bytes,
             touched.after_bytes - touched.before_bytes,
             touched.changed_pages

@@ -29,7 +29,7 @@ fn the_answer_is_the_servers() {
         assert!(said.contains("first call") && said.contains("median"));
         let memory = match isolation {
             "native" => "memory n/a: the handler is linked in",
-            _ => " pages of 4096 bytes changed",
+            _ => "pages of 4096 bytes changed: ",
         };
         assert!(said.contains(memory), "{said}");
     }
@@ -46,9 +46,18 @@ fn written_pages_are_counted() {
         assert_eq!(code, Some(0), "{said}");
         assert!(said.contains(words), "{words:?} is not in {said}");
     };
-    check("", "memory 262144 bytes, 0 of them grown; 1 pages");
-    check("x", "memory 262144 bytes, 0 of them grown; 2 pages");
-    check("xx", "memory 327680 bytes, 65536 of them grown; 2 pages");
+    check(
+        "",
+        "memory 262144 bytes, 0 of them grown; pages of 4096 bytes changed: 1",
+    );
+    check(
+        "x",
+        "memory 262144 bytes, 0 of them grown; pages of 4096 bytes changed: 2",
+    );
+    check(
+        "xx",
+        "memory 327680 bytes, 65536 of them grown; pages of 4096 bytes changed: 2",
+    );
 }
 
 #[test]
