@@ -21,6 +21,9 @@ pub struct Model {
     pub shape: Shape,
     /// Why it cannot run here, if so.
     pub check: fn() -> Result<(), String>,
+    /// How a thread of it is told that a handler on another thread has answered; to go on after
+    /// "answers of other threads come back".
+    pub way_back: fn() -> String,
     /// Serves on the calling thread until the hub says otherwise.
     pub run: Run,
     /// The same, recording where the time goes.
@@ -53,6 +56,7 @@ pub static MODELS: &[Model] = &[
         sentence: "A thread for each connection, which waits in recv and in send.",
         shape: Shape::ThreadPerConnection,
         check: blocking::check,
+        way_back: || "by unparking the thread of their connection".to_owned(),
         run: thread_per_connection::run::<Off>,
         run_probed: thread_per_connection::run::<On>,
         run_injecting: thread_per_connection::run::<Injecting>,
@@ -62,6 +66,7 @@ pub static MODELS: &[Model] = &[
         sentence: "One thread a core tries every socket in turn and never sleeps: busy polling.",
         shape: Shape::EventLoop,
         check: nonblocking::check,
+        way_back: || "by a flag that every turn looks at".to_owned(),
         run: event_loop::run::<Nonblocking<Off>, Off>,
         run_probed: event_loop::run::<Nonblocking<On>, On>,
         run_injecting: event_loop::run::<Nonblocking<Injecting>, Injecting>,
@@ -71,6 +76,7 @@ pub static MODELS: &[Model] = &[
         sentence: "One thread a core asks which sockets are ready, then receives and sends itself.",
         shape: Shape::EventLoop,
         check: epoll::check,
+        way_back: || "by an eventfd in its epoll set".to_owned(),
         run: event_loop::run::<Epoll<Off>, Off>,
         run_probed: event_loop::run::<Epoll<On>, On>,
         run_injecting: event_loop::run::<Epoll<Injecting>, Injecting>,
@@ -80,6 +86,7 @@ pub static MODELS: &[Model] = &[
         sentence: "One thread a core gets a signal for each socket that becomes ready, and reads many at a time from a signalfd.",
         shape: Shape::EventLoop,
         check: signal::check,
+        way_back: || "by a signal of their own, SIGUSR1, to its thread".to_owned(),
         run: event_loop::run::<SignalDriven<Off>, Off>,
         run_probed: event_loop::run::<SignalDriven<On>, On>,
         run_injecting: event_loop::run::<SignalDriven<Injecting>, Injecting>,
@@ -89,6 +96,7 @@ pub static MODELS: &[Model] = &[
         sentence: "One thread a core hands operations to a ring and takes completions, with one call for all that is there.",
         shape: Shape::EventLoop,
         check: io_uring::check,
+        way_back: io_uring::way_back,
         run: event_loop::run::<IoUring<Off>, Off>,
         run_probed: event_loop::run::<IoUring<On>, On>,
         run_injecting: event_loop::run::<IoUring<Injecting>, Injecting>,
@@ -98,6 +106,7 @@ pub static MODELS: &[Model] = &[
         sentence: "Async/await: a task for each connection, on the tokio-uring runtime, which owns the loop and waits for its ring through epoll.",
         shape: Shape::RuntimeOwned,
         check: tokio_uring::check,
+        way_back: || "by an eventfd in its runtime's epoll set".to_owned(),
         run: task_per_connection::run::<Off>,
         run_probed: task_per_connection::run::<On>,
         run_injecting: task_per_connection::run::<Injecting>,
@@ -107,6 +116,7 @@ pub static MODELS: &[Model] = &[
         sentence: "No kernel: canned requests in, answers thrown away. What the lab itself costs.",
         shape: Shape::SelfDriven,
         check: null::check,
+        way_back: || "by a flag that every turn looks at".to_owned(),
         run: event_loop::run::<Null<Off>, Off>,
         run_probed: event_loop::run::<Null<On>, On>,
         run_injecting: event_loop::run::<Null<Injecting>, Injecting>,

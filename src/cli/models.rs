@@ -21,7 +21,14 @@ pub fn run(_: &Arguments) -> Exit {
     table.set_header(["axis", "value", "here", "what it is"]);
     for model in MODELS {
         let here = match (model.check)() {
-            Ok(()) => ("yes", model.sentence.to_string()),
+            Ok(()) => {
+                let way_back = (model.way_back)();
+                let sentence = model.sentence;
+                (
+                    "yes",
+                    format!("{sentence} Answers of other threads come back {way_back}."),
+                )
+            }
             Err(reason) => ("no", format!("{} Not here: {reason}.", model.sentence)),
         };
         table.add_row(["model", model.name, here.0, &here.1]);

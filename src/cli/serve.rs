@@ -211,6 +211,11 @@ pub fn run(arguments: &Arguments) -> Exit {
              and instances; only the size of its answer is held"
         );
     }
+    let elsewhere = |policy| matches!(policy, Policy::Spawn | Policy::Pool);
+    let way_back = config
+        .policies()
+        .any(elsewhere)
+        .then_some(config.model.way_back);
     let server = match Server::start(config) {
         Ok(server) => server,
         Err(error) => return fail(exit_for(error.is_the_hosts()), error),
@@ -223,6 +228,9 @@ pub fn run(arguments: &Arguments) -> Exit {
     say_address(server.address());
     if !arguments.is_child() {
         say_routes(&server, began);
+        if let Some(way_back) = way_back {
+            println!("answers of other threads come back {}", way_back());
+        }
     }
     let handle = server.handle();
     let told = handle.clone();

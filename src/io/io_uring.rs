@@ -28,9 +28,10 @@ use nix::errno::Errno;
 use super::provided_buffers::ProvidedBuffers;
 use super::ring::{Completion, Ring};
 use super::slots::Slots;
+use super::woken_by::WokenBy;
 use super::{
     Buf, Counts, Done, Driver, Listener, Op, Outcome, Submitted, Token, Waker, listener,
-    ring_refusal,
+    ring_refusal, woken_by,
 };
 use crate::measure::probe::{Off, Probe};
 
@@ -72,8 +73,7 @@ pub struct IoUring<P: Probe> {
     listener: Option<Listener>,
     accepting: bool,
     accept_armed: bool,
-    waker: Waker,
-    wake_count: Box<u64>,
+    woken_by: WokenBy,
     timer: Box<Timespec>,
     timer_set: Option<u64>,
     connections: Slots<Connection>,
@@ -162,6 +162,11 @@ fn pack(kind: Kind, token: Token) -> u64 {
     (kind as u64) << 56 | u64::from(token.index & INDEX_MASK) << 32 | u64::from(token.generation)
 }
 
+/// What a message that wakes completes.
+fn wake() -> u64 {
+    pack(Kind::Wake, Token::LISTENER)
+}
+
 fn unpack(user_data: u64) -> (Kind, Token) {
     let kind = KINDS[(user_data >> 56) as usize];
     let index = (user_data >> 32) as u32 & INDEX_MASK;
@@ -205,6 +210,19 @@ fn prepare(files: usize) -> io::Result<(Ring, ProvidedBuffers)> {
     Ok((ring, buffers))
 }
 
+/// How handlers' answers come back from other threads, in a part of a sentence.
+pub fn way_back() -> String {
+    let tried =
+        prepare(1).and_then(|(mut ring, _buffers)| woken_by::try_message(&mut ring, wake()));
+    match tried {
+        Ok(()) => "by a message into its ring".to_owned(),
+        Err(error) => format!(
+            "by an eventfd that its ring reads: the kernel takes no message into a ring from a thread \
+             without one ({error}; it needs Linux 6.13)"
+        ),
+    }
+}
+
 fn explain(error: io::Error) -> String {
     let lacks = "deferred task work, single issuer or provided buffers; it needs Linux 6.1";
     ring_refusal::explain(&error, lacks)
@@ -213,16 +231,16 @@ fn explain(error: io::Error) -> String {
 impl<P: Probe> Driver for IoUring<P> {
     fn open(listener: Listener, connections: usize, counts: Arc<Counts>) -> io::Result<Self> {
         // The check had a smaller ring, and before others had theirs.
-        let (ring, buffers) =
+        let (mut ring, buffers) =
             prepare(connections).map_err(|error| io::Error::new(error.kind(), explain(error)))?;
+        let woken_by = WokenBy::open(&mut ring, wake())?;
         let mut this = Self {
             ring,
             buffers,
             listener: Some(listener),
             accepting: false,
             accept_armed: false,
-            waker: Waker::new()?,
-            wake_count: Box::new(0),
+            woken_by,
             timer: Box::new(Timespec::new()),
             timer_set: None,
             connections: Slots::new((connections + SPARE_PLACES).min(INDEX_MASK as usize)),
@@ -340,7 +358,8 @@ impl<P: Probe> Driver for IoUring<P> {
             let completion = *self.completions.get(self.cursor)?;
             self.cursor += 1;
             let (kind, token) = unpack(completion.user_data);
-            if !cqueue::more(completion.flags) {
+            let is_message = kind == Kind::Wake && self.woken_by.is_message();
+            if !cqueue::more(completion.flags) && !is_message {
                 self.in_flight -= 1;
             }
             match kind {
@@ -353,6 +372,7 @@ impl<P: Probe> Driver for IoUring<P> {
                     if !self.ending {
                         self.watch_waker();
                     }
+                    self.woken_by.heard();
                     return Some((token, Done::Woken));
                 }
                 Kind::Timer => self.timer_set = None,
@@ -380,7 +400,7 @@ impl<P: Probe> Driver for IoUring<P> {
     }
 
     fn waker(&self) -> Waker {
-        self.waker.clone()
+        self.woken_by.waker()
     }
 }
 
@@ -664,9 +684,13 @@ impl<P: Probe> IoUring<P> {
         self.push(entry, Kind::Close, token);
     }
 
+    /// A message comes by itself; an eventfd must be read, for each time anew.
     fn watch_waker(&mut self) {
-        let target: *mut u64 = &mut *self.wake_count;
-        let entry = opcode::Read::new(Fd(self.waker.as_raw_fd()), target.cast(), 8).build();
+        let WokenBy::Event { waker, count } = &mut self.woken_by else {
+            return;
+        };
+        let target: *mut u64 = &mut **count;
+        let entry = opcode::Read::new(Fd(waker.as_raw_fd()), target.cast(), 8).build();
         self.push(entry, Kind::Wake, Token::LISTENER);
     }
 
@@ -707,6 +731,7 @@ impl<P: Probe> Drop for IoUring<P> {
     /// Buffers go only after the kernel has let go of them: everything is cancelled and reaped.
     fn drop(&mut self) {
         self.ending = true;
+        self.woken_by.end();
         self.accepting = false;
         self.listener = None;
         for _ in 0..ENDING_ROUNDS {
@@ -726,7 +751,9 @@ impl<P: Probe> Drop for IoUring<P> {
         }
         // The kernel may still write to what it was given: leaking it is the safe end.
         std::mem::forget(std::mem::replace(&mut self.connections, Slots::new(0)));
-        std::mem::forget(std::mem::take(&mut self.wake_count));
+        if let WokenBy::Event { count, .. } = &mut self.woken_by {
+            std::mem::forget(std::mem::take(count));
+        }
         self.buffers.leak();
     }
 }

@@ -20,6 +20,7 @@ pub mod null;
 mod provided_buffers;
 mod readiness;
 mod ring;
+mod ring_message;
 mod ring_refusal;
 pub mod signal;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub(crate) mod simulated;
 mod slots;
 pub mod tokio_uring;
 mod waker;
+mod woken_by;
 
 use std::io;
 

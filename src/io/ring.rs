@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::register::{Probe as Offer, Restriction};
 use io_uring::squeue::{Entry, Flags};
@@ -85,6 +86,12 @@ impl Ring {
             ),
         ];
         ring_refusal::lacking(&offer, &features)
+    }
+
+    /// Where messages to it go.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: `owner` lives until `drop` and is not changed, and its descriptor is open as long.
+        unsafe { BorrowedFd::borrow_raw((*self.owner).as_raw_fd()) }
     }
 
     /// For registering what entries refer to.

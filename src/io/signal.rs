@@ -14,7 +14,7 @@
 //! given to another. It then makes the other one be tried once for nothing.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -27,7 +27,7 @@ use nix::time::ClockId;
 use nix::unistd::{gettid, read};
 
 use super::readiness::{Event, Notifier, Readiness, Ready};
-use super::waker::clear_pipe;
+use super::waker::Bell;
 use super::{Counts, Listener, Token, Waker};
 use crate::measure::probe::{Probe, Stage};
 
@@ -46,11 +46,6 @@ const BAND_AT: usize = 28;
 const F_SETSIG: libc::c_int = 10;
 const F_SETOWN_EX: libc::c_int = 15;
 const F_OWNER_TID: libc::c_int = 0;
-
-const WAKER: Token = Token {
-    index: u32::MAX,
-    generation: 1,
-};
 
 /// Why signals cannot be used here, if so.
 pub fn check() -> Result<(), String> {
@@ -84,8 +79,8 @@ pub struct Signals {
     signals: SignalFd,
     timer: Timer,
     timer_set: Option<u64>,
-    /// Becomes readable when somebody wakes this thread.
-    woken: OwnedFd,
+    /// Rung by a signal like all else, which is read before the others: it has the lowest number.
+    bell: Bell,
     /// Whose each descriptor is.
     owners: Vec<Option<Token>>,
     /// What was read, `filled` signals long.
@@ -163,17 +158,12 @@ impl Signals {
         self.asked.reverse();
         Ok(())
     }
+}
 
-    fn told<P: Probe>(&mut self, token: Token, events: PollFlags, counts: &Counts) -> Event {
-        match token {
-            Token::LISTENER => Event::Listener,
-            WAKER => {
-                counts.read.add(1);
-                P::within(Stage::OtherCalls, || clear_pipe(&self.woken));
-                Event::Woken
-            }
-            token => Event::Ready(token, ready(events)),
-        }
+fn told(token: Token, events: PollFlags) -> Event {
+    match token {
+        Token::LISTENER => Event::Listener,
+        token => Event::Ready(token, ready(events)),
     }
 }
 
@@ -184,6 +174,7 @@ impl Notifier for Signals {
         let mut set = SigSet::empty();
         set.add(Signal::SIGIO);
         set.add(Signal::SIGALRM);
+        set.add(Bell::SIGNAL);
         let mut with_real_time = *set.as_ref();
         // SAFETY: an initialised set, and a signal that exists; sigaddset(3) touches nothing else.
         Errno::result(unsafe { libc::sigaddset(&mut with_real_time, told_by()) })?;
@@ -192,12 +183,13 @@ impl Notifier for Signals {
         set.thread_block()?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?;
         let timer = timer()?;
-        let (waker, woken) = Waker::pipe()?;
+        let bell = Bell::on_this_thread();
+        let waker = bell.waker();
         let mut this = Self {
             signals,
             timer,
             timer_set: None,
-            woken,
+            bell,
             owners: Vec::new(),
             read: vec![0; SIGNALS * SIGNAL_BYTES].into_boxed_slice(),
             filled: 0,
@@ -206,9 +198,6 @@ impl Notifier for Signals {
             asked: Vec::new(),
         };
         this.arm(Token::LISTENER, listener.as_fd())?;
-        let woken = this.woken.as_raw_fd();
-        // SAFETY: `this` holds it open, and `arm` does not close it.
-        this.arm(WAKER, unsafe { BorrowedFd::borrow_raw(woken) })?;
         Ok((this, waker))
     }
 
@@ -278,7 +267,7 @@ impl Notifier for Signals {
 
     fn next<P: Probe>(&mut self, counts: &Counts) -> Option<Event> {
         if let Some((token, events)) = self.asked.pop() {
-            return Some(self.told::<P>(token, events, counts));
+            return Some(told(token, events));
         }
         while self.cursor < self.filled {
             let signal = &self.read[self.cursor * SIGNAL_BYTES..][..SIGNAL_BYTES];
@@ -287,10 +276,13 @@ impl Notifier for Signals {
             if signo == told_by() {
                 let band = PollFlags::from_bits_truncate(word(signal, BAND_AT) as i16);
                 if let Some(owner) = self.owner(word(signal, FD_AT).cast_signed()) {
-                    return Some(self.told::<P>(owner, band, counts));
+                    return Some(told(owner, band));
                 }
             } else if signo == libc::SIGALRM {
                 self.timer_set = None;
+            } else if signo == Bell::SIGNAL as libc::c_int {
+                self.bell.heard();
+                return Some(Event::Woken);
             } else {
                 counts.signals_lost.add(1);
                 self.overflown = true;

@@ -1,13 +1,19 @@
-//! Wakes a driver from another thread, in the way that its model waits.
+//! Wakes a driver from another thread, in the way that its model waits: a message into its ring, an
+//! eventfd in its epoll set, a signal to its thread, a flag where it never sleeps.
+//!
+//! None of them loses a wake-up, and many wakes before the driver looks are one.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::unistd::{pipe2, read, write};
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getpid, gettid};
+
+use super::ring_message;
 
 /// Cheap to clone; works from any thread, and from none at all once the driver is gone.
 #[derive(Clone, Debug)]
@@ -17,8 +23,8 @@ pub struct Waker(Means);
 enum Means {
     /// A descriptor that becomes readable.
     Event(Arc<EventFd>),
-    /// A pipe that becomes readable: unlike an eventfd it can send a signal (fcntl(2), O_ASYNC).
-    Pipe(Arc<OwnedFd>),
+    /// What is the driver's own, and goes with it.
+    Bell(Arc<Wire>),
     /// A flag that is looked at in every turn.
     Flag(Flag),
 }
@@ -30,21 +36,13 @@ impl Waker {
         Ok(Self(Means::Event(Arc::new(event))))
     }
 
-    /// The waker, and the end of the pipe that becomes readable.
-    pub(super) fn pipe() -> io::Result<(Self, OwnedFd)> {
-        let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
-        Ok((Self(Means::Pipe(Arc::new(writer))), reader))
-    }
-
     /// Makes the driver's `wait` return and its `next` say `Woken`. Many wakes before it looks are
     /// one.
     pub fn wake(&self) {
-        // The only failure is a counter at its maximum, or a full pipe: the driver has been woken
-        // often enough. (Nobody reads from the pipe of a driver that is gone; SIGPIPE is ignored by
-        // the Rust runtime.)
         match &self.0 {
+            // The only failure is a counter at its maximum: the driver has been woken often enough.
             Means::Event(event) => drop(event.write(1)),
-            Means::Pipe(pipe) => drop(write(pipe, &[1])),
+            Means::Bell(wire) => wire.pull(),
             Means::Flag(flag) => flag.0.store(true, Ordering::Release),
         }
     }
@@ -57,7 +55,7 @@ impl Waker {
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.0 {
             Means::Event(event) => event.as_fd(),
-            Means::Pipe(_) | Means::Flag(_) => unreachable!("its driver does not watch it so"),
+            Means::Bell(_) | Means::Flag(_) => unreachable!("its driver does not watch it so"),
         }
     }
 
@@ -66,15 +64,127 @@ impl Waker {
     pub(super) fn clear(&self) -> bool {
         match &self.0 {
             Means::Event(event) => event.read().is_ok(),
-            Means::Pipe(_) | Means::Flag(_) => false,
+            Means::Bell(_) | Means::Flag(_) => false,
         }
     }
 }
 
-/// Empties the pipe of a waker.
-pub(super) fn clear_pipe(reader: &OwnedFd) {
-    let mut bytes = [0; 64];
-    while matches!(read(reader, &mut bytes), Ok(n) if n == bytes.len()) {}
+/// The driver's end of its wakers, where what they act on lives no longer than the driver: a ring, a
+/// thread. Once this is dropped they act on nothing, so that whoever has the same number then, of a
+/// descriptor or a thread, is left alone.
+#[derive(Debug)]
+pub(super) struct Bell(Arc<Wire>);
+
+/// Between a bell and those who ring it.
+#[derive(Debug)]
+struct Wire {
+    /// Held for reading while it is acted on: a bell goes only when nobody is at it.
+    end: RwLock<Option<End>>,
+    /// Rung and not heard yet.
+    rung: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Ring { fd: RawFd, user_data: u64 },
+    Thread { process: Pid, thread: Pid },
+}
+
+impl Bell {
+    /// Rings by a completion with `user_data` in `ring`, which must outlive this.
+    pub(super) fn in_ring(ring: BorrowedFd<'_>, user_data: u64) -> Bell {
+        let fd = ring.as_raw_fd();
+        Bell::new(End::Ring { fd, user_data })
+    }
+
+    /// Rings by [`Bell::SIGNAL`] to the calling thread, which must block it and outlive this.
+    pub(super) fn on_this_thread() -> Bell {
+        let (process, thread) = (getpid(), gettid());
+        Bell::new(End::Thread { process, thread })
+    }
+
+    /// A standard signal: real-time ones can fail for want of room in the user's queue, and this one
+    /// is merely pending twice (signal(7)).
+    pub(super) const SIGNAL: Signal = Signal::SIGUSR1;
+
+    fn new(end: End) -> Bell {
+        Bell(Arc::new(Wire {
+            end: RwLock::new(Some(end)),
+            rung: AtomicBool::new(false),
+        }))
+    }
+
+    pub(super) fn waker(&self) -> Waker {
+        Waker(Means::Bell(self.0.clone()))
+    }
+
+    /// The driver has heard it, and looks for what it was rung for after this.
+    pub(super) fn heard(&self) {
+        // Read and written in one: whoever found it rung, and left it at that, is seen here, with all
+        // that was done before.
+        self.0.rung.swap(false, Ordering::AcqRel);
+    }
+
+    /// From now on it is rung in vain.
+    pub(super) fn end(&mut self) {
+        let mut end = self.0.end.write().unwrap_or_else(PoisonError::into_inner);
+        *end = None;
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Wire {
+    fn pull(&self) {
+        if self.rung.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let end = self.end.read().unwrap_or_else(PoisonError::into_inner);
+        match *end {
+            Some(End::Ring { fd, user_data }) => {
+                // SAFETY: the ring is open while `end` names it, and `end` cannot change while it is
+                // read.
+                let ring = unsafe { BorrowedFd::borrow_raw(fd) };
+                send_for_sure(ring, user_data);
+            }
+            Some(End::Thread { process, thread }) => {
+                // SAFETY: tgkill(2) touches no memory, and the thread exists: see `end`. It blocks
+                // the signal, which so ends nothing and is never handled.
+                let sent = unsafe {
+                    libc::syscall(
+                        libc::SYS_tgkill,
+                        process.as_raw(),
+                        thread.as_raw(),
+                        Bell::SIGNAL as libc::c_int,
+                    )
+                };
+                debug_assert_eq!(
+                    Errno::result(sent),
+                    Ok(0),
+                    "a standard signal always finds room"
+                );
+            }
+            None => {}
+        }
+    }
+}
+
+/// Sends a message into a ring that has taken one before. All that can be in its way then is memory
+/// (ENOMEM; a page of the kernel's, which it finds sooner or later).
+fn send_for_sure(ring: BorrowedFd<'_>, user_data: u64) {
+    while let Err(error) = ring_message::send(ring, user_data) {
+        match error.raw_os_error() {
+            Some(libc::ENOMEM | libc::EAGAIN | libc::EINTR) => std::thread::yield_now(),
+            _ => {
+                tracing::error!(%error, "a shard could not be woken by a message into its ring");
+                return;
+            }
+        }
+    }
 }
 
 /// A waker's flag, for a driver that never sleeps.

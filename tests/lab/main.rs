@@ -15,6 +15,7 @@
 //! | `misbehaving`, `misbehaving_builtins` | guests that trap, loop and lie |
 //! | `handler_limits` | what a handler may use, and what it is told beyond |
 //! | `offload` | handlers on other threads: order, limits, those who leave, the server's end |
+//! | `way_back` | how answers of other threads reach a loop: none is lost, by what the model has |
 //! | `queues` | the same, their queues and wake-ups: every order of the threads |
 //! | `call` | a request without a server: the answer, and what is said of it |
 //! | `languages` | handlers in C, AssemblyScript and text, each where its compiler is installed |
@@ -84,6 +85,7 @@ mod time_slice;
 mod timeouts;
 mod turns;
 mod vanishing;
+mod way_back;
 
 use std::io::Write;
 use std::time::Duration;

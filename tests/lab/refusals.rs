@@ -14,15 +14,36 @@ use std::thread;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
 
 /// Has the kernel answer `errno` to that system call, in the program and whatever it starts.
 pub fn refuse(command: &mut Command, call: libc::c_long, errno: i32) {
+    refuse_where(command, call, Vec::new(), errno);
+}
+
+/// The same, only where the call's second argument, an `int`, is `operation`.
+pub fn refuse_operation(command: &mut Command, call: libc::c_long, operation: u32, errno: i32) {
+    let (argument, length) = (1, SeccompCmpArgLen::Dword);
+    let is_it = SeccompCondition::new(argument, length, SeccompCmpOp::Eq, u64::from(operation));
+    let rule = SeccompRule::new(vec![is_it.expect("there is such an argument")]);
+    refuse_where(
+        command,
+        call,
+        vec![rule.expect("a rule of one condition")],
+        errno,
+    );
+}
+
+/// Where one of `rules` holds; without any, always.
+fn refuse_where(command: &mut Command, call: libc::c_long, rules: Vec<SeccompRule>, errno: i32) {
     let architecture = std::env::consts::ARCH
         .try_into()
         .expect("it knows this one");
     let filter = SeccompFilter::new(
-        [(call, Vec::new())].into(),
+        [(call, rules)].into(),
         SeccompAction::Allow,
         SeccompAction::Errno(errno.cast_unsigned()),
         architecture,

@@ -104,6 +104,20 @@ impl Lab {
         Server::start(command)
     }
 
+    /// A server that is started under other terms.
+    pub fn serve_changed(
+        self,
+        handler: &str,
+        options: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> Server {
+        let mut command = Command::new(PROGRAM);
+        command.args(self.arguments(handler, &some_core().to_string()));
+        command.args(options);
+        change(&mut command);
+        Server::start(command)
+    }
+
     fn arguments(self, handler: &str, cores: &str) -> Vec<String> {
         let isolation = self.isolation.to_string();
         let arguments = [
@@ -240,6 +254,14 @@ impl Server {
     /// Its limit of descriptors, soft and hard, and the limit that it has from now on, if any.
     pub fn limit_descriptors(&self, limit: Option<(u64, u64)>) -> (u64, u64) {
         self.limit(libc::RLIMIT_NOFILE, limit)
+    }
+
+    /// How many descriptors of a kind it has open, by what the kernel calls them: `anon_inode:[eventfd]`.
+    pub fn descriptors_of(&self, kind: &str) -> usize {
+        let folder = format!("/proc/{}/fd", self.pid());
+        let all = std::fs::read_dir(folder).expect("it is running");
+        let links = all.filter_map(|one| std::fs::read_link(one.ok()?.path()).ok());
+        links.filter(|link| link.to_string_lossy() == kind).count()
     }
 
     /// From now on the kernel queues no signal for it that the user has no room for.
