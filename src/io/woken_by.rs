@@ -64,7 +64,7 @@ impl WokenBy {
 /// As for [`ring_message::send`].
 pub(super) fn try_message(ring: &mut Ring, user_data: u64) -> io::Result<()> {
     ring_message::send(ring.as_fd(), user_data)?;
-    ring.enter::<Off>(1, &mut Vec::new(), &Counts::default())
+    ring.enter::<Off>(true, &mut Vec::new(), &Counts::default())
 }
 
 #[cfg(test)]
@@ -93,7 +93,7 @@ mod tests {
     /// What comes out of it when it has waited.
     fn wait(ring: &mut Ring) -> Vec<u64> {
         let mut completions = Vec::new();
-        let entered = ring.enter::<Off>(1, &mut completions, &Counts::default());
+        let entered = ring.enter::<Off>(true, &mut completions, &Counts::default());
         entered.expect("it is enabled");
         completions.iter().map(|one| one.user_data).collect()
     }
