@@ -67,6 +67,19 @@ pub fn audit(outcome: &Outcome) -> Vec<Finding> {
     findings
 }
 
+/// What is wrong with the generator's own part of an open loop: whether it sent what was due, when it
+/// was due. How late the answers came, or whether they did, is not looked at: where that is what is
+/// measured, it is a result and no fault.
+pub fn audit_sending(outcome: &Outcome) -> Vec<Finding> {
+    let found = [
+        accounting(outcome),
+        end(outcome),
+        sent(outcome),
+        lag(outcome),
+    ];
+    found.into_iter().flatten().collect()
+}
+
 fn finding(
     severity: Severity,
     check: &'static str,
@@ -165,6 +178,24 @@ fn rate(o: &Outcome) -> Option<Finding> {
             w.planned, w.unsent, w.completed, o.waited
         ),
         "lower the rate, or add connections if the server was not busy",
+    )
+}
+
+/// Open loop: what was due was sent. What was not has no latency, and would have had the longest.
+fn sent(o: &Outcome) -> Option<Finding> {
+    let w = &o.in_window;
+    if w.unsent as f64 <= RATE_TOLERANCE * w.planned as f64 {
+        return None;
+    }
+    finding(
+        Severity::Invalid,
+        "unsent",
+        format!(
+            "of {} requests planned in the window {} could not be sent in it, since all connections \
+             waited for answers: the latencies are lower bounds",
+            w.planned, w.unsent
+        ),
+        "lower the rate, or add connections",
     )
 }
 
@@ -320,6 +351,7 @@ pub(super) mod tests {
                 failed: 0,
                 completed: 10_000,
             },
+            answered_in_part: 10_000.0,
             reconnects: 0,
             connect_failures: 0,
             last_connect_error: None,
@@ -416,6 +448,27 @@ pub(super) mod tests {
             },
             &[("answers", Invalid)],
         );
+    }
+
+    #[test]
+    fn answers_that_come_late_are_no_fault_of_who_sent_on_time() {
+        let checks = |change: &dyn Fn(&mut Outcome)| {
+            let mut outcome = outcome();
+            change(&mut outcome);
+            let found = audit_sending(&outcome);
+            found
+                .iter()
+                .map(|f| (f.check, f.severity))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(checks(&|o| o.in_window.completed = 100), []);
+        let unsent = checks(&|o| {
+            (o.planned, o.unsent) = (10_200, 200);
+            (o.in_window.planned, o.in_window.unsent) = (10_200, 200);
+        });
+        assert_eq!(unsent, [("unsent", Severity::Invalid)]);
+        let late = checks(&|o| o.pacing_error = late(200_000));
+        assert_eq!(late, [("lag", Severity::Invalid)]);
     }
 
     #[test]

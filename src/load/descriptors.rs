@@ -8,10 +8,10 @@ use super::plan::Plan;
 /// Assumed to be open where `/proc` cannot tell.
 const OPEN_ASSUMED: u64 = 32;
 
-/// Refuses a plan that would run out of descriptors on its way.
-pub fn check(plan: &Plan) -> Result<(), LoadError> {
+/// Refuses plans that would together run out of descriptors on their way.
+pub fn check(plans: &[Plan]) -> Result<(), LoadError> {
     let open = std::fs::read_dir("/proc/self/fd").map_or(OPEN_ASSUMED, |fds| fds.count() as u64);
-    let needed = needed(plan) + open;
+    let needed = plans.iter().map(needed).sum::<u64>() + open;
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((allowed, hard)) if needed > allowed => Err(LoadError::Descriptors {
             needed,
@@ -50,9 +50,9 @@ mod tests {
         let address = "127.0.0.1:80".parse().unwrap();
         let mut plan = Plan::new(address, "h", vec![Target::get("/")]);
         plan.connections = 1;
-        check(&plan).expect("one connection is within any limit");
+        check(std::slice::from_ref(&plan)).expect("one connection is within any limit");
         plan.connections = allowed as usize;
-        let error = check(&plan).unwrap_err();
+        let error = check(std::slice::from_ref(&plan)).unwrap_err();
         assert!(matches!(
             error,
             LoadError::Descriptors { needed, allowed: a, hard: h }

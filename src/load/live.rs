@@ -78,7 +78,7 @@ pub enum Phase {
     Drain,
 }
 
-/// The run so far, over all threads. Totals are of the whole run.
+/// The run so far, over all threads of all classes. Totals are of the whole run.
 #[derive(Clone, Debug)]
 pub struct Progress {
     pub phase: Phase,
@@ -99,10 +99,16 @@ pub struct Progress {
 
 impl Progress {
     /// Sums up the threads' totals.
-    pub(super) fn of(lives: &[Live], phase: Phase, elapsed: Duration, planned: Duration) -> Self {
-        let sum = |field: fn(&Live) -> &Count| lives.iter().map(|live| field(live).get()).sum();
+    pub(super) fn of(
+        lives: &[Vec<Live>],
+        phase: Phase,
+        elapsed: Duration,
+        planned: Duration,
+    ) -> Self {
+        let lives = || lives.iter().flatten();
+        let sum = |field: fn(&Live) -> &Count| lives().map(|live| field(live).get()).sum();
         let mut merged = vec![0; BUCKETS];
-        for live in lives {
+        for live in lives() {
             for (sum, bucket) in merged.iter_mut().zip(&live.latency) {
                 *sum += bucket.get();
             }
@@ -183,7 +189,7 @@ mod tests {
 
     #[test]
     fn progress_sums_threads_and_gives_no_percentile_without_samples() {
-        let lives = [Live::default(), Live::default()];
+        let lives = [vec![Live::default()], vec![Live::default()]];
         let progress = || {
             Progress::of(
                 &lives,
@@ -194,8 +200,8 @@ mod tests {
         };
         assert_eq!(progress().latency_ns_p50, None);
         for latency in 1..=1000 {
-            lives[latency as usize % 2].record(latency * 1000);
-            lives[0].answered.add(1);
+            lives[latency as usize % 2][0].record(latency * 1000);
+            lives[0][0].answered.add(1);
         }
         let got = progress();
         assert_eq!(got.answered, 1000);

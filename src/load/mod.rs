@@ -16,6 +16,9 @@
 //!               └─ result ── audit       may the result be believed?
 //! ```
 //!
+//! Requests of unlike kinds, each with a loop of its own, are plans that
+//! [`run_together`] carries out side by side.
+//!
 //! Only `driver` makes calls on sockets that carry load, only `worker` and
 //! `run` read clocks, and what belongs to the measured window is decided in
 //! `tally` alone.
@@ -40,13 +43,13 @@ mod tests;
 mod url;
 mod worker;
 
-pub use audit::{Finding, Severity, audit};
+pub use audit::{Finding, Severity, audit, audit_sending};
 pub use clock::ThreadUsage;
 pub use driver::WaitCounts;
 pub use error::LoadError;
 pub use live::{Phase, Progress};
 pub use plan::{BodyLength, ConnectionUse, Expect, Mode, Plan, Target, limits};
 pub use result::{Ended, Failure, Failures, Outcome, WindowCounts};
-pub use run::{Observer, run};
+pub use run::{Observer, run, run_together};
 pub use schedule::Arrivals;
 pub use url::{Url, UrlError};

@@ -157,6 +157,10 @@ pub struct Outcome {
     /// Sent requests that had to wait for an idle connection.
     pub waited: u64,
     pub in_window: WindowCounts,
+    /// Right answers, each counted with the part of the time from its send to
+    /// its end that lies in the window: where requests are as long as the
+    /// window, whole ones at its edges would count for anything.
+    pub answered_in_part: f64,
     /// Connections opened in place of closed ones; one request per connection
     /// makes one for each answer.
     pub reconnects: u64,

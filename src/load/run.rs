@@ -1,6 +1,7 @@
 //! One run from plan to outcome: threads, their common start, and the sum.
 //!
-//! The caller's thread sends nothing. It opens the idle connections, lets the
+//! Several plans may be carried out side by side, as classes of requests: each has threads of its own,
+//! and all have one timetable. The caller's thread sends nothing. It opens the idle connections, lets the
 //! threads begin together, calls the observer on time, and merges.
 
 use std::io::Read;
@@ -59,55 +60,90 @@ pub fn run(
     stop: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, LoadError> {
-    plan.check()?;
-    check_cores(plan)?;
-    descriptors::check(plan)?;
-    let requests = request::render_all(plan)?;
-    let idle = open_idle(plan, stop)?;
-    let lives: Vec<Live> = (0..plan.threads()).map(|_| Live::default()).collect();
+    let mut outcomes = run_together(std::slice::from_ref(plan), stop, observer)?;
+    Ok(outcomes.pop().expect("a plan has an outcome"))
+}
+
+/// Carries out several plans at a time, each a class of requests with its own loop, connections and
+/// counts; returns an outcome for each. There is at least one. Their threads may share cores, which each class's audit judges.
+///
+/// # Errors
+/// As [`run`], and if the plans differ in their times.
+pub fn run_together(
+    plans: &[Plan],
+    stop: &AtomicBool,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Outcome>, LoadError> {
+    for plan in plans {
+        plan.check()?;
+        check_cores(plan)?;
+        if (plan.warm_up, plan.duration) != (plans[0].warm_up, plans[0].duration) {
+            let sentence =
+                "classes of requests that run together have one warm-up and one duration";
+            return Err(LoadError::Plan(sentence.into()));
+        }
+    }
+    descriptors::check(plans)?;
     let give_up = AtomicBool::new(false);
-    let job = Job {
-        plan,
-        requests: &requests,
-        checks: &Checks::new(&plan.targets),
-        stop,
-        give_up: &give_up,
-    };
+    let mut idle = Vec::new();
+    let mut jobs = Vec::new();
+    for plan in plans {
+        jobs.push(Job {
+            plan,
+            requests: request::render_all(plan)?,
+            checks: Checks::new(&plan.targets),
+            stop,
+            give_up: &give_up,
+        });
+        idle.push(open_idle(plan, stop)?);
+    }
+    let lives_of = |plan: &Plan| (0..plan.threads()).map(|_| Live::default()).collect();
+    let lives: Vec<Vec<Live>> = plans.iter().map(lives_of).collect();
     let started_at = SystemTime::now();
     let (times, reports) = thread::scope(|scope| {
         let (news, from_threads) = mpsc::channel();
         let mut crew = Crew {
-            job: &job,
+            jobs: &jobs,
             lives: &lives,
             starts: Vec::new(),
             from_threads,
-            reports: Vec::new(),
+            reports: plans.iter().map(|_| Vec::new()).collect(),
             error: None,
         };
-        for (index, live) in lives.iter().enumerate() {
-            let (start, from_caller) = mpsc::channel();
-            let (job, news) = (&job, news.clone());
-            crew.starts.push(start);
-            let name = format!("load-{index}");
-            let spawned = thread::Builder::new()
-                .name(name)
-                .spawn_scoped(scope, move || work(job, live, index, &news, &from_caller));
-            if let Err(source) = spawned {
-                let call = "starting a thread";
-                crew.fail(LoadError::Kernel { call, source });
-                break;
+        'spawning: for (class, job) in jobs.iter().enumerate() {
+            for (index, live) in lives[class].iter().enumerate() {
+                let (start, from_caller) = mpsc::channel();
+                let news = news.clone();
+                crew.starts.push(start);
+                let name = format!("load-{}", crew.starts.len() - 1);
+                let spawned = thread::Builder::new()
+                    .name(name)
+                    .spawn_scoped(scope, move || {
+                        work(job, live, (class, index), &news, &from_caller)
+                    });
+                if let Err(source) = spawned {
+                    let call = "starting a thread";
+                    crew.fail(LoadError::Kernel { call, source });
+                    break 'spawning;
+                }
             }
         }
         drop(news);
         crew.conduct(observer)
     })?;
-    Ok(merge(plan, started_at, times, &lives, reports, idle))
+    let all = plans.iter().zip(&lives).zip(reports).zip(idle);
+    Ok(all
+        .map(|(((plan, lives), reports), idle)| {
+            merge(plan, started_at, times, lives, reports, idle)
+        })
+        .collect())
 }
 
 /// A generator thread's messages to the caller's.
 enum News<'a> {
     Ready,
-    Done(Box<Report<'a>>),
+    /// Of which class, and what it brings.
+    Done(usize, Box<Report<'a>>),
     Failed(LoadError),
 }
 
@@ -115,7 +151,7 @@ enum News<'a> {
 fn work<'a>(
     job: &'a Job<'a>,
     live: &'a Live,
-    index: usize,
+    (class, index): (usize, usize),
     news: &mpsc::Sender<News<'a>>,
     start: &mpsc::Receiver<Timetable>,
 ) {
@@ -139,7 +175,7 @@ fn work<'a>(
         }
     };
     let last = match life() {
-        Ok(Some(report)) => News::Done(Box::new(report)),
+        Ok(Some(report)) => News::Done(class, Box::new(report)),
         Ok(None) => return,
         Err(error) => {
             // The others end too: a part of the load would not be the plan's.
@@ -152,12 +188,15 @@ fn work<'a>(
 
 /// The caller's view of the threads.
 struct Crew<'a> {
-    job: &'a Job<'a>,
-    lives: &'a [Live],
+    /// One for each class; they share their flags and their times.
+    jobs: &'a [Job<'a>],
+    /// Of each class, one for each thread.
+    lives: &'a [Vec<Live>],
     /// Dropping these lets threads that wait for the start go home.
     starts: Vec<mpsc::Sender<Timetable>>,
     from_threads: mpsc::Receiver<News<'a>>,
-    reports: Vec<Report<'a>>,
+    /// Of each class.
+    reports: Vec<Vec<Report<'a>>>,
     /// The first thing that went wrong.
     error: Option<LoadError>,
 }
@@ -167,16 +206,16 @@ impl<'a> Crew<'a> {
     fn conduct(
         mut self,
         observer: &mut dyn Observer,
-    ) -> Result<(Timetable, Vec<Report<'a>>), LoadError> {
+    ) -> Result<(Timetable, Vec<Vec<Report<'a>>>), LoadError> {
         let mut ready = 0;
-        while ready < self.lives.len() && self.error.is_none() {
+        while ready < self.starts.len() && self.error.is_none() {
             match self.from_threads.recv() {
                 Ok(News::Ready) => ready += 1,
                 Ok(other) => self.hear(other),
                 Err(mpsc::RecvError) => break,
             }
         }
-        let plan = self.job.plan;
+        let plan = self.jobs[0].plan;
         let start_ns = monotonic_ns() + START_AHEAD_NS;
         let opens_ns = start_ns + plan.warm_up.as_nanos() as u64;
         let times = Timetable {
@@ -202,7 +241,8 @@ impl<'a> Crew<'a> {
         let mut phase = Phase::WarmUp;
         let mut next_tick_ns = times.start_ns;
         loop {
-            let called_off = self.job.stop.load(Relaxed) || self.job.give_up.load(Relaxed);
+            let job = &self.jobs[0];
+            let called_off = job.stop.load(Relaxed) || job.give_up.load(Relaxed);
             let edge_ns = match phase {
                 _ if called_off => u64::MAX,
                 Phase::WarmUp => times.opens_ns,
@@ -242,19 +282,19 @@ impl<'a> Crew<'a> {
     fn hear(&mut self, news: News<'a>) {
         match news {
             News::Ready => {}
-            News::Done(report) => self.reports.push(*report),
+            News::Done(class, report) => self.reports[class].push(*report),
             News::Failed(error) => self.fail(error),
         }
     }
 
     fn fail(&mut self, error: LoadError) {
-        self.job.give_up.store(true, Relaxed);
+        self.jobs[0].give_up.store(true, Relaxed);
         self.error.get_or_insert(error);
     }
 
     fn progress(&self, phase: Phase, times: Timetable) -> Progress {
         let elapsed = Duration::from_nanos(monotonic_ns().saturating_sub(times.start_ns));
-        let planned = self.job.plan.warm_up + self.job.plan.duration;
+        let planned = self.jobs[0].plan.warm_up + self.jobs[0].plan.duration;
         Progress::of(self.lives, phase, elapsed, planned)
     }
 }
@@ -285,6 +325,7 @@ fn merge(
         unsent: 0,
         waited: 0,
         in_window: WindowCounts::default(),
+        answered_in_part: 0.0,
         reconnects: 0,
         connect_failures: 0,
         last_connect_error: None,
@@ -327,6 +368,7 @@ fn merge(
         outcome.in_window.answered += tally.in_window.answered;
         outcome.in_window.failed += tally.in_window.failed;
         outcome.in_window.completed += tally.in_window.completed;
+        outcome.answered_in_part += tally.answered_in_part;
         outcome.reconnects += reconnects;
         outcome.connect_failures += connect_failures;
         if let Some(errno) = last_connect_error.filter(|_| connect_failures > 0) {

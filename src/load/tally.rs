@@ -24,6 +24,18 @@ impl Timetable {
     fn in_window(&self, at_ns: u64) -> bool {
         (self.opens_ns..self.closes_ns).contains(&at_ns)
     }
+
+    /// The part of a stretch that lies in the window, 0 to 1.
+    #[inline]
+    fn part_in_window(&self, from_ns: u64, to_ns: u64) -> f64 {
+        if from_ns >= self.opens_ns && to_ns <= self.closes_ns {
+            return 1.0;
+        }
+        let within = to_ns
+            .min(self.closes_ns)
+            .saturating_sub(from_ns.max(self.opens_ns));
+        within as f64 / (to_ns - from_ns).max(1) as f64
+    }
 }
 
 /// Counts and histograms of one thread.
@@ -37,6 +49,7 @@ pub struct Tally<'a> {
     pub waited: u64,
     pub failed: Failures,
     pub in_window: WindowCounts,
+    pub answered_in_part: f64,
     pub latency: Histogram<u64>,
     pub service_time: Histogram<u64>,
     pub pacing_error: Histogram<u64>,
@@ -53,6 +66,7 @@ impl<'a> Tally<'a> {
             waited: 0,
             failed: Failures::default(),
             in_window: WindowCounts::default(),
+            answered_in_part: 0.0,
             latency: histogram(),
             service_time: histogram(),
             pacing_error: histogram(),
@@ -106,6 +120,7 @@ impl<'a> Tally<'a> {
     pub fn answered(&mut self, sent: &Sent, now_ns: u64) {
         self.live.answered.add(1);
         self.in_window.completed += u64::from(self.times.in_window(now_ns));
+        self.answered_in_part += self.times.part_in_window(sent.sent_ns, now_ns);
         if self.counts(sent, now_ns) {
             self.in_window.answered += 1;
             let latency_ns = now_ns - sent.planned_ns;
@@ -179,6 +194,26 @@ mod tests {
         check(false, [90, 90, 110], (1, 1));
         check(false, [90, 90, 99], (0, 0));
         check(false, [199, 199, 200], (0, 0));
+    }
+
+    #[test]
+    fn an_answer_counts_with_the_part_of_it_that_lies_in_the_window() {
+        for (sent_ns, now_ns, part) in [
+            (120, 180, 1.0),
+            (100, 200, 1.0),
+            (50, 150, 0.5),
+            (150, 350, 0.25),
+            (0, 400, 0.25),
+            (10, 90, 0.0),
+            (210, 290, 0.0),
+            (90, 90, 0.0),
+        ] {
+            assert_eq!(
+                TIMES.part_in_window(sent_ns, now_ns),
+                part,
+                "{sent_ns}..{now_ns}"
+            );
+        }
     }
 
     #[test]

@@ -255,6 +255,46 @@ fn an_open_loop_sends_every_planned_request() {
 }
 
 #[test]
+fn classes_run_side_by_side_and_each_is_counted_by_itself() {
+    // Which class a request is of is seen by its path; the heavy take 20 ms.
+    let server = Server::start(|mut stream| {
+        while let Some(head) = read_head(&mut stream) {
+            let is_heavy = head.starts_with(b"GET /heavy");
+            if is_heavy {
+                thread::sleep(Duration::from_millis(20));
+            }
+            let answer = ok(if is_heavy { "heavy one" } else { "light" });
+            if stream.write_all(&answer).is_err() {
+                return;
+            }
+        }
+    });
+    let (mut light, mut heavy) = (plan(&server), plan(&server));
+    (light.connections, light.mode) = (16, open_loop(1000.0));
+    heavy.targets = vec![Target::get("/heavy")];
+    heavy.connections = 2;
+    let plans = [light, heavy];
+    let outcomes = run_together(&plans, &AtomicBool::new(false), &mut ()).unwrap();
+    let [light, heavy] = &outcomes[..] else {
+        panic!("{} outcomes", outcomes.len());
+    };
+    for outcome in [light, heavy] {
+        assert_adds_up(outcome);
+        assert_eq!(outcome.failed.total(), 0, "{:?}", outcome.failed);
+        assert!(outcome.in_window.answered > 0);
+    }
+    assert_eq!(light.planned, light.sent + light.unsent);
+    assert_eq!((heavy.planned, heavy.mode), (0, plans[1].mode));
+    assert!(heavy.latency.min() >= 19_000_000, "{}", heavy.latency.min());
+    // Two are always running, each for at least 20 ms of the 100.
+    assert!(heavy.answered_in_part > 0.0 && heavy.answered_in_part < 11.0);
+    let mut unlike = plans;
+    unlike[1].duration *= 2;
+    let error = run_together(&unlike, &AtomicBool::new(false), &mut ()).unwrap_err();
+    assert!(error.to_string().contains("one duration"), "{error}");
+}
+
+#[test]
 fn a_slow_server_makes_an_open_loop_wait_and_the_wait_is_counted() {
     let server = Server::answering(|_| {
         thread::sleep(Duration::from_millis(20));

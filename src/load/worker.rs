@@ -53,8 +53,8 @@ const CLOSING_NS: u64 = 1_000_000_000;
 /// What all threads of a run share.
 pub struct Job<'a> {
     pub plan: &'a Plan,
-    pub requests: &'a [Rendered],
-    pub checks: &'a Checks,
+    pub requests: Vec<Rendered>,
+    pub checks: Checks,
     /// Set by the caller: end with what was measured.
     pub stop: &'a AtomicBool,
     /// Set by a thread: the target is gone, or this run cannot go on.
@@ -329,7 +329,7 @@ impl<'a> Worker<'a> {
         let connection = &mut self.slots[slot];
         let mut input = &self.buffer[..count];
         loop {
-            let step = (connection.client).absorb(&mut input, self.job.requests, &mut self.known);
+            let step = (connection.client).absorb(&mut input, &self.job.requests, &mut self.known);
             match step {
                 Step::NeedMore => return None,
                 Step::Answered(sent, response) => {
@@ -406,7 +406,7 @@ impl<'a> Worker<'a> {
         match Driver::send(socket, &self.batch) {
             Ok(count) => {
                 self.bytes_out += count as u64;
-                connection.client.wrote(count, self.job.requests);
+                connection.client.wrote(count, &self.job.requests);
                 Ok(())
             }
             Err(Errno::EAGAIN) => Ok(()),
@@ -456,7 +456,7 @@ impl<'a> Worker<'a> {
             match Driver::send(socket, bytes) {
                 Ok(count) => {
                     self.bytes_out += count as u64;
-                    connection.client.wrote(count, self.job.requests);
+                    connection.client.wrote(count, &self.job.requests);
                     // A short write means that there is no room (epoll(7)).
                     if count < bytes.len() {
                         return Ok(());
