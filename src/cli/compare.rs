@@ -9,10 +9,12 @@ use std::{env, fs};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
+mod axes;
+mod mix;
+
 use super::{Cores, Exit, Refusal, fail, not_loaded, parse_cores};
-use crate::config::cores;
-use crate::descriptors;
 use crate::experiment::analysis::analyse;
+use crate::experiment::mix::Heavy;
 use crate::experiment::plan::{Plan, arms};
 use crate::experiment::result::{Experiment, FORMAT};
 use crate::experiment::{ExperimentError, profile, run};
@@ -21,13 +23,13 @@ use crate::measure::host::{self, Host};
 use crate::measure::noise::Limits;
 use crate::measure::stats::Level;
 use crate::measure::{probe, smt};
-use crate::models::{self, MODELS, Model};
 use crate::offload::Policy;
 use crate::report;
-use crate::sandbox::{Handler, Isolation, Source};
+use crate::sandbox::{Handler, Source};
 use crate::whole_file::check_writable;
 
-/// Compare I/O models, isolations or handlers: what a request costs on each
+/// Compare I/O models, isolations or handlers: what a request costs on each; or offload policies: what
+/// heavy requests do to light ones
 #[derive(Debug, Parser)]
 pub struct Arguments {
     /// I/O models, or `all`
@@ -39,7 +41,8 @@ pub struct Arguments {
     /// Layouts of the server's cores, threads and processes, or `all`
     #[arg(long, value_delimiter = ',', default_value = "threads")]
     layout: Vec<String>,
-    /// Where and when handlers run: offload policies, or `all`; workers share the server's cores
+    /// Where and when handlers run: offload policies, or `all`; workers share the server's cores.
+    /// Several are compared by --measure mix, unless another is asked for
     #[arg(long, value_delimiter = ',', default_value = "inline")]
     offload: Vec<String>,
     /// Handlers: built-in names, or files of wasm or its text format
@@ -48,6 +51,20 @@ pub struct Arguments {
     /// What is requested
     #[arg(long, default_value = "/")]
     path: String,
+    /// `cost`: CPU time per request, throughput, latency. `mix`: light requests (`hello`, in open loop)
+    /// beside heavy ones (`spin`), in some two and a half minutes by default [default: cost; mix where
+    /// several --offload are compared]
+    #[arg(long, value_enum)]
+    measure: Option<Measure>,
+    /// The mix: what runs beside the light requests, in turn, as TIME:SHARE: how long each takes, and
+    /// which part of the server's cores all take (`10ms:50%`, evenly in open loop) or how many always
+    /// run for each core (`100ms:8`, in closed loop) [default: 1ms:25%,10ms:50%,100ms:8]
+    #[arg(long, value_delimiter = ',', value_name = "TIME:SHARE")]
+    heavy: Vec<Heavy>,
+    /// The mix: where light requests run, for who knows beforehand which those are [default: as --offload
+    /// says, like the heavy ones]
+    #[arg(long, value_name = "OFFLOAD")]
+    light: Option<Policy>,
     /// Cores of the server [default: the last one]
     #[arg(long, value_parser = parse_cores)]
     cores: Option<Cores>,
@@ -57,27 +74,28 @@ pub struct Arguments {
     /// Lets server and generator share a core; the result is marked
     #[arg(long)]
     share_cores: bool,
-    /// Connections of the generator
+    /// Connections of the generator; in the mix for the light requests, by default as many as may wait
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     connections: u32,
-    /// Rounds at saturation
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    rounds: u32,
+    /// Rounds at saturation, or of the mix [default: 12; 2 of the mix]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: Option<u32>,
     /// Rounds at the equal rate; 0 leaves it out
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     equal_rate_rounds: u32,
     /// Rounds in which time is recorded and the kernel counts; 0 leaves both ledgers out
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     ledger_rounds: u32,
-    /// Requests per second at the equal rate [default: half the slowest arm's capacity]
+    /// Requests per second at the equal rate, or of the mix's light ones [default: half the slowest
+    /// arm's capacity; 1000 of the mix for each of the server's cores]
     #[arg(long)]
     rate: Option<f64>,
     /// Load before measuring, in every block
     #[arg(long, default_value = "100ms", value_name = "TIME")]
     warm_up: humantime::Duration,
-    /// The measured part of every block
-    #[arg(long, default_value = "450ms", value_name = "TIME")]
-    window: humantime::Duration,
+    /// The measured part of every block [default: 450ms; 1100ms of the mix]
+    #[arg(long, value_name = "TIME")]
+    window: Option<humantime::Duration>,
     /// Adds rounds until every ratio at saturation is known this well, such as `2%`
     #[arg(long, value_parser = parse_percent, value_name = "PERCENT")]
     until: Option<f64>,
@@ -110,6 +128,18 @@ pub struct Arguments {
     strict: bool,
 }
 
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Measure {
+    Cost,
+    Mix,
+}
+
+/// Rounds at saturation, if nobody says how many.
+const ROUNDS: u32 = 12;
+/// The measured part of a block, if nobody says how long.
+const WINDOW: Duration = Duration::from_millis(450);
+
 fn parse_percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).trim();
     match number.parse() {
@@ -125,6 +155,9 @@ impl Default for Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Exit {
+    if arguments.is_mix() {
+        return mix::run(arguments);
+    }
     let before = match &arguments.again {
         None => None,
         Some(path) => match Experiment::load(path) {
@@ -155,15 +188,8 @@ pub fn run(arguments: &Arguments) -> Exit {
             ),
         );
     }
-    let path = arguments.destination();
-    if let Err(error) = check_writable(&path) {
-        return fail(
-            Exit::BadInput,
-            format_args!(
-                "the result cannot be written to {}: {error}; name another file with --json",
-                path.display()
-            ),
-        );
+    if let Err((exit, sentence)) = arguments.check_destination() {
+        return fail(exit, sentence);
     }
     if !arguments.quiet {
         eprint!("{}{}", describe(&plan), arguments.profile_planned());
@@ -329,6 +355,23 @@ impl Arguments {
         }
     }
 
+    /// Refuses a place for the result before anything is measured.
+    fn check_destination(&self) -> Result<(), Refusal> {
+        let path = self.destination();
+        check_writable(&path).map_err(|error| {
+            let sentence = format!(
+                "the result cannot be written to {}: {error}; name another file with --json",
+                path.display()
+            );
+            (Exit::BadInput, sentence)
+        })
+    }
+
+    fn window_or(&self, default: Duration) -> Duration {
+        let window = self.window.map_or(default, Duration::from);
+        window.max(Duration::from_millis(1))
+    }
+
     /// What comes after the plan's blocks.
     fn profile_planned(&self) -> String {
         self.profile.as_ref().map_or_else(String::new, |directory| {
@@ -341,6 +384,11 @@ impl Arguments {
 
     fn plan(&self) -> Result<Plan, Refusal> {
         let bad = |sentence: String| (Exit::BadInput, sentence);
+        if !self.heavy.is_empty() || self.light.is_some() {
+            let sentence =
+                "--heavy and --light are of the mix; leave them out, or say --measure mix";
+            return Err(bad(sentence.to_string()));
+        }
         let mut isolations = self.isolations().map_err(bad)?;
         let layouts = self.layouts().map_err(bad)?;
         let (models, mut left_out) = self.models().map_err(bad)?;
@@ -378,25 +426,9 @@ impl Arguments {
         }
         let (server_cores, client_cores) = self.split_cores().map_err(bad)?;
         let mut warnings = smt::warnings(&server_cores, &client_cores, smt::physical_core);
-        let mut connections = self.connections as usize;
-        // Server and generator have the same limit, and the server needs more for itself.
-        let own = descriptors::of_a_server(server_cores.len());
-        let allowed = descriptors::allow(connections + own);
-        if allowed <= own {
-            return Err((
-                Exit::HostCannot,
-                format!(
-                    "{allowed} descriptors are too few for a server; raise `ulimit -n` above {own}"
-                ),
-            ));
-        }
-        if allowed < connections + own {
-            connections = allowed - own;
-            warnings.push(format!(
-                "{allowed} descriptors allow {connections} connections, not {}; raise `ulimit -n`",
-                self.connections
-            ));
-        }
+        let wanted = self.connections as usize;
+        let (connections, fewer) = Self::affordable(wanted, &server_cores)?;
+        warnings.extend(fewer);
         let mut ledger_rounds = self.ledger_rounds as usize;
         if let Err(reason) = probe::check() {
             left_out.push(format!("the time ledger n/a: {reason}"));
@@ -435,125 +467,16 @@ impl Arguments {
             path: self.path.clone(),
             warnings,
             connections,
-            rounds: self.rounds as usize,
+            rounds: self.rounds.unwrap_or(ROUNDS) as usize,
             equal_rate_rounds: self.equal_rate_rounds as usize,
             ledger_rounds,
             count_rounds: self.ledger_rounds as usize,
             warm_up: self.warm_up.into(),
-            window: Duration::from(self.window).max(Duration::from_millis(1)),
+            window: self.window_or(WINDOW),
             rate: self.rate,
             seed: self.seed,
             until_percent: self.until,
             max_time: self.max_time.into(),
         })
-    }
-
-    fn models(&self) -> Result<(Vec<&'static Model>, Vec<String>), String> {
-        let asked: Vec<&Model> = if self.model.iter().any(|name| name == "all") {
-            MODELS.iter().collect()
-        } else {
-            let find = |name: &String| {
-                models::asked(name).map_err(|sentence| format!("{sentence}, or `all`"))
-            };
-            self.model.iter().map(find).collect::<Result<_, _>>()?
-        };
-        let mut models: Vec<&Model> = Vec::new();
-        let mut left_out = Vec::new();
-        for model in asked {
-            match (model.check)() {
-                _ if models.contains(&model) => {}
-                Ok(()) => models.push(model),
-                Err(reason) => left_out.push(format!("{} n/a: {reason}", model.name)),
-            }
-        }
-        Ok((models, left_out))
-    }
-
-    fn isolations(&self) -> Result<Vec<Isolation>, String> {
-        if self.isolation.iter().any(|name| name == "all") {
-            return Ok(Isolation::ALL.to_vec());
-        }
-        let mut isolations: Vec<Isolation> = Vec::new();
-        for name in &self.isolation {
-            let isolation = name
-                .parse()
-                .map_err(|error: crate::sandbox::UnknownIsolation| error.to_string())?;
-            if !isolations.contains(&isolation) {
-                isolations.push(isolation);
-            }
-        }
-        Ok(isolations)
-    }
-
-    fn layouts(&self) -> Result<Vec<Layout>, String> {
-        if self.layout.iter().any(|name| name == "all") {
-            return Ok(Layout::ALL.to_vec());
-        }
-        let mut layouts: Vec<Layout> = Vec::new();
-        for name in &self.layout {
-            let layout = name
-                .parse()
-                .map_err(|error: crate::layout::UnknownLayout| error.to_string())?;
-            if !layouts.contains(&layout) {
-                layouts.push(layout);
-            }
-        }
-        Ok(layouts)
-    }
-
-    fn offloads(&self) -> Result<Vec<Policy>, String> {
-        if self.offload.iter().any(|name| name == "all") {
-            return Ok(Policy::ALL.to_vec());
-        }
-        let mut offloads: Vec<Policy> = Vec::new();
-        for name in &self.offload {
-            let offload = name
-                .parse()
-                .map_err(|error: crate::offload::UnknownPolicy| error.to_string())?;
-            if !offloads.contains(&offload) {
-                offloads.push(offload);
-            }
-        }
-        Ok(offloads)
-    }
-
-    /// Cores for both ends, apart where there are enough.
-    fn split_cores(&self) -> Result<(Vec<usize>, Vec<usize>), String> {
-        let there = cores();
-        let last = there
-            .last()
-            .copied()
-            .ok_or("this process may run on no core")?;
-        let server = self.cores.as_ref().map_or_else(|| vec![last], Cores::list);
-        let apart: Vec<usize> = there
-            .iter()
-            .copied()
-            .filter(|core| !server.contains(core))
-            .collect();
-        let client = match &self.client_cores {
-            Some(client) => client.list(),
-            None if apart.is_empty() && there.len() == 1 => there.clone(),
-            None if apart.is_empty() => {
-                return Err(
-                    "the server has every core; leave at least one to the generator with --cores"
-                        .to_string(),
-                );
-            }
-            None => apart.into_iter().take(2 * server.len()).collect(),
-        };
-        for core in server.iter().chain(&client) {
-            if !there.contains(core) {
-                return Err(format!(
-                    "there is no core {core} to run on here; choose from {there:?}"
-                ));
-            }
-        }
-        let shared = client.iter().find(|core| server.contains(core));
-        match shared {
-            Some(core) if there.len() > 1 && !self.share_cores => Err(format!(
-                "server and generator would share core {core} and measure each other; choose others, or say --share-cores"
-            )),
-            _ => Ok((server, client)),
-        }
     }
 }

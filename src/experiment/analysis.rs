@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::block::{Block, Pass};
+use super::block::{Block, Finding, Pass};
 use super::counts::{self, CountColumn};
 use super::ledger::{self, Ledger};
 use super::plan::{Arm, Load, Plan};
@@ -271,8 +271,9 @@ fn no_memory() -> Reading<u64> {
 }
 
 /// A percentile needs at least ten answers beyond it.
-fn carries(latency: &Histogram<u64>, q: f64) -> bool {
-    latency.len() as f64 * (1.0 - q) >= 10.0
+pub(super) fn carries(latency: &Histogram<u64>, q: f64) -> bool {
+    // Rounding: 1000 × (1 − 0.99) is a hair below 10.
+    latency.len() as f64 * (1.0 - q) >= 10.0 - 1e-6
 }
 
 fn drift(
@@ -358,14 +359,19 @@ fn check(plan: &Plan, blocks: &[Block], limits: &Limits, verdict: &mut Verdict) 
             "report this: the generator or the server miscounts",
         );
     }
-    for warning in &plan.warnings {
+    warn(&plan.warnings, plan.shares_a_core(), verdict);
+}
+
+/// What was known to limit a run before it began.
+pub(super) fn warn(warnings: &[String], shares_a_core: bool, verdict: &mut Verdict) {
+    for warning in warnings {
         verdict.add(
             Level::Valid,
             warning.clone(),
             "choose other cores, or take it into account",
         );
     }
-    if plan.shares_a_core() {
+    if shares_a_core {
         verdict.add(
             Level::Noisy,
             "server and generator share a core, so throughput and latency measure both",
@@ -374,30 +380,31 @@ fn check(plan: &Plan, blocks: &[Block], limits: &Limits, verdict: &mut Verdict) 
     }
 }
 
-/// One cause for each thing that the generator's audit found, however many blocks have it.
 fn check_generator(blocks: &[&Block], load: Load, verdict: &mut Verdict) {
-    let affected: Vec<_> = blocks
+    let found: Vec<_> = blocks
         .iter()
-        .filter(|block| !block.client.invalid.is_empty())
+        .map(|block| block.client.invalid.first())
         .collect();
-    if let Some(first) = affected.first() {
-        let finding = &first.client.invalid[0];
-        // One disturbed block of many does not undo the others, which is what the rounds are for.
-        let level = if affected.len() * 4 > blocks.len() {
-            Level::Invalid
-        } else {
-            Level::Noisy
-        };
-        verdict.add(
-            level,
-            format!(
-                "at {}, the generator's audit failed in {} of {} blocks; the first: {}",
-                load.name(),
-                affected.len(),
-                blocks.len(),
-                finding.cause
-            ),
-            finding.remedy.clone(),
-        );
-    }
+    generator(&found, &format!("at {}, ", load.name()), verdict);
+}
+
+/// One cause for what the generator's audit found in blocks that belong together, however many have
+/// it. `place` begins the sentence.
+pub(super) fn generator(found: &[Option<&Finding>], place: &str, verdict: &mut Verdict) {
+    let affected = found.iter().flatten().count();
+    let Some(first) = found.iter().flatten().next() else {
+        return;
+    };
+    // One disturbed block of many does not undo the others, which is what the rounds are for.
+    let level = if affected * 4 > found.len() {
+        Level::Invalid
+    } else {
+        Level::Noisy
+    };
+    let what = format!(
+        "{place}the generator's audit failed in {affected} of {} blocks; the first: {}",
+        found.len(),
+        first.cause
+    );
+    verdict.add(level, what, first.remedy.clone());
 }

@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::ExperimentError;
-use super::child::Server;
+use super::child::{CONNECTIONS, Server};
 use super::counts;
 use super::plan::{Arm, Load, Plan};
 use crate::control::{HELPERS, Report};
@@ -148,6 +148,15 @@ pub struct Finding {
     pub remedy: String,
 }
 
+impl From<load::Finding> for Finding {
+    fn from(finding: load::Finding) -> Finding {
+        Finding {
+            cause: finding.cause,
+            remedy: finding.remedy.to_string(),
+        }
+    }
+}
+
 impl Block {
     /// Requests answered by the server in the window.
     pub fn requests(&self) -> u64 {
@@ -213,14 +222,14 @@ pub fn run(
     limits: &crate::measure::noise::Limits,
     stop: &Arc<AtomicBool>,
 ) -> Result<Block, ExperimentError> {
-    let mut options = Vec::new();
+    let mut options = vec!["--handler", &arm.handler];
     if place.pass == Pass::Time {
         options.push("--probed");
     }
     if !arm.has_clients() {
         options.extend(["--canned", &plan.path]);
     }
-    let mut server = Server::start(arm, &plan.server_cores, &options, stop)?;
+    let mut server = Server::start(arm, &plan.server_cores, CONNECTIONS, &options, stop)?;
     let mut work = saturation(plan, server.address());
     work.seed = plan.seed.wrapping_add(place.round as u64);
     if place.load == Load::EqualRate {
@@ -239,14 +248,9 @@ pub fn run(
     let mut watch = Watch {
         counters,
         tracer,
-        server,
-        cores: plan.server_cores.clone(),
         warm: plan.warm_up,
-        half: work.warm_up + plan.window / 2,
-        opened: None,
-        half_way: None,
-        closed: None,
-        memory_bytes: no_memory(),
+        half: Some(work.warm_up + plan.window / 2),
+        ..Watch::new(server, &plan.server_cores)
     };
     let outcome = if arm.has_clients() {
         Some(load::run(&work, stop, &mut watch)?)
@@ -255,18 +259,10 @@ pub fn run(
         None
     };
     let whole = watch.server.report()?;
+    let (server, noise) = watch.window(arm)?;
     let (Some(opened), Some(closed)) = (watch.opened, watch.closed) else {
-        return Err(ExperimentError::Server {
-            arm: arm.label.clone(),
-            what: "died, or the run was interrupted, before the window closed".to_string(),
-        });
+        unreachable!("there was a window");
     };
-    let server = closed.report.since(&opened.report);
-    let noise = Noise::between(
-        &opened.noise,
-        &closed.noise,
-        Duration::from_nanos(server.now_ns),
-    );
     let machine_ns = match (opened.machine_ns, closed.machine_ns) {
         (Reading::Value(before), Reading::Value(after)) => Reading::Value(after - before),
         (Reading::Missing(reason), _) | (_, Reading::Missing(reason)) => Reading::Missing(reason),
@@ -312,10 +308,7 @@ fn client(outcome: &load::Outcome, seen_by_server: u64) -> Client {
     let invalid = load::audit(outcome)
         .into_iter()
         .filter(|finding| finding.severity == Severity::Invalid)
-        .map(|finding| Finding {
-            cause: finding.cause,
-            remedy: finding.remedy.to_string(),
-        })
+        .map(Finding::from)
         .collect();
     Client {
         sent: outcome.sent,
@@ -475,22 +468,57 @@ fn settle(server: &mut Server) -> Option<()> {
     Some(())
 }
 
-struct Watch {
+/// Reads a server's own figures at both edges of the window.
+pub(super) struct Watch {
     counters: Option<Counters>,
     tracer: Option<Tracer>,
-    server: Server,
+    /// Whose.
+    pub(super) server: Server,
     cores: Vec<usize>,
     /// When the server has warmed up, from the start of the load.
     warm: Duration,
-    /// When the window is half over, from the start of the load.
-    half: Duration,
+    /// When the window is half over, from the start of the load, if anybody asks.
+    half: Option<Duration>,
     opened: Option<Edge>,
     half_way: Option<Report>,
     closed: Option<Edge>,
-    memory_bytes: Reading<u64>,
+    /// Memory of the server at the end of the window, in bytes.
+    pub(super) memory_bytes: Reading<u64>,
 }
 
 impl Watch {
+    /// Of a server on `cores`, whose kernel counts nothing for it.
+    pub(super) fn new(server: Server, cores: &[usize]) -> Watch {
+        Watch {
+            counters: None,
+            tracer: None,
+            server,
+            cores: cores.to_vec(),
+            warm: Duration::ZERO,
+            half: None,
+            opened: None,
+            half_way: None,
+            closed: None,
+            memory_bytes: no_memory(),
+        }
+    }
+
+    /// What the server of `arm` did in the window, and what disturbed it.
+    ///
+    /// # Errors
+    /// There was no whole window.
+    pub(super) fn window(&self, arm: &Arm) -> Result<(Report, Noise), ExperimentError> {
+        let (Some(opened), Some(closed)) = (&self.opened, &self.closed) else {
+            return Err(ExperimentError::Server {
+                arm: arm.label.clone(),
+                what: "died, or the run was interrupted, before the window closed".to_string(),
+            });
+        };
+        let server = closed.report.since(&opened.report);
+        let wall = Duration::from_nanos(server.now_ns);
+        Ok((server, Noise::between(&opened.noise, &closed.noise, wall)))
+    }
+
     fn edge(&mut self) -> Option<Edge> {
         let proc = Path::new("/proc");
         let report = self.server.report().ok()?;
@@ -519,7 +547,8 @@ impl Observer for Watch {
             tracer.count(&mut self.server);
         }
         let in_window = self.opened.is_some() && self.closed.is_none();
-        if in_window && self.half_way.is_none() && progress.elapsed >= self.half {
+        let is_half_over = self.half.is_some_and(|half| progress.elapsed >= half);
+        if in_window && self.half_way.is_none() && is_half_over {
             self.half_way = self.server.report().ok();
         }
     }

@@ -24,8 +24,8 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How often a wait for the server looks whether the experiment was stopped.
 const LOOK: Duration = Duration::from_millis(50);
-/// Connections that a server takes for each of its cores.
-const CONNECTIONS: usize = 1024;
+/// Connections that a server takes for each of its cores, if nobody needs more.
+pub(super) const CONNECTIONS: usize = 1024;
 /// How long a server that was told to end may take before it is killed.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
@@ -80,11 +80,13 @@ impl Output {
 }
 
 impl Server {
-    /// Starts this program anew as a server of `arm`, and returns when it listens. `options` are
-    /// what its command line has besides.
+    /// Starts this program anew as a server of `arm`, and returns when it listens. It takes
+    /// `connections` for each of its cores. `options` are what its command line has besides: the
+    /// handlers, for one.
     pub(super) fn start(
         arm: &Arm,
         cores: &[usize],
+        connections: usize,
         options: &[&str],
         stop: &Arc<AtomicBool>,
     ) -> Result<Server, ExperimentError> {
@@ -94,16 +96,16 @@ impl Server {
         };
         let program = std::env::current_exe()
             .map_err(|error| failed(format!("cannot be started: {error}")))?;
+        // Shared out over processes of unequal luck, none of which should refuse anybody.
+        let connections = (connections * cores.len()).to_string();
         let cores: Vec<String> = cores.iter().map(usize::to_string).collect();
         let mut child = Command::new(program)
             .args(["serve", "--control", "--listen", "127.0.0.1:0"])
             .args(["--model", &arm.model, "--isolation", &arm.isolation])
-            .args(["--handler", &arm.handler, "--cores", &cores.join(",")])
+            .args(["--cores", &cores.join(","), "--connections", &connections])
             .args(["--layout", &arm.layout, "--offload", &arm.offload])
             // Not on the generator's: all arms have the same cores.
             .args(["--worker-cores", &cores.join(",")])
-            // Shared out over processes of unequal luck, none of which should refuse anybody.
-            .args(["--connections", &(CONNECTIONS * cores.len()).to_string()])
             .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -9,6 +9,7 @@
 //! | `ledger` | where each request's time goes, in rows that sum to the whole |
 //! | `counts` | what was done for a request, by the program's count and the kernel's |
 //! | `analysis` | blocks in, rows with intervals and a verdict out |
+//! | `mix` | light requests beside heavy ones, under each offload policy |
 //! | `profile` | a flame graph of each arm, by perf |
 //! | `result` | what is kept of it all, and how it gets to disk whole |
 //!
@@ -19,6 +20,7 @@ pub mod block;
 mod child;
 pub mod counts;
 pub mod ledger;
+pub mod mix;
 pub mod plan;
 pub mod profile;
 pub mod result;

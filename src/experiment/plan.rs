@@ -131,19 +131,23 @@ pub struct Plan {
     pub max_time: Duration,
 }
 
+/// `arms`, and one of them once more as the A/A control.
+pub(super) fn with_control(arms: &[Arm], control_of: usize) -> Vec<Arm> {
+    let control = &arms[control_of];
+    let again = Arm {
+        label: format!("{} (control)", control.label),
+        ..control.clone()
+    };
+    arms.iter().cloned().chain([again]).collect()
+}
+
 /// A server process takes about this long to be there.
 const START: Duration = Duration::from_millis(100);
 
 impl Plan {
     /// Arms and the control: the control is the last.
     pub fn runners(&self) -> Vec<Arm> {
-        let mut runners = self.arms.clone();
-        let control = &self.arms[self.control_of];
-        runners.push(Arm {
-            label: format!("{} (control)", control.label),
-            ..control.clone()
-        });
-        runners
+        with_control(&self.arms, self.control_of)
     }
 
     /// About how long it takes.

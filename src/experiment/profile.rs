@@ -29,7 +29,7 @@ use inferno::flamegraph::{self, Palette, color::MultiPalette};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::block;
-use super::child::Server;
+use super::child::{CONNECTIONS, Server};
 use super::plan::{Arm, Plan};
 use crate::control::monotonic_ns;
 use crate::load::{self, Observer, Progress};
@@ -156,7 +156,8 @@ fn one(
     paths: &Paths,
     stop: &Arc<AtomicBool>,
 ) -> Result<String, String> {
-    let server = Server::start(arm, &plan.server_cores, &["--perf-map"], stop)
+    let options = ["--handler", &arm.handler, "--perf-map"];
+    let server = Server::start(arm, &plan.server_cores, CONNECTIONS, &options, stop)
         .map_err(|error| error.to_string())?;
     let pids: Vec<String> = server.pids().iter().map(i32::to_string).collect();
     let maps = pids.iter().map(|pid| format!("/tmp/perf-{pid}.map"));

@@ -67,12 +67,7 @@ impl Experiment {
     /// # Errors
     /// The directory cannot be written to, or is full.
     pub fn store(&self, path: &Path) -> Result<(), StoreError> {
-        let mut text = serde_json::to_vec(self).expect("an experiment is plain data");
-        text.push(b'\n');
-        write_whole(path, &text).map_err(|error| StoreError::Write {
-            path: path.to_path_buf(),
-            error,
-        })
+        store(self, path)
     }
 
     /// Reads a stored one.
@@ -89,8 +84,13 @@ impl Experiment {
         struct Format {
             format: u32,
         }
-        let Format { format } =
-            serde_json::from_str(&text).map_err(|_| failed("it names no format".to_string()))?;
+        let Format { format } = serde_json::from_str(&text).map_err(|_| {
+            let what = match text.contains("\"mix_format\"") {
+                true => "it is of a mix, which is repeated by its options",
+                false => "it names no format",
+            };
+            failed(what.to_string())
+        })?;
         if format != FORMAT {
             return Err(failed(format!(
                 "it has format {format}, and this program reads {FORMAT}"
@@ -98,4 +98,14 @@ impl Experiment {
         }
         serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
     }
+}
+
+/// Writes a result whole.
+pub(super) fn store(result: &impl Serialize, path: &Path) -> Result<(), StoreError> {
+    let mut text = serde_json::to_vec(result).expect("a result is plain data");
+    text.push(b'\n');
+    write_whole(path, &text).map_err(|error| StoreError::Write {
+        path: path.to_path_buf(),
+        error,
+    })
 }

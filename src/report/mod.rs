@@ -3,8 +3,10 @@
 
 mod isolations;
 mod memory;
+mod mix;
 mod terminal;
 mod units;
 
+pub use mix::mix;
 pub use terminal::{agreement, experiment, load, unlike_hosts, wrap, wrap_from};
 pub use units::{count, duration, microseconds};

@@ -16,7 +16,7 @@ use crate::experiment::result::Experiment;
 use crate::load;
 use crate::measure::probe::Stage;
 use crate::measure::reading::Reading;
-use crate::measure::stats::{self, Outcome, Ratio, half_width_percent};
+use crate::measure::stats::{self, Outcome, Ratio, Verdict, half_width_percent};
 
 /// An experiment: a table for each load, two sentences, the verdict. `again`: it repeats a stored
 /// one, and whether they agree follows.
@@ -67,8 +67,13 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
         (false, true) => "second run: see below whether it agrees with the stored one",
         (false, false) => "single run: a ratio is a finding once `compare --again FILE` agrees",
     };
-    let _ = writeln!(text, "\n{} ({kind})", analysis.verdict.level);
-    for cause in &analysis.verdict.causes {
+    text + &closing(&analysis.verdict, kind)
+}
+
+/// The verdict, on which `kind` of run, and its causes.
+pub(super) fn closing(verdict: &Verdict, kind: &str) -> String {
+    let mut text = format!("\n{} ({kind})\n", verdict.level);
+    for cause in &verdict.causes {
         let _ = writeln!(
             text,
             "{}",

@@ -52,6 +52,8 @@ fn policies_are_arms_and_what_cannot_be_is_left_out() {
     let options = [
         "--model",
         "blocking,epoll",
+        "--measure",
+        "cost",
         "--offload",
         "all",
         "--ledger-rounds",

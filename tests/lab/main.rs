@@ -13,6 +13,7 @@
 //! | `bad_input`, `timeouts`, `limits` | the named answer, and nobody else notices |
 //! | `vanishing` | clients that leave at any byte |
 //! | `misbehaving`, `misbehaving_builtins` | guests that trap, loop and lie |
+//! | `mix` | light requests beside heavy ones, as `compare` measures them |
 //! | `handler_limits` | what a handler may use, and what it is told beyond |
 //! | `offload` | handlers on other threads: order, limits, those who leave, the server's end |
 //! | `way_back` | how answers of other threads reach a loop: none is lost, by what the model has |
@@ -65,6 +66,7 @@ mod limits;
 mod measuring;
 mod misbehaving;
 mod misbehaving_builtins;
+mod mix;
 mod modules;
 mod new_project;
 mod offload;

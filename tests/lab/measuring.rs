@@ -47,10 +47,10 @@ const TWO_ARMS: [&str; 8] = [
 ];
 
 /// A directory of one test's own, gone with all its files when it is dropped.
-struct Folder(PathBuf);
+pub(super) struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static FOLDERS: AtomicUsize = AtomicUsize::new(0);
         let unique = FOLDERS.fetch_add(1, Ordering::Relaxed);
         let name = format!("measuring-{}-{unique}", std::process::id());
@@ -59,11 +59,11 @@ impl Folder {
         Self(path)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.0).expect("it is there");
         let name =
             |entry: std::io::Result<fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
@@ -78,20 +78,20 @@ impl Drop for Folder {
 }
 
 /// The program at work, what it says going to files beside the test's own.
-struct Run {
+pub(super) struct Run {
     process: Child,
     streams: Folder,
 }
 
 /// How a run ended.
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub(super) struct Said {
+    pub(super) code: Option<i32>,
+    pub(super) out: String,
+    pub(super) err: String,
 }
 
 impl Run {
-    fn start(arguments: &[&str]) -> Self {
+    pub(super) fn start(arguments: &[&str]) -> Self {
         let streams = Folder::new();
         let stream = |name| fs::File::create(streams.path(name)).expect("the directory is there");
         let process = Command::new(PROGRAM)
@@ -106,7 +106,7 @@ impl Run {
         Self { process, streams }
     }
 
-    fn pid(&self) -> Pid {
+    pub(super) fn pid(&self) -> Pid {
         Pid::from_raw(self.process.id().cast_signed())
     }
 
@@ -115,7 +115,7 @@ impl Run {
     }
 
     /// Its servers now, as opposed to what else it runs, or is about to.
-    fn servers(&self) -> Vec<Identity> {
+    pub(super) fn servers(&self) -> Vec<Identity> {
         let serves = |process: &Process| {
             let words = process.cmdline().unwrap_or_default();
             words.iter().any(|word| word == "serve")
@@ -136,7 +136,7 @@ impl Run {
     }
 
     /// Waits until it has started `count` servers in all, and names the ones that it had.
-    fn until_servers(&self, count: usize) -> Vec<Identity> {
+    pub(super) fn until_servers(&self, count: usize) -> Vec<Identity> {
         let mut seen = Vec::new();
         wait_for("servers", || {
             for server in self.servers() {
@@ -158,7 +158,7 @@ impl Run {
         });
     }
 
-    fn end(mut self) -> Said {
+    pub(super) fn end(mut self) -> Said {
         let mut status = None;
         wait_for("the end", || {
             status = self.process.try_wait().expect("it is a child");
@@ -182,7 +182,7 @@ impl Drop for Run {
 
 /// A process, told apart from later ones of the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
+pub(super) struct Identity {
     pid: i32,
     born: u64,
 }
@@ -200,13 +200,13 @@ impl Identity {
     }
 
     /// Not there any more, or only for whoever adopted it to take note of.
-    fn is_gone(self) -> bool {
+    pub(super) fn is_gone(self) -> bool {
         let stat = Process::new(self.pid).and_then(|process| process.stat());
         !stat.is_ok_and(|stat| stat.starttime == self.born && stat.state != 'Z')
     }
 }
 
-fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
+pub(super) fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
     let start = Instant::now();
     while !happened() {
         assert!(start.elapsed() < PATIENCE, "{what} did not come");
@@ -216,11 +216,11 @@ fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
 
 impl Said {
     /// All that was said on standard output as one line: the report breaks lines where it likes.
-    fn flat(&self) -> String {
+    pub(super) fn flat(&self) -> String {
         self.out.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    fn expect_words(&self, words: &[&str]) {
+    pub(super) fn expect_words(&self, words: &[&str]) {
         let flat = self.flat();
         for word in words {
             assert!(flat.contains(word), "{word:?} is not in {}", self.out);
@@ -228,7 +228,7 @@ impl Said {
     }
 
     /// The code is `done`, or 3 where the verdict is INVALID and says so.
-    fn expect_done(&self, done: i32) {
+    pub(super) fn expect_done(&self, done: i32) {
         let invalid = self.out.lines().any(|line| line.starts_with("INVALID"));
         let code = if invalid { 3 } else { done };
         assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
@@ -396,7 +396,7 @@ fn it_says_whether_the_interval_asked_for_was_reached() {
 
 /// What cannot be is refused with code 2 and one line, before a server is started: nothing is
 /// announced, nothing stored.
-fn check_refused(options: &[&str], words: &[&str]) {
+pub(super) fn check_refused(options: &[&str], words: &[&str]) {
     let folder = Folder::new();
     let json = folder.path("result.json");
     let json = json.to_str().expect("text");

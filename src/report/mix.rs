@@ -1,0 +1,230 @@
+//! A mix of light and heavy requests: a table for each I/O model, and what it shows in two sentences.
+
+use std::fmt::Write;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::terminal::{closing, wrap};
+use super::units::{count, digits};
+use crate::experiment::mix::analysis::Row;
+use crate::experiment::mix::result::Mix;
+use crate::experiment::mix::{Heavy, Plan, Share};
+
+/// The whole of it.
+pub fn mix(mix: &Mix) -> String {
+    let Mix { plan, analysis, .. } = mix;
+    let mut text = format!("{}\n", wrap(&heading(plan)));
+    let runners = plan.runners();
+    let mut models: Vec<&str> = Vec::new();
+    for arm in &plan.arms {
+        if !models.contains(&&*arm.model) {
+            models.push(&arm.model);
+        }
+    }
+    for model in &models {
+        let rows: Vec<&Row> = (analysis.rows.iter())
+            .filter(|row| row.model == *model)
+            .collect();
+        if !rows.is_empty() {
+            let _ = write!(text, "\n{model}\n\n{}\n", table(&rows, runners.len() - 1));
+        }
+    }
+    text.push('\n');
+    if analysis.rows.is_empty() {
+        text += "Nothing was measured.\n";
+    } else {
+        let _ = writeln!(text, "{}", wrap(NOTE));
+    }
+    if let Ok(control) = &analysis.control {
+        let sentence = format!(
+            "The control is an arm against itself: of the light requests' p99, differences under a factor of {:.2} are not claimed.",
+            control.floor
+        );
+        let _ = writeln!(text, "{}", wrap(&sentence));
+    }
+    for reason in &plan.left_out {
+        let _ = writeln!(text, "{}", wrap(&format!("{reason}.")));
+    }
+    text.push('\n');
+    for sentence in models
+        .iter()
+        .flat_map(|model| sentences(plan, &analysis.rows, model))
+    {
+        let _ = writeln!(text, "{}", wrap(&sentence));
+    }
+    let kind = match mix.partial {
+        true => "partial run",
+        false => "single run: a difference is a finding once a second run agrees",
+    };
+    text + &closing(&analysis.verdict, kind)
+}
+
+const NOTE: &str = "Latency is from the planned send. p99.9 needs 10 000 light requests a row: raise \
+                    --rounds or --rate. Other CPU is what neither handler used, in percent of a core: \
+                    I/O, HTTP, switches, ticks, hand-offs.";
+
+fn heading(plan: &Plan) -> String {
+    let cores = match plan.server_cores.as_slice() {
+        [core] => format!("core {core}"),
+        cores => format!("{} cores", cores.len()),
+    };
+    let place = match &plan.light {
+        Some(policy) => format!(", {policy} whatever the policy of the heavy ones"),
+        None => String::new(),
+    };
+    format!(
+        "Light requests (hello{place}) in open loop, {}/s (Poisson), {} connections; beside them heavy \
+         ones (spin). Server on {cores}, loopback.",
+        count(plan.rate),
+        plan.connections
+    )
+}
+
+/// What ran beside the light requests, in a few words.
+fn beside(heavy: Option<&Heavy>) -> String {
+    let Some(heavy) = heavy else {
+        return "nothing".to_string();
+    };
+    let length = humantime::format_duration(heavy.length);
+    match heavy.share {
+        Share::Percent(percent) => format!("{length}, {percent} %"),
+        Share::Always(count) => format!("{count} × {length}"),
+    }
+}
+
+fn table(rows: &[&Row], control: usize) -> Table {
+    let mut shown = Table::new();
+    shown.load_style(presets::NOTHING);
+    shown.set_header([
+        "beside",
+        "policy",
+        "light p50",
+        "p99",
+        "p99.9",
+        "max",
+        "heavy",
+        "other CPU",
+    ]);
+    shown.add_row(["", "", "ms", "ms", "ms", "ms", "/s", "% of core"]);
+    let mut before = None;
+    for row in rows {
+        let heavy = beside(row.heavy.as_ref());
+        let is_same = before.replace(heavy.clone()) == Some(heavy.clone());
+        let policy = match row.arm == control {
+            true => format!("{} again", row.policy),
+            false => row.policy.clone(),
+        };
+        let bound = if row.unsent > 0 { "≥ " } else { "" };
+        let ms =
+            |ns: Option<u64>| ns.map_or_else(|| "–".to_string(), |ns| format!("{bound}{}", ms(ns)));
+        shown.add_row([
+            if is_same { String::new() } else { heavy },
+            policy,
+            ms(row.latency_ns_p50),
+            ms(row.latency_ns_p99),
+            ms(row.latency_ns_p999),
+            ms(row.latency_ns_max),
+            row.heavy_per_s.map_or_else(|| "–".to_string(), digits),
+            format!("{:.1}", row.other_cpu_percent),
+        ]);
+    }
+    for (nth, column) in shown.column_iter_mut().enumerate() {
+        column.set_padding((0, 1));
+        if nth > 1 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    shown
+}
+
+/// Nanoseconds as milliseconds, three digits that count.
+fn ms(ns: u64) -> String {
+    digits(ns as f64 / 1e6)
+}
+
+/// What the last, heaviest step shows on one model: the light requests' latency, and the heavy
+/// ones' throughput.
+fn sentences(plan: &Plan, rows: &[Row], model: &str) -> Vec<String> {
+    let arms = 0..plan.arms.len();
+    let of = |heavy: Option<Heavy>| {
+        let is_it = move |row: &&Row| row.model == model && row.heavy == heavy;
+        rows.iter()
+            .filter(is_it)
+            .filter(|row| arms.contains(&row.arm))
+            .collect::<Vec<_>>()
+    };
+    let Some(&heaviest) = plan.heavy.last() else {
+        return Vec::new();
+    };
+    let (alone, loaded) = (of(None), of(Some(heaviest)));
+    let slowest = alone.iter().filter_map(|row| row.latency_ns_p99).max();
+    let listed = |figure: &dyn Fn(&Row) -> Option<String>| {
+        let named = |row: &&Row| Some(format!("{} with {}", figure(row)?, row.policy));
+        loaded
+            .iter()
+            .filter_map(named)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let light = listed(&|row| row.latency_ns_p99.map(|ns| format!("{} ms", ms(ns))));
+    let mut said = Vec::new();
+    if let Some(slowest) = slowest.filter(|_| !light.is_empty()) {
+        said.push(format!(
+            "On {model}, 99 of 100 light requests are answered within {} ms beside nothing, and beside \
+             {} heavy ones within {light}.",
+            ms(slowest),
+            beside(Some(&heaviest)),
+        ));
+    }
+    let base = loaded.iter().find(|row| row.policy == "inline");
+    let base = base
+        .and_then(|row| row.heavy_per_s)
+        .filter(|per_s| *per_s > 0.0);
+    if let Some(base) = base.filter(|_| loaded.len() > 1) {
+        let heavy = listed(&|row| {
+            let part = row.heavy_per_s? / base;
+            (row.policy != "inline").then(|| format!("{part:.2}"))
+        });
+        said.push(format!("Of inline's heavy requests are answered: {heavy}."));
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_widest_row_fits_the_terminal() {
+        let row = Row {
+            arm: 4,
+            label: "tokio_uring time-slice (control)".to_string(),
+            model: "tokio_uring".to_string(),
+            policy: "time-slice".to_string(),
+            heavy: Some("100ms:100%".parse().expect("it is one")),
+            blocks: 2,
+            marked: 0,
+            planned: 2000,
+            unsent: 3,
+            failed: 0,
+            latency_ns_p50: Some(812_345_678),
+            latency_ns_p99: Some(1_812_345_678),
+            latency_ns_p999: Some(1_812_345_678),
+            latency_ns_max: Some(1_912_345_678),
+            heavy_per_s: Some(1234.5),
+            other_cpu_percent: 100.0,
+            cpu_percent: 100.0,
+        };
+        let text = table(&[&row, &row], 4).to_string();
+        let widest = text
+            .lines()
+            .map(|line| line.trim_end().chars().count())
+            .max();
+        assert!(widest <= Some(80), "{widest:?}\n{text}");
+        assert!(
+            text.contains("≥ 812") && text.contains("time-slice again"),
+            "{text}"
+        );
+        assert_eq!(text.matches("100ms").count(), 1, "{text}");
+    }
+}
