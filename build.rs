@@ -1,4 +1,4 @@
-//! Compiles the built-in handlers to WebAssembly and embeds them.
+//! Compiles the built-in handlers to WebAssembly, packs their data and embeds them.
 //!
 //! For each `guest/examples/NAME.rs` there is `NAME.wasm` in `OUT_DIR`, and
 //! `handlers.rs` there defines `WASM`, a table of names and modules for
@@ -11,6 +11,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 use std::{env, fs, io};
+
+// What users' modules go through when they are loaded, these have behind them: the files are small.
+#[path = "src/sandbox/packed.rs"]
+mod packed;
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
@@ -50,6 +54,7 @@ fn main() {
         "guest/Cargo.toml",
         "guest/src",
         "guest/examples",
+        "src/sandbox/packed.rs",
     ] {
         println!("cargo::rerun-if-changed={input}");
     }
@@ -99,7 +104,7 @@ fn embed() -> Result<()> {
         let from = if name == GROWS { &growing } else { &modules };
         // Cargo makes an identifier of a library's name.
         let file = format!("{}.wasm", name.replace('-', "_"));
-        copy(&from.join(&file), &out.join(&file))?;
+        pack(&from.join(&file), &out.join(&file))?;
         writeln!(table, "    ({name:?}, include_bytes!({file:?})),").expect("a string takes all");
     }
     table += "];\n";
@@ -188,9 +193,9 @@ fn is_of_the_outer_build(variable: &str) -> bool {
         || ["MAKEFLAGS", "MFLAGS", "RUSTFLAGS", "RUSTDOCFLAGS"].contains(&variable)
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::copy(from, to).map_err(failed("copy", from))?;
-    Ok(())
+fn pack(from: &Path, to: &Path) -> Result<()> {
+    let wasm = fs::read(from).map_err(failed("read", from))?;
+    fs::write(to, packed::packed(&wasm)).map_err(failed("write", to))
 }
 
 fn variable(name: &str) -> Result<String> {

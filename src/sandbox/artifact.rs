@@ -2,6 +2,7 @@
 
 use super::limits::Limits;
 use super::load_error::Fault;
+use super::packed::packed;
 use super::resettable::Resettable;
 use super::{Isolation, abi, engine};
 use std::borrow::Cow;
@@ -27,12 +28,14 @@ impl Artifact {
         limits: &Limits,
     ) -> Result<Artifact, Fault> {
         let text = is_text(wasm)?;
+        let wasm = binary(wasm)?;
+        let wasm = packed(&wasm);
         let (wasm, changing_globals) = match isolation {
             Isolation::Reset => {
-                let module = Resettable::of(&binary(wasm)?)?;
+                let module = Resettable::of(&wasm)?;
                 (Cow::Owned(module.wasm), module.globals)
             }
-            _ => (Cow::Borrowed(wasm), Vec::new()),
+            _ => (wasm, Vec::new()),
         };
         let engine = engine::compiling(limits).map_err(|error| Fault::host(&error))?;
         let module = Module::new(&engine, &wasm).map_err(|error| {

@@ -18,6 +18,7 @@
 //! | `builtin` | the handlers that come with this program |
 //! | `load_error` | why a handler cannot be loaded, in sentences |
 //! | `inspect` | what a module is, told from its bytes |
+//! | `packed` | a module without the zeros at the ends of its data |
 //! | `artifact` | from WebAssembly to machine code whose exports are right |
 //! | `engine` | every switch of wasmtime that this program sets, with its reason |
 //! | `instance` | a module made ready to run, and one running copy of it |
@@ -54,6 +55,7 @@ mod limits;
 mod load_all;
 mod load_error;
 mod native;
+mod packed;
 mod resettable;
 mod slice;
 mod slicer;
