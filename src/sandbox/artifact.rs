@@ -1,10 +1,11 @@
 //! From WebAssembly, binary or text, to machine code whose exports are known to be right.
 
+use super::engine::Data;
 use super::limits::Limits;
 use super::load_error::Fault;
-use super::packed::packed;
+use super::packed::{data_bytes, packed};
 use super::resettable::Resettable;
-use super::{Isolation, abi, engine};
+use super::{Isolation, abi, engine, memories};
 use std::borrow::Cow;
 use wasmtime::{Engine, ExternType, Module, Mutability};
 
@@ -12,6 +13,7 @@ use wasmtime::{Engine, ExternType, Module, Mutability};
 pub(super) struct Artifact {
     code: Vec<u8>,
     memory_bytes: usize,
+    data: Data,
     /// The exports added for `reset`: the globals that its code changes.
     changing_globals: Vec<String>,
 }
@@ -37,7 +39,12 @@ impl Artifact {
             }
             _ => (wasm, Vec::new()),
         };
-        let engine = engine::compiling(limits).map_err(|error| Fault::host(&error))?;
+        let data = if memories::suits(data_bytes(&wasm)) {
+            Data::Copied
+        } else {
+            Data::Mapped
+        };
+        let engine = engine::compiling(limits, data).map_err(|error| Fault::host(&error))?;
         let module = Module::new(&engine, &wasm).map_err(|error| {
             if text {
                 Fault::text(&error)
@@ -50,6 +57,7 @@ impl Artifact {
         Ok(Artifact {
             code,
             memory_bytes,
+            data,
             changing_globals,
         })
     }
@@ -63,6 +71,11 @@ impl Artifact {
     /// What the module's memory starts with.
     pub(super) fn memory_bytes(&self) -> usize {
         self.memory_bytes
+    }
+
+    /// How its data gets into a memory: what an engine must be made for that runs it.
+    pub(super) fn data(&self) -> Data {
+        self.data
     }
 
     /// The module, ready to run in `engine`. Copies the machine code.

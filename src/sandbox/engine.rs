@@ -5,6 +5,8 @@
 //! instances live differs.
 
 use super::limits::Limits;
+use super::memories::Memories;
+use std::sync::Arc;
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
     ProfilingStrategy, Strategy,
@@ -15,7 +17,7 @@ const TABLES: u32 = 4;
 
 /// The most memory of one pool slot, and the most of its tables, that stays mapped in between two instances and is put back by
 /// copying. Above it the kernel drops the pages, and the next instance faults them in again.
-const KEEP_RESIDENT_BYTES: usize = 256 * 1024;
+pub(super) const KEEP_RESIDENT_BYTES: usize = 256 * 1024;
 
 /// How many bytes of a memory that starts with `memory_bytes` stay mapped in a pool's slot, and are put
 /// back whatever was written.
@@ -24,8 +26,17 @@ pub(super) fn resident_bytes(memory_bytes: usize) -> usize {
 }
 
 /// An engine that compiles but runs nothing.
-pub(super) fn compiling(limits: &Limits) -> wasmtime::Result<Engine> {
-    Engine::new(&config(limits))
+pub(super) fn compiling(limits: &Limits, data: Data) -> wasmtime::Result<Engine> {
+    Engine::new(&config(limits, data))
+}
+
+/// How a module's data gets into an instance's memory. Part of the machine code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Data {
+    /// Copied when the instance is made.
+    Copied,
+    /// Mapped, each page copied when it is first written.
+    Mapped,
 }
 
 /// An engine whose instances come from a pool of [`Limits::instances`] slots. `memory_bytes` is
@@ -34,7 +45,11 @@ pub(super) fn compiling(limits: &Limits) -> wasmtime::Result<Engine> {
 /// # Errors
 /// Each slot reserves somewhat over 4 GiB of addresses, without memory behind them: fails where
 /// addresses are limited (RLIMIT_AS).
-pub(super) fn pooling(limits: &Limits, memory_bytes: usize) -> wasmtime::Result<Engine> {
+pub(super) fn pooling(
+    limits: &Limits,
+    data: Data,
+    memory_bytes: usize,
+) -> wasmtime::Result<Engine> {
     let slots = u32::try_from(limits.instances).unwrap_or(u32::MAX);
     let resident = resident_bytes(memory_bytes);
     let mut pool = PoolingAllocationConfig::new();
@@ -51,7 +66,7 @@ pub(super) fn pooling(limits: &Limits, memory_bytes: usize) -> wasmtime::Result<
         // call when its slot is put back.
         .linear_memory_keep_resident(resident)
         .table_keep_resident(KEEP_RESIDENT_BYTES.min(limits.table_entries * size_of::<usize>()));
-    let mut config = config(limits);
+    let mut config = config(limits, data);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     if limits.perf_map {
         config.profiler(ProfilingStrategy::PerfMap);
@@ -61,17 +76,29 @@ pub(super) fn pooling(limits: &Limits, memory_bytes: usize) -> wasmtime::Result<
 
 /// An engine that maps each instance's memory when it is made and unmaps it when it is dropped. How
 /// many there are is for the caller to bound.
-pub(super) fn on_demand(limits: &Limits) -> wasmtime::Result<Engine> {
-    let mut config = config(limits);
+pub(super) fn on_demand(limits: &Limits, data: Data) -> wasmtime::Result<Engine> {
+    Engine::new(&on_the_heap(limits, data))
+}
+
+/// An engine whose instances are made on the heap and have memories of `memories`, into which their
+/// data is copied. How many there are is for the caller to bound.
+pub(super) fn lending(limits: &Limits, memories: &Arc<Memories>) -> wasmtime::Result<Engine> {
+    let mut config = on_the_heap(limits, Data::Copied);
+    config.with_host_memory(memories.creator());
+    Engine::new(&config)
+}
+
+fn on_the_heap(limits: &Limits, data: Data) -> Config {
+    let mut config = config(limits, data);
     config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
     if limits.perf_map {
         config.profiler(ProfilingStrategy::PerfMap);
     }
-    Engine::new(&config)
+    config
 }
 
 /// What decides about machine code, and so must be the same in all engines.
-fn config(limits: &Limits) -> Config {
+fn config(limits: &Limits, data: Data) -> Config {
     let mut config = Config::new();
     config
         .strategy(Strategy::Cranelift)
@@ -84,8 +111,7 @@ fn config(limits: &Limits) -> Config {
         .async_stack_size(limits.thread_stack_bytes())
         // A slot's memory grows in place, so its base address never changes.
         .memory_may_move(false)
-        // An instance's memory begins as a private mapping of the module's data.
-        .memory_init_cow(true)
+        .memory_init_cow(data == Data::Mapped)
         // Failures are counted by class and nobody walks the guest's frames.
         .wasm_backtrace_max_frames(None)
         .generate_address_map(false)

@@ -212,7 +212,7 @@ fn load(
         perf_map: false,
         ..limits.clone()
     };
-    Blueprint::new(&artifact, Isolation::Fresh, &trial)?;
+    Blueprint::new(&artifact, Isolation::Reuse, &trial)?;
     let identity = ModuleIdentity {
         bytes: wasm.len(),
         fnv1a64: fnv1a64(&wasm),

@@ -2,15 +2,18 @@
 
 use super::artifact::Artifact;
 use super::deadline::{Ticker, Watch};
+use super::engine::{Data, KEEP_RESIDENT_BYTES};
 use super::failure::Refused;
 use super::limits::Limits;
 use super::load_error::Fault;
+use super::memories::Memories;
 use super::snapshot::Snapshot;
 use super::{Answer, Call, Failure, Isolation, abi, engine, slice};
 use crate::measure::probe::{Probe, Stage};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use wasmtime::unix::StoreExt;
 use wasmtime::{
     Engine, InstancePre, Linker, Memory, ModuleExport, ResourceLimiter, Store, TypedFunc,
     UpdateDeadline,
@@ -29,6 +32,8 @@ pub(super) struct Blueprint {
     resident_bytes: usize,
     /// For `reset`: what there is to put back.
     state: Option<State>,
+    /// For `fresh`: where memories come from, if not from wasmtime's pool.
+    memories: Option<Arc<Memories>>,
     limits: Limits,
 }
 
@@ -51,12 +56,18 @@ impl Blueprint {
         limits: &Limits,
     ) -> Result<Blueprint, Fault> {
         let memory_bytes = artifact.memory_bytes();
-        let (engine, resident_bytes) = match isolation {
+        let data = artifact.data();
+        // Guests that run in slices need stacks, which wasmtime's pool keeps too.
+        let lends =
+            isolation == Isolation::Fresh && data == Data::Copied && limits.quantum.is_none();
+        let memories = lends.then(|| Memories::new(limits.instances, KEEP_RESIDENT_BYTES));
+        let (engine, resident_bytes) = match (isolation, &memories) {
+            (_, Some(memories)) => (engine::lending(limits, memories), 0),
             // A pool puts a memory back by writing to it, which `reset` protects against writing.
-            Isolation::Reset | Isolation::OnDemand => (engine::on_demand(limits), 0),
-            Isolation::Native | Isolation::Reuse | Isolation::Fresh => {
+            (Isolation::Reset | Isolation::OnDemand, _) => (engine::on_demand(limits, data), 0),
+            (Isolation::Native | Isolation::Reuse | Isolation::Fresh, _) => {
                 let resident_bytes = engine::resident_bytes(memory_bytes);
-                (engine::pooling(limits, memory_bytes), resident_bytes)
+                (engine::pooling(limits, data, memory_bytes), resident_bytes)
             }
         };
         let engine = engine.map_err(|error| Fault::host(&error))?;
@@ -84,6 +95,7 @@ impl Blueprint {
             area: 0,
             resident_bytes,
             state,
+            memories,
             limits: limits.clone(),
         };
         blueprint.try_out(&area)?;
@@ -151,6 +163,17 @@ impl Blueprint {
                 Ok(update)
             });
             store.set_epoch_deadline(1);
+        }
+        if let Some(memories) = &self.memories {
+            let memories = Arc::clone(memories);
+            let on_signal = move |signal, info: *const libc::siginfo_t, _context| {
+                // SAFETY: wasmtime hands on what the kernel gave its handler, and SIGSEGV has an
+                // address.
+                signal == libc::SIGSEGV && memories.on_fault(unsafe { (*info).si_addr() }.addr())
+            };
+            // SAFETY: `on_signal` is async-signal-safe as `Memories::on_fault` is: no lock, no
+            // allocation, one system call.
+            unsafe { store.set_signal_handler(on_signal) };
         }
         store
     }
@@ -253,6 +276,8 @@ pub(super) struct Instance {
     area: u32,
     /// For `reset`: how it began.
     snapshot: Option<Snapshot>,
+    /// For `fresh`: where its memory is from, if not from wasmtime's pool.
+    memories: Option<Arc<Memories>>,
 }
 
 impl Instance {
@@ -285,6 +310,7 @@ impl Instance {
             handle,
             area: blueprint.area,
             snapshot,
+            memories: blueprint.memories.clone(),
         })
     }
 
@@ -328,11 +354,8 @@ impl Instance {
     /// [`Failure::RequestTooLarge`], and the instance is as it was; or the kernel refuses.
     #[inline]
     pub(super) fn write<P: Probe>(&mut self, call: &Call<'_>) -> Result<u32, Failure> {
-        if let Some(snapshot) = &self.snapshot {
-            let range = abi::request_range(self.memory.data(&self.store), self.area, call);
-            snapshot
-                .make_writable(range.unwrap_or_default())
-                .map_err(|_| Failure::Exhausted)?;
+        if self.snapshot.is_some() || self.memories.is_some() {
+            self.make_writable(call).map_err(|_| Failure::Exhausted)?;
         }
         let (memory, host) = self.memory.data_and_store_mut(&mut self.store);
         let written = P::within(Stage::Copy, || abi::write_request(memory, self.area, call));
@@ -340,6 +363,20 @@ impl Instance {
             host.end_request();
         }
         written
+    }
+
+    /// Where pages are watched: says which of them the host is about to write.
+    #[inline]
+    fn make_writable(&self, call: &Call<'_>) -> io::Result<()> {
+        let range = abi::request_range(self.memory.data(&self.store), self.area, call);
+        let range = range.unwrap_or_default();
+        match (&self.snapshot, &self.memories) {
+            (Some(snapshot), _) => snapshot.make_writable(range),
+            (None, Some(memories)) => {
+                memories.make_writable(self.memory.data_ptr(&self.store), range)
+            }
+            (None, None) => Ok(()),
+        }
     }
 
     /// The guest has `returned`: what it answers.
@@ -363,9 +400,12 @@ impl Instance {
         abi::read_answer(self.memory.data(&self.store), record, limits)
     }
 
-    /// What the pool will put back when this is dropped, in bytes.
+    /// What of its memory will be put back when this is dropped, in bytes.
     #[inline]
     pub(super) fn bytes_to_reset(&self, blueprint: &Blueprint) -> usize {
+        if let Some(memories) = &self.memories {
+            return memories.bytes_to_zero(self.memory.data_ptr(&self.store));
+        }
         blueprint
             .resident_bytes
             .min(self.memory.data_size(&self.store))

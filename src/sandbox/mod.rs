@@ -23,7 +23,9 @@
 //! | `engine` | every switch of wasmtime that this program sets, with its reason |
 //! | `instance` | a module made ready to run, and one running copy of it |
 //! | `resettable` | whether a module's state can be put back, and the module rewritten so that it can |
+//! | `memories` | the memories of `fresh` instances, zeroed in between |
 //! | `snapshot` | how an instance began, and how it is put back |
+//! | `sticky` | which of them are put back after a request |
 //! | `written_pages` | which pages a request may have written |
 //! | `abi` | the guest ABI: requests into guest memory, records out of it |
 //! | `limits` | what one request may use, and what it may use by default |
@@ -39,8 +41,9 @@
 //! A call copies the request once, into guest memory, and copies no answer: the caller's closure
 //! gets it where the guest left it. A steady-state call under `native` and `reuse` allocates
 //! nothing; under `reset` neither; under `fresh` and `on-demand` wasmtime does, a constant number of
-//! times. None makes a system call (`fresh`: as long as the guest's memory never grows and starts with
-//! 256 KiB at most), but `on-demand`, whose point that is.
+//! times. None makes a system call but `on-demand`, whose point that is; under `fresh` as long as the
+//! guest's memory never grows, and starts with 256 KiB at most where its module has more than 64 KiB
+//! of data or it runs in slices.
 
 mod abi;
 mod artifact;
@@ -54,6 +57,7 @@ mod instance;
 mod limits;
 mod load_all;
 mod load_error;
+mod memories;
 mod native;
 mod packed;
 mod resettable;
@@ -61,6 +65,7 @@ mod slice;
 mod slicer;
 mod slots;
 mod snapshot;
+mod sticky;
 mod tally;
 #[cfg(test)]
 mod tests;

@@ -30,6 +30,18 @@ pub fn packed(wasm: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
+/// The bytes of all data segments of `wasm`, a binary; of as much of it as can be read.
+#[allow(dead_code, reason = "the build script only packs")]
+pub fn data_bytes(wasm: &[u8]) -> usize {
+    let payloads = Parser::new(0).parse_all(wasm).map_while(Result::ok);
+    let sections = payloads.filter_map(|payload| match payload {
+        Payload::DataSection(section) => Some(section),
+        _ => None,
+    });
+    let segments = sections.flatten().map_while(Result::ok);
+    segments.map(|segment| segment.data.len()).sum()
+}
+
 /// `None`: there is nothing to leave out.
 fn trimmed(wasm: &[u8]) -> Result<Option<Vec<u8>>> {
     let mut memory_bytes = 0;

@@ -25,8 +25,8 @@ pub type CheckHeaderLines = fn(&[u8]) -> Result<(), &'static str>;
 pub(super) static RESET_BYTES: Tally = Tally::new();
 
 /// Bytes of guests' memory that this process put back after requests, by copying or by filling with
-/// zeros, whichever handler's: under `reset` what had been written, under `fresh` what a pool's slot
-/// keeps mapped. What the kernel drops and maps anew is in none of it.
+/// zeros, whichever handler's: under `reset` and `fresh` what had been written, and all that a slot
+/// keeps mapped where `fresh` takes wasmtime's pool. What the kernel drops and maps anew is in none of it.
 pub fn reset_bytes() -> u64 {
     RESET_BYTES.sum()
 }

@@ -2,25 +2,15 @@
 //!
 //! Only for modules that [`resettable`](super::resettable) has shown to have no other state than
 //! memory and numeric globals. What was written since the snapshot is copied back page by page, so
-//! that putting back costs what was written, not what there is. The pages are found as
-//! [`written_pages`](super::written_pages) says, and stay in the set from request to request. A set
-//! that has become large is looked at again from time to time, and what a request leaves alone is
-//! left out: one request with a large body does not make all later ones pay.
+//! that putting back costs what was written, not what there is: see [`sticky`](super::sticky).
 
+use super::sticky::Sticky;
 use super::written_pages::{RUNS, WrittenPages};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use wasmtime::unix::StoreExt;
 use wasmtime::{Global, Memory, Store, Val};
-
-/// A set of written pages up to this size is never looked at again: it is put back in about a
-/// microsecond, and without a system call at any request.
-const STICKY_BYTES: usize = 64 * 1024;
-
-/// Requests between two looks at a larger set. A page that is left out and then written costs a
-/// fault, some 2 µs, about as much as 40 needless copies of it.
-const REVIEW_EVERY: u32 = 256;
 
 /// What one instance began with.
 pub(super) struct Snapshot {
@@ -29,10 +19,7 @@ pub(super) struct Snapshot {
     image: Arc<[u8]>,
     globals: Vec<(Global, Val)>,
     written: Arc<WrittenPages>,
-    /// What `written` had noted when it was last asked.
-    runs: Vec<Range<usize>>,
-    /// Requests since `written` was last reviewed.
-    requests: u32,
+    sticky: Sticky,
 }
 
 impl Snapshot {
@@ -75,8 +62,7 @@ impl Snapshot {
             image,
             globals: globals.map(|g| (*g, g.get(&mut *store))).collect(),
             written,
-            runs: Vec::new(),
-            requests: 0,
+            sticky: Sticky::default(),
         })
     }
 
@@ -100,54 +86,23 @@ impl Snapshot {
             let set = global.set(&mut *store, *value);
             set.expect("a mutable global takes the value that it had");
         }
-        self.written.update(&mut self.runs);
-        let memory = self.memory.data_mut(store);
-        self.requests += 1;
-        if self.requests == REVIEW_EVERY {
-            self.requests = 0;
-            self.review(memory);
-        }
+        let (image, memory) = (&*self.image, self.memory.data_mut(store));
+        let unchanged = |page: Range<usize>| memory[page.clone()] == image[page];
         let mut copied = 0;
-        for run in &self.runs {
-            memory[run.clone()].copy_from_slice(&self.image[run.clone()]);
+        for run in self.sticky.to_put_back(&self.written, unchanged) {
+            memory[run.clone()].copy_from_slice(&image[run.clone()]);
             copied += run.len();
         }
         Some(copied)
-    }
-
-    /// Leaves out of a large set what the last request did not change.
-    #[cold]
-    fn review(&mut self, memory: &[u8]) {
-        if self.runs.iter().map(Range::len).sum::<usize>() <= STICKY_BYTES {
-            return;
-        }
-        let page_bytes = self.written.page_bytes();
-        for run in &self.runs {
-            // Pages as they began, from here on.
-            let mut unchanged = run.start;
-            for page in run.clone().step_by(page_bytes) {
-                let end = page + page_bytes;
-                if memory[page..end] != self.image[page..end] {
-                    self.protect_again(unchanged..page);
-                    unchanged = end;
-                }
-            }
-            self.protect_again(unchanged..run.end);
-        }
-        self.written.update(&mut self.runs);
-    }
-
-    fn protect_again(&self, range: Range<usize>) {
-        if !range.is_empty() {
-            self.written.protect_again(range);
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::{Limits, engine};
+    use crate::sandbox::Limits;
+    use crate::sandbox::engine::{self, Data};
+    use crate::sandbox::sticky::REVIEW_EVERY;
     use wasmtime::{Instance, Module};
 
     const PAGES: usize = 4;
@@ -185,7 +140,7 @@ mod tests {
                 deadline: None,
                 ..Limits::default()
             };
-            let engine = engine::on_demand(&limits).expect("an engine");
+            let engine = engine::on_demand(&limits, Data::Mapped).expect("an engine");
             let module = Module::new(&engine, GUEST).expect("a module");
             let mut store = Store::new(&engine, ());
             let instance = Instance::new(&mut store, &module, &[]).expect("an instance");

@@ -1,6 +1,6 @@
-//! Which pages of a guest's memory may differ from its snapshot: found by protection, kept sticky.
+//! Which pages of a guest's memory may differ from how it began: found by protection, kept sticky.
 //!
-//! The memory is made read-only when the snapshot is taken. The first write to a page faults; the
+//! The memory is made read-only when an instance has just begun, or will. The first write to a page faults; the
 //! fault is noted, the page made writable, and the write goes on. The page then stays writable and
 //! noted, so a guest that writes the same pages at each request faults no more and calls the kernel
 //! no more.
@@ -86,6 +86,13 @@ impl WrittenPages {
     /// Size of a page, in bytes.
     pub(super) fn page_bytes(&self) -> usize {
         self.page_bytes
+    }
+
+    /// How much is noted, in bytes.
+    #[inline]
+    pub(super) fn noted_bytes(&self) -> usize {
+        let pages = self.noted.iter().map(|word| word.load(Ordering::Relaxed));
+        pages.map(u64::count_ones).sum::<u32>() as usize * self.page_bytes
     }
 
     /// A write to `address` faulted. Returns whether it was to this memory and may now be repeated.

@@ -126,7 +126,11 @@ fn prying(leaves: &[&str]) -> String {
 
 /// What the requests found, each finding once.
 fn findings(leaves: &[&str], isolation: Isolation, rounds: u32) -> Vec<String> {
-    let mut sandbox = sandbox(&prying(leaves), isolation);
+    findings_of(&prying(leaves), isolation, rounds)
+}
+
+fn findings_of(guest: &str, isolation: Isolation, rounds: u32) -> Vec<String> {
+    let mut sandbox = sandbox(guest, isolation);
     let mut findings = Vec::new();
     for round in 0..rounds {
         // Neighbours differ in all their bits; the first leaves something of each kind.
@@ -155,6 +159,14 @@ fn reset_leaves_nothing() {
 #[test]
 fn fresh_leaves_nothing() {
     assert_eq!(findings(&ALL, Isolation::Fresh, ROUNDS), ["clean"]);
+}
+
+/// A module with much data gets its memories from wasmtime's pool.
+#[test]
+fn fresh_leaves_nothing_of_a_module_with_much_data() {
+    let data = format!("(data \"{}\") (global $wide", "x".repeat(65 * 1024));
+    let guest = prying(&ALL).replacen("(global $wide", &data, 1);
+    assert_eq!(findings_of(&guest, Isolation::Fresh, ROUNDS), ["clean"]);
 }
 
 #[test]

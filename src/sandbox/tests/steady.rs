@@ -43,12 +43,7 @@ fn filter() -> BpfProgram {
 
 /// The child: calls handlers as often as makes them steady, and then under the filter.
 fn show(isolation: Isolation) -> ! {
-    // `echo` has more memory than a pool keeps mapped.
-    let names: &[&str] = match isolation {
-        Isolation::Fresh => &["hello", "json"],
-        _ => &["hello", "json", "echo"],
-    };
-    let sandboxes = names.iter().map(|name| {
+    let sandboxes = ["hello", "json", "echo"].into_iter().map(|name| {
         let handler = Handler::load(&Source::parse(name), isolation, &Limits::default());
         let shard = ShardSandbox::new(&handler.expect("a built-in"), check_lines);
         Sandbox::new(shard.expect("there is room")).expect("a timer")

@@ -1,0 +1,402 @@
+//! The memories of a shard's `fresh` instances: each is lent to one instance at a time, and is all
+//! zeros when it is.
+//!
+//! wasmtime has a pool of its own, which puts a whole memory back whatever was written, and whose
+//! book-keeping costs more than making an instance on the heap: hello took 2.6 µs with it and takes
+//! 1.5 µs with this, and the difference grows with the memory. Here what was written is zeroed, found
+//! as [`written_pages`](super::written_pages) says, and the module's data is copied in by wasmtime when
+//! an instance is made. So this is for modules with little data: see [`suits`].
+//!
+//! Deliberately lacks: instances, tables, stacks. wasmtime makes the first two anew on the heap; guests
+//! that need stacks of their own are left to its pool.
+
+use super::sticky::Sticky;
+use super::written_pages::{RUNS, WrittenPages};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
+
+/// The most data of a module whose instances get such memories, in bytes. Copying and zeroing more
+/// costs more than what is saved.
+const DATA_BYTES: usize = 64 * 1024;
+
+/// Whether a module with so much data is served best by memories like these.
+pub(super) fn suits(data_bytes: usize) -> bool {
+    data_bytes <= DATA_BYTES
+}
+
+/// As many memories as a shard has instances, each mapped when it is first needed.
+pub(super) struct Memories {
+    slots: Box<[OnceLock<Slot>]>,
+    /// Those that are mapped and that nobody has, the last used on top: it is the likeliest to be
+    /// cached still.
+    idle: Mutex<Vec<Idle>>,
+    /// The most that stays mapped and is zeroed by writing. What is above is dropped by the kernel.
+    resident_bytes: usize,
+}
+
+struct Idle {
+    slot: usize,
+    sticky: Sticky,
+}
+
+/// One memory.
+struct Slot {
+    mapping: Mapping,
+    /// From the mapping's beginning to the memory's: addresses that nobody may touch.
+    guard_bytes: usize,
+    /// What the memory starts with.
+    bytes: usize,
+    written: WrittenPages,
+}
+
+/// Addresses, unmapped when this is dropped.
+struct Mapping {
+    base: NonNull<u8>,
+    bytes: NonZeroUsize,
+}
+
+// SAFETY: an address that this owns, tied to no thread.
+unsafe impl Send for Mapping {}
+// SAFETY: it lets nobody at the memory behind it by a shared reference.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this one's; whoever has a memory in it keeps the `Memories` alive.
+        let unmapped = unsafe { munmap(self.base.cast(), self.bytes.get()) };
+        debug_assert!(unmapped.is_ok());
+    }
+}
+
+impl Memories {
+    /// None yet, and never more than `slots` at a time.
+    pub(super) fn new(slots: usize, resident_bytes: usize) -> Arc<Memories> {
+        Arc::new(Memories {
+            slots: (0..slots).map(|_| OnceLock::new()).collect(),
+            idle: Mutex::new(Vec::with_capacity(slots)),
+            resident_bytes,
+        })
+    }
+
+    /// As wasmtime takes them.
+    pub(super) fn creator(self: &Arc<Self>) -> Arc<dyn MemoryCreator> {
+        Arc::new(Creator(Arc::clone(self)))
+    }
+
+    /// A write to `address` faulted: whether it may now be repeated.
+    ///
+    /// For signal handlers: see [`WrittenPages::on_fault`]. Looking for the memory takes no lock.
+    pub(super) fn on_fault(&self, address: usize) -> bool {
+        self.mapped().any(|slot| slot.written.on_fault(address))
+    }
+
+    /// The host is about to write the bytes of `range` into the memory at `base`.
+    ///
+    /// # Errors
+    /// The kernel refuses (mprotect(2)); then nothing may be written.
+    pub(super) fn make_writable(&self, base: *const u8, range: Range<usize>) -> io::Result<()> {
+        self.at(base).written.make_writable(range)
+    }
+
+    /// How many bytes of the memory at `base` are zeroed when it comes back.
+    pub(super) fn bytes_to_zero(&self, base: *const u8) -> usize {
+        self.at(base).written.noted_bytes().min(self.resident_bytes)
+    }
+
+    fn at(&self, base: *const u8) -> &Slot {
+        let mut slots = self.mapped();
+        let slot = slots.find(|slot| slot.base().cast_const() == base);
+        slot.expect("it was lent from here")
+    }
+
+    /// They are mapped in order.
+    fn mapped(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().map_while(OnceLock::get)
+    }
+
+    /// No code panics while it holds this lock.
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    /// A memory of `bytes` bytes, all zero, that may grow to `capacity_bytes`, between two stretches
+    /// of `guard_bytes` that nobody may touch.
+    fn map(bytes: usize, capacity_bytes: usize, guard_bytes: usize) -> io::Result<Slot> {
+        let all = NonZeroUsize::new(capacity_bytes + 2 * guard_bytes)
+            .ok_or_else(|| io::Error::other("a memory without an address"))?;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+        // SAFETY: a new mapping, where the kernel likes it, overlaps no other.
+        let base = unsafe { mmap_anonymous(None, all, ProtFlags::PROT_NONE, flags) }?;
+        let mapping = Mapping {
+            base: base.cast(),
+            bytes: all,
+        };
+        // SAFETY: within the mapping, whose guards are at most half of it each.
+        let memory = unsafe { mapping.base.add(guard_bytes) };
+        let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: `bytes` is at most the capacity; nobody has a reference into the mapping yet.
+        unsafe { mprotect(memory.cast(), bytes, writable) }?;
+        // SAFETY: a memory begins and ends on a page, wasmtime's being 64 KiB; nothing else changes
+        // the protection of these bytes, since `grow_to` and `forget_growth` touch what lies behind
+        // them; and writers are as `written_pages` says: the guest and wasmtime on its behalf, whose
+        // faults the store's signal handler brings to `on_fault`; `Instance::write`, after
+        // `make_writable`; and `zero`, to noted pages.
+        let written = unsafe { WrittenPages::protect(memory.as_ptr(), bytes, &RUNS) }?;
+        Ok(Slot {
+            mapping,
+            guard_bytes,
+            bytes,
+            written,
+        })
+    }
+
+    fn base(&self) -> *mut u8 {
+        // SAFETY: within the mapping, see `map`.
+        unsafe { self.mapping.base.add(self.guard_bytes) }.as_ptr()
+    }
+
+    /// Where the memory goes on behind what it starts with.
+    fn grown(&self) -> NonNull<libc::c_void> {
+        // SAFETY: within the mapping, since the capacity is at least what it starts with.
+        unsafe { self.mapping.base.add(self.guard_bytes + self.bytes) }.cast()
+    }
+
+    /// The memory of `bytes` bytes is as large as it was in the beginning.
+    ///
+    /// # Errors
+    /// The kernel refuses: it must not be lent again.
+    fn forget_growth(&self, bytes: usize) -> nix::Result<()> {
+        let grown = bytes - self.bytes;
+        // SAFETY: what grew lies in the mapping, and whoever had the memory is gone. Private memory
+        // of no file reads as zeros after it (madvise(2)).
+        unsafe { madvise(self.grown(), grown, MmapAdvise::MADV_DONTNEED) }?;
+        // SAFETY: as above.
+        unsafe { mprotect(self.grown(), grown, ProtFlags::PROT_NONE) }
+    }
+
+    /// Zeroes what was written, `resident_bytes` of it by writing.
+    fn zero(&self, sticky: &mut Sticky, resident_bytes: usize) {
+        // SAFETY: mapped and readable from beginning to end, and only noted pages are written, which
+        // are writable. Whoever had the memory is gone, and nobody else gets it before this returns.
+        let memory = unsafe { std::slice::from_raw_parts_mut(self.base(), self.bytes) };
+        let unchanged = |page: Range<usize>| memory[page].iter().all(|byte| *byte == 0);
+        let mut left = resident_bytes;
+        for run in sticky.to_put_back(&self.written, unchanged) {
+            let (by_hand, rest) = memory[run.clone()].split_at_mut(left.min(run.len()));
+            left -= by_hand.len();
+            by_hand.fill(0);
+            if !rest.is_empty() && drop_pages(rest).is_err() {
+                rest.fill(0);
+            }
+        }
+    }
+}
+
+/// Has the kernel drop whole pages, which read as zeros then.
+fn drop_pages(pages: &mut [u8]) -> nix::Result<()> {
+    let start = NonNull::from(&mut *pages).cast();
+    // SAFETY: private memory of no file reads as zeros after it (madvise(2)), which are as good bytes
+    // as any; the reference is this one's alone.
+    unsafe { madvise(start, pages.len(), MmapAdvise::MADV_DONTNEED) }
+}
+
+struct Creator(Arc<Memories>);
+
+// SAFETY: a memory is zeros when it is lent, is lent to one at a time, has the guards and the room to
+// grow that were asked for, and never moves. Nothing else touches it while it is lent.
+unsafe impl MemoryCreator for Creator {
+    fn new_memory(
+        &self,
+        _ty: MemoryType,
+        minimum: usize,
+        _maximum: Option<usize>,
+        reserved_size_in_bytes: Option<usize>,
+        guard_size_in_bytes: usize,
+    ) -> Result<Box<dyn LinearMemory>, String> {
+        let Creator(memories) = self;
+        let mut idle = memories.idle();
+        let lent = match idle.pop() {
+            Some(lent) => lent,
+            None => {
+                let free = memories.slots.iter().position(|slot| slot.get().is_none());
+                let slot = free.ok_or("all memories are lent")?;
+                let capacity = reserved_size_in_bytes.unwrap_or(minimum).max(minimum);
+                let mapped = Slot::map(minimum, capacity, guard_size_in_bytes);
+                let mapped = mapped.map_err(|error| format!("no memory is to be had: {error}"))?;
+                // Under the lock nobody else fills it.
+                let _ = memories.slots[slot].set(mapped);
+                let sticky = Sticky::default();
+                Idle { slot, sticky }
+            }
+        };
+        drop(idle);
+        Ok(Box::new(Lent {
+            memories: Arc::clone(memories),
+            bytes: minimum,
+            lent,
+        }))
+    }
+}
+
+/// A memory for as long as an instance has it.
+struct Lent {
+    memories: Arc<Memories>,
+    /// How large it is now.
+    bytes: usize,
+    lent: Idle,
+}
+
+impl Lent {
+    fn slot(&self) -> &Slot {
+        let slot = self.memories.slots[self.lent.slot].get();
+        slot.expect("it is mapped before it is lent")
+    }
+}
+
+// SAFETY: the memory begins at `as_ptr`, is mapped for `byte_size` bytes, and grows in place up to
+// `byte_capacity`, behind which the guard is.
+unsafe impl LinearMemory for Lent {
+    fn byte_size(&self) -> usize {
+        self.bytes
+    }
+
+    fn byte_capacity(&self) -> usize {
+        let slot = self.slot();
+        slot.mapping.bytes.get() - 2 * slot.guard_bytes
+    }
+
+    fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
+        if new_size > self.byte_capacity() {
+            wasmtime::bail!("a memory of {new_size} bytes is more than its addresses");
+        }
+        let slot = self.slot();
+        let grown = new_size - slot.bytes;
+        // SAFETY: behind what it starts with and within the capacity; what has grown before stays
+        // writable, and nobody has a reference to what is new.
+        unsafe {
+            mprotect(
+                slot.grown(),
+                grown,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+            )
+        }?;
+        self.bytes = new_size;
+        Ok(())
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        self.slot().base()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut sticky = std::mem::take(&mut self.lent.sticky);
+        let slot = self.slot();
+        if self.bytes > slot.bytes && slot.forget_growth(self.bytes).is_err() {
+            // Lost, rather than lent as it is. Its addresses go with the others'.
+            return;
+        }
+        slot.zero(&mut sticky, self.memories.resident_bytes);
+        let slot = self.lent.slot;
+        self.memories.idle().push(Idle { slot, sticky });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+    use std::io::IoSliceMut;
+
+    const BYTES: usize = 3 * 65536;
+    const CAPACITY: usize = 16 * 65536;
+    const GUARD: usize = 65536;
+
+    fn lend(memories: &Arc<Memories>) -> Result<Box<dyn LinearMemory>, String> {
+        let (pages, most) = (BYTES as u32 / 65536, CAPACITY as u32 / 65536);
+        let ty = MemoryType::new(pages, Some(most));
+        Creator(Arc::clone(memories)).new_memory(ty, BYTES, None, Some(CAPACITY), GUARD)
+    }
+
+    /// The whole of a lent memory.
+    fn all(memory: &mut dyn LinearMemory) -> &mut [u8] {
+        let (base, bytes) = (memory.as_ptr(), memory.byte_size());
+        // SAFETY: it is mapped so far, and nobody else has it; the tests write where they may.
+        unsafe { std::slice::from_raw_parts_mut(base, bytes) }
+    }
+
+    /// Whether the byte behind the memory, where it may grow, can be read.
+    fn is_open_behind(memory: &dyn LinearMemory) -> bool {
+        let remote = RemoteIoVec {
+            base: memory.as_ptr().addr() + memory.byte_size(),
+            len: 1,
+        };
+        let mut byte = [0];
+        let own = nix::unistd::getpid();
+        process_vm_readv(own, &mut [IoSliceMut::new(&mut byte)], &[remote]).is_ok()
+    }
+
+    #[test]
+    fn what_comes_back_is_zeros_and_as_large_as_it_was() {
+        // All of it is zeroed by writing, some of it, none of it.
+        for resident_bytes in [BYTES, 65536, 0] {
+            let memories = Memories::new(1, resident_bytes);
+            let mut bases = Vec::new();
+            for _ in 0..3 {
+                let mut memory = lend(&memories).expect("it came back");
+                assert_eq!(memory.byte_size(), BYTES);
+                assert!(!is_open_behind(&*memory));
+                assert!(all(&mut *memory).iter().all(|byte| *byte == 0));
+                let base = memory.as_ptr();
+                bases.push(base);
+                let page = memories.at(base).written.page_bytes();
+                let written = page + 1..BYTES - page - 1;
+                memories.make_writable(base, written.clone()).expect("room");
+                all(&mut *memory)[written].fill(0xaa);
+                let noted = memories.bytes_to_zero(base);
+                assert_eq!(noted, (BYTES - 2 * page).min(resident_bytes));
+                for bytes in [BYTES + 65536, CAPACITY] {
+                    memory.grow_to(bytes).expect("there is room");
+                    assert!(all(&mut *memory)[bytes - 65536..].iter().all(|b| *b == 0));
+                    all(&mut *memory)[BYTES..].fill(0xbb);
+                }
+                assert!(memory.grow_to(CAPACITY + 65536).is_err());
+                assert!(!is_open_behind(&*memory), "there the guard begins");
+            }
+            assert!(bases.iter().all(|base| *base == bases[0]), "{bases:?}");
+        }
+    }
+
+    #[test]
+    fn each_is_lent_to_one_at_a_time_and_never_more_than_there_are() {
+        let memories = Memories::new(2, BYTES);
+        let (one, other) = (lend(&memories).unwrap(), lend(&memories).unwrap());
+        assert_ne!(one.as_ptr(), other.as_ptr());
+        assert!(lend(&memories).is_err_and(|error| error.contains("lent")));
+        let base = one.as_ptr();
+        drop(one);
+        assert_eq!(lend(&memories).unwrap().as_ptr(), base);
+    }
+
+    #[test]
+    fn a_fault_is_the_memorys_that_has_the_address() {
+        let memories = Memories::new(2, BYTES);
+        assert!(!memories.on_fault(4096), "there is none yet");
+        let (one, other) = (lend(&memories).unwrap(), lend(&memories).unwrap());
+        let page = memories.at(one.as_ptr()).written.page_bytes();
+        let address = other.as_ptr().addr() + page;
+        assert!(memories.on_fault(address));
+        assert!(!memories.on_fault(address), "it is writable");
+        assert!(!memories.on_fault(other.as_ptr().addr() + BYTES));
+        let zeroed = [one, other].map(|memory| memories.bytes_to_zero(memory.as_ptr()));
+        assert_eq!(zeroed, [0, page]);
+    }
+}
