@@ -188,7 +188,7 @@ impl Slot {
         let memory = unsafe { std::slice::from_raw_parts_mut(self.base(), self.bytes) };
         let unchanged = |page: Range<usize>| memory[page].iter().all(|byte| *byte == 0);
         let mut left = resident_bytes;
-        for run in sticky.to_put_back(&self.written, unchanged) {
+        for run in sticky.written_runs(&self.written, unchanged) {
             let (by_hand, rest) = memory[run.clone()].split_at_mut(left.min(run.len()));
             left -= by_hand.len();
             by_hand.fill(0);

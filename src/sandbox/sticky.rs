@@ -29,7 +29,7 @@ impl Sticky {
     /// What is to be put back after a request: ranges of bytes, in order. `unchanged` says whether a
     /// page is as it began.
     #[inline]
-    pub(super) fn to_put_back(
+    pub(super) fn written_runs(
         &mut self,
         written: &WrittenPages,
         unchanged: impl Fn(Range<usize>) -> bool,
