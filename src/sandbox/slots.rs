@@ -75,7 +75,7 @@ impl Afterwards {
         reset_bytes: &Counter,
     ) -> bool {
         let (kept, bytes) = match self {
-            Afterwards::Keep if unharmed => (true, 0),
+            Afterwards::Keep if unharmed => return true,
             Afterwards::Reset if unharmed => match instance.reset() {
                 Some(bytes) => (true, bytes),
                 None => (false, instance.bytes_to_reset(blueprint)),

@@ -203,10 +203,15 @@ fn names_that_nothing_has() {
     check(&["--cores", "first"], &["first", "`0,2` or `all`"]);
 }
 
-/// The memory that instances begin with is a file to the kernel, and files may have no bytes here:
-/// that is no fault of the module's.
+/// What instances of a module with much data begin with is a file to the kernel, and files may have no
+/// bytes here: that is no fault of the module's.
 #[test]
 fn a_limit_that_no_instance_fits_is_the_hosts_fault() {
+    let data = format!("(module (data \"{}\")", "x".repeat(65 * 1024));
+    let text = include_str!("../../guest/text/hello.wat").replacen("(module", &data, 1);
+    let path = std::env::temp_dir().join(format!("ringlab-much-data-{}.wat", std::process::id()));
+    std::fs::write(&path, text).expect("the temporary directory is writable");
+    let handler = path.to_str().expect("a path in UTF-8");
     for isolation in ["reuse", "fresh"] {
         for arguments in [
             &["serve", "--control", "--listen", "127.0.0.1:0", "--handler"][..],
@@ -215,7 +220,7 @@ fn a_limit_that_no_instance_fits_is_the_hosts_fault() {
             let mut command = Command::new(PROGRAM);
             command
                 .args(arguments)
-                .args(["hello", "--isolation", isolation]);
+                .args([handler, "--isolation", isolation]);
             limit(&mut command, libc::RLIMIT_FSIZE, 0);
             let output = command.stdin(Stdio::null()).output();
             let output = output.expect("the program can be started");
@@ -230,6 +235,7 @@ fn a_limit_that_no_instance_fits_is_the_hosts_fault() {
             }
         }
     }
+    std::fs::remove_file(path).expect("it was written");
 }
 
 #[test]
