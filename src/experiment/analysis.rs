@@ -335,6 +335,7 @@ fn check(plan: &Plan, blocks: &[Block], limits: &Limits, verdict: &mut Verdict) 
             verdict.merge(noise);
         }
         check_generator(&of_load, load, verdict);
+        check_answers(plan, &of_load, load, verdict);
     }
     let failed: u64 = blocks.iter().map(|block| block.client.failed).sum();
     if failed > 0 {
@@ -380,6 +381,35 @@ pub(super) fn warn(warnings: &[String], shares_a_core: bool, verdict: &mut Verdi
     }
 }
 
+/// A block without an answer says nothing of its arm, and takes its round's pair with it.
+fn check_answers(plan: &Plan, blocks: &[&Block], load: Load, verdict: &mut Verdict) {
+    for (arm, runner) in plan.runners().iter().enumerate() {
+        let own: Vec<_> = blocks.iter().filter(|block| block.arm == arm).collect();
+        let silent = own.iter().filter(|block| block.requests() == 0).count();
+        if silent > 0 {
+            verdict.add(
+                share_of_blocks(silent, own.len()),
+                format!(
+                    "at {}, {} answered nothing in {silent} of {} blocks",
+                    load.name(),
+                    runner.label,
+                    own.len()
+                ),
+                "quiet the machine, or give it a longer --window",
+            );
+        }
+    }
+}
+
+/// One disturbed block of many does not undo the others, which is what the rounds are for.
+fn share_of_blocks(affected: usize, blocks: usize) -> Level {
+    if affected * 4 > blocks {
+        Level::Invalid
+    } else {
+        Level::Noisy
+    }
+}
+
 fn check_generator(blocks: &[&Block], load: Load, verdict: &mut Verdict) {
     let found: Vec<_> = blocks
         .iter()
@@ -395,12 +425,7 @@ pub(super) fn generator(found: &[Option<&Finding>], place: &str, verdict: &mut V
     let Some(first) = found.iter().flatten().next() else {
         return;
     };
-    // One disturbed block of many does not undo the others, which is what the rounds are for.
-    let level = if affected * 4 > found.len() {
-        Level::Invalid
-    } else {
-        Level::Noisy
-    };
+    let level = share_of_blocks(affected, found.len());
     let what = format!(
         "{place}the generator's audit failed in {affected} of {} blocks; the first: {}",
         found.len(),

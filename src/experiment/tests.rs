@@ -217,6 +217,21 @@ fn a_runtimes_own_system_calls_are_the_kernels_to_count() {
 }
 
 #[test]
+fn an_arm_that_answers_nothing_is_no_pass() {
+    let silent_until = |round| {
+        move |block: &mut Block| {
+            if block.arm == 1 && block.round < round {
+                block.server.figures.served.answered = 0;
+            }
+        }
+    };
+    let said =
+        |blocks| format!("at saturation, io_uring answered nothing in {blocks} of 12 blocks");
+    check(silent_until(1), Level::Noisy, &said(1));
+    check(silent_until(4), Level::Invalid, &said(4));
+}
+
+#[test]
 fn an_arm_that_does_less_work_is_seen() {
     // It skips half of its requests: the same CPU, half the answers.
     let skip = |block: &mut Block| {
