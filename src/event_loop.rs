@@ -239,7 +239,7 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
         }
     }
 
-    /// Ends what is over its deadline, and tries again what had to rest.
+    /// Ends what is over its deadline, looks again at who is silent, and tries again what had to rest.
     fn sweep(&mut self) {
         self.next_sweep_ms = self.context.now_ms + self.sweep_ms;
         if std::mem::take(&mut self.accept_again) && !self.draining {
@@ -248,6 +248,8 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
         self.for_each(|session, context| {
             if session.deadline_ms() <= context.now_ms {
                 session.expire(context);
+            } else {
+                session.swept();
             }
         });
     }

@@ -29,6 +29,8 @@ const OUT_BYTES: usize = 64 * 1024;
 /// Bytes carried, while a handler elsewhere is awaited, before the session stops receiving. One
 /// receive more may lie above it.
 const AWAITING_BYTES: usize = 64 * 1024;
+/// Silence, in sweeps, after which a client in the middle of something is looked at again.
+const QUIET_SWEEPS: u8 = 2;
 /// A time that does not come.
 const NEVER_MS: u64 = u64::MAX;
 
@@ -122,6 +124,8 @@ pub struct Session {
     sending: bool,
     /// Receiving was asked for and not paused since.
     receiving: bool,
+    /// Sweeps since the last bytes came, as far as they matter.
+    quiet_sweeps: u8,
     /// Decoding and receiving rest until `out` has gone, or the awaited answer has come.
     stalled: bool,
     /// A handler elsewhere works on a request, which is to be answered like this.
@@ -179,6 +183,7 @@ impl Session {
             out: Buf::new(),
             sending: false,
             receiving: false,
+            quiet_sweeps: 0,
             stalled: false,
             awaiting: None,
             ended: false,
@@ -200,6 +205,7 @@ impl Session {
     /// Bytes came.
     pub fn absorb<P: Probe>(&mut self, bytes: &[u8], context: &mut Context<P>) {
         context.served.bytes_in.add(bytes.len() as u64);
+        self.quiet_sweeps = 0;
         if self.state != State::Open {
             return;
         }
@@ -311,6 +317,19 @@ impl Session {
             Wait::Request | Wait::Handler | Wait::Send | Wait::Linger => self.broken(context),
         }
         self.set_deadline(false, context);
+    }
+
+    /// Another sweep: a client that has fallen silent in the middle of something is looked at again,
+    /// once, since it may have left and nobody told.
+    ///
+    /// Linux 6.18 may not tell a multishot receive of a reset: where the reset is there before the
+    /// receive is armed, behind more bytes than it takes at once (32 buffers, `MULTISHOT_MAX_RETRY`
+    /// in io_uring/net.c), it is told of both together, takes the bytes, and never looks again.
+    pub fn swept(&mut self) {
+        if self.quiet_sweeps < QUIET_SWEEPS && self.receiving && !self.is_idle() {
+            self.quiet_sweeps += 1;
+            self.receiving = self.quiet_sweeps < QUIET_SWEEPS;
+        }
     }
 
     /// The server goes down: what was received is answered, then the connection ends.

@@ -39,12 +39,6 @@ use crate::measure::probe::{Off, Probe};
 const RECEIVE_BUFFERS: u16 = 128;
 const RECEIVE_BYTES: usize = 2048;
 const RECEIVE_GROUP: u16 = 0;
-/// Receives of one connection in one turn after which its multishot receive is armed anew: more than
-/// a small request ever takes. While the kernel takes bytes from a connection again and again, it may
-/// miss that it was reset meanwhile, and never tell (seen on Linux 6.18: mostly behind more than 32
-/// buffers, `MULTISHOT_MAX_RETRY` in io_uring/net.c). A receive that is armed anew looks at the
-/// socket first.
-const RECEIVES_IN_A_TURN: u32 = 8;
 /// Places beyond the fixed files: an older kernel may accept into a file's place before it has told
 /// that the file is closed.
 const SPARE_PLACES: usize = 64;
@@ -88,8 +82,6 @@ pub struct IoUring<P: Probe> {
     unarmed: Vec<Token>,
     /// Sends whose success is silent, each with its place among the entries written.
     silent: VecDeque<(u64, Token)>,
-    /// Counts the waits.
-    turn: u64,
     /// More came on a connection whose silent send is not over: the next wait must not sleep on it.
     hurried: bool,
     /// Operations that the kernel has not let go of.
@@ -104,8 +96,6 @@ struct Connection {
     file: Fixed,
     receiving: bool,
     receive: Receive,
-    /// How many receives the last turn brought that brought any, and which turn that was.
-    received: (u64, u32),
     sending: Option<Sending>,
     closing: bool,
     /// The close is under way: nothing more may be asked of the file.
@@ -250,7 +240,6 @@ impl<P: Probe> Driver for IoUring<P> {
             lent: None,
             unarmed: Vec::new(),
             silent: VecDeque::new(),
-            turn: 0,
             hurried: false,
             in_flight: 0,
             ending: false,
@@ -271,9 +260,14 @@ impl<P: Probe> Driver for IoUring<P> {
         match op {
             Op::Receive => {
                 connection.receiving = true;
-                if connection.receive == Receive::Idle {
-                    connection.receive = Receive::Listed;
-                    self.unarmed.push(token);
+                match connection.receive {
+                    Receive::Idle => {
+                        connection.receive = Receive::Listed;
+                        self.unarmed.push(token);
+                    }
+                    // Asked again: what is armed anew looks at the socket first.
+                    Receive::Armed => self.cancel_receive(token),
+                    Receive::Listed | Receive::Cancelled => {}
                 }
             }
             Op::Pause => {
@@ -325,7 +319,6 @@ impl<P: Probe> Driver for IoUring<P> {
 
     fn wait(&mut self, until: Option<u64>) -> io::Result<()> {
         self.recycle_lent();
-        self.turn += 1;
         for at in 0..self.unarmed.len() {
             self.arm_receive(self.unarmed[at]);
         }
@@ -474,7 +467,6 @@ impl<P: Probe> IoUring<P> {
             file: Fixed(completion.result as u32),
             receiving: false,
             receive: Receive::Idle,
-            received: (0, 0),
             sending: None,
             closing: false,
             closed: false,
@@ -554,12 +546,6 @@ impl<P: Probe> IoUring<P> {
             connection.receive = Receive::Listed;
             self.unarmed.push(token);
             self.counts.rearmed.add(1);
-        }
-        let (turn, received) = connection.received;
-        let received = if turn == self.turn { received + 1 } else { 1 };
-        connection.received = (self.turn, received);
-        if received == RECEIVES_IN_A_TURN {
-            self.cancel_receive(token);
         }
         match (completion.result, buffer) {
             (n @ 1.., Some(id)) => Received::Bytes(id, n as usize),

@@ -82,7 +82,8 @@ impl Token {
 /// What a shard asks of its driver.
 #[derive(Debug)]
 pub enum Op {
-    /// Deliver what arrives until told otherwise. Stays in force: the driver hides re-arming. On
+    /// Deliver what arrives until told otherwise. Stays in force: the driver hides re-arming. Asked
+    /// again meanwhile: make sure that there is nothing which the kernel has not told of. On
     /// [`Token::LISTENER`]: accept connections; after [`Done::AcceptFailed`] it must be asked anew.
     Receive,
     /// Deliver nothing more for now; what had been received by the kernel's hand may still come.

@@ -18,21 +18,13 @@ fn on_a_ring(behaviour: fn(Lab)) {
     crate::run("io_uring", Isolation::Reuse, behaviour);
 }
 
-/// Has the server find at once what `act` does.
-fn at_once<R>(server: &Server, act: impl FnOnce() -> R) -> R {
-    server.signal(Signal::SIGSTOP);
-    let done = act();
-    server.signal(Signal::SIGCONT);
-    done
-}
-
 fn crowd(server: &Server, clients: usize) -> Vec<Client> {
     let needed = 2000;
     assert!(
         descriptors::allow(needed) >= needed,
         "the tests need {needed} descriptors; raise `ulimit -n`"
     );
-    at_once(server, || (0..clients).map(|_| server.connect()).collect())
+    server.while_stopped(|| (0..clients).map(|_| server.connect()).collect())
 }
 
 /// Far more bytes at once than the ring has buffers for: whoever finds none waits, and nobody is
@@ -48,7 +40,7 @@ fn buffers_that_run_out_push_back() {
         for round in 1..=3 {
             let body = pattern(100_000 * round);
             let (first, rest) = (post(&body), post(&body).split_off(AT_ONCE));
-            at_once(&server, || {
+            server.while_stopped(|| {
                 for client in &mut clients {
                     client.send(&first[..AT_ONCE]);
                 }

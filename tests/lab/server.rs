@@ -237,6 +237,14 @@ impl Server {
         kill(self.pid(), signal).expect("it is a child of this process");
     }
 
+    /// Has the server find at once what `act` does.
+    pub fn while_stopped<R>(&self, act: impl FnOnce() -> R) -> R {
+        self.signal(Signal::SIGSTOP);
+        let done = act();
+        self.signal(Signal::SIGCONT);
+        done
+    }
+
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.process.id().cast_signed())
     }
