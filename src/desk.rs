@@ -263,7 +263,7 @@ impl<C: Single> Seat<C> {
         let _ = self.desk.parked.set(thread::current());
         self.desk.begin(Doing::Awaiting, NEVER_MS);
         loop {
-            if let Some(job) = context.offload.next() {
+            if let Some(job) = context.offload.next(&context.served) {
                 session.finish(&job, context);
                 return context.offload.recycle(job);
             }

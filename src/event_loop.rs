@@ -124,7 +124,7 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
         let until_ns = if may_sleep { until_ns } else { Some(NOW_NS) };
         self.driver.wait(until_ns)?;
         let served = &self.context.served;
-        let begun = (self.turns).begin(self.turns_recorded, || served.answered.get());
+        let begun = self.turns.begin(self.turns_recorded, served);
         self.clock.tick(&mut self.context);
         while let Some((token, done)) = self.driver.next() {
             let entry = self
@@ -152,12 +152,12 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
             self.act(token);
         }
         self.context.offload.go_on(&self.context.served);
-        while let Some(job) = self.context.offload.next() {
+        while let Some(job) = self.context.offload.next(&self.context.served) {
             self.come_home(&job);
             self.context.offload.recycle(job);
         }
         if let Some(begun) = begun {
-            self.turns.end(begun, self.context.served.answered.get());
+            self.turns.end(begun, &self.context.served);
         }
         Ok(())
     }

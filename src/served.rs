@@ -55,10 +55,16 @@ crate::measure::counter::counters! {
         /// Bytes that such requests held when they were suspended first: the memory of their
         /// instances, and what they had touched of their stacks.
         held_bytes,
-        /// Requests that waited for an instance of a handler in slices, and had one in the end.
+        /// Requests that waited before their handler began, and were answered by it: for an instance of
+        /// a handler in slices; for a worker, or a thread's birth, every one that went to another thread.
         queued,
         /// How long they waited together, in nanoseconds.
         queued_ns,
+        /// Requests that came back from another thread, those in vain among them.
+        come_home,
+        /// Times that a serving thread had to be woken for some of them; for the others it was awake, or
+        /// they came together.
+        woken,
         /// Streams that were answered 4xx or 5xx by the server itself, and closed.
         rejected,
         /// Of those, because the request target was longer than its limit.

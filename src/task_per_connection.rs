@@ -114,9 +114,11 @@ impl<P: Probe> Tasks<P> {
 
     /// Hands out the answers that have come, until the next one is sure to wake this thread.
     fn bring_home(&self) {
-        let offload = &mut self.context.borrow_mut().0.offload;
+        let Context {
+            offload, served, ..
+        } = &mut self.context.borrow_mut().0;
         loop {
-            while let Some(job) = offload.next() {
+            while let Some(job) = offload.next(served) {
                 let owner = job.owner();
                 let awaited = self.answers.borrow_mut().insert(owner, Awaited::Here(job));
                 if let Some(Awaited::By(task)) = awaited {

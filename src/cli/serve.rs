@@ -18,10 +18,11 @@ use crate::layout::Layout;
 use crate::measure::probe::{self, Injection};
 use crate::models::{self, Model, Shape};
 use crate::offload::Policy;
+use crate::report::closing;
 use crate::routes::Route;
 use crate::sandbox::{Isolation, Source};
 use crate::server::Server;
-use crate::shard::{Figures, Stage};
+use crate::shard::Stage;
 use crate::swap::socket::{self, Listening};
 use crate::swap::{Ask, Swapper, watch};
 
@@ -239,8 +240,13 @@ pub fn run(arguments: &Arguments) -> Exit {
         control::answer(control::Single::new(server.handle()));
     }
     let exit = serve(server);
+    let figures = told.figures();
     if arguments.turns {
-        say_turns(&told.figures());
+        super::say(format_args!("{}", closing::turns(&figures.turns)));
+    }
+    let offload = closing::offload(&figures.served);
+    if let Some(line) = offload.filter(|_| arguments.turns || !arguments.is_child()) {
+        super::say(format_args!("{line}"));
     }
     exit
 }
@@ -299,26 +305,6 @@ fn exit_for(the_hosts: bool) -> Exit {
     } else {
         Exit::BadInput
     }
-}
-
-/// Says how the turns of the loops were.
-fn say_turns(figures: &Figures) {
-    let (turns, served) = (&figures.turns, &figures.served);
-    let us = |ns: u64| ns as f64 / 1000.0;
-    println!(
-        "turns: {}; away from events for {:.1} µs in the mean, {:.1} µs at most; at most {} requests \
-         answered in one; handlers suspended {}, resumed {}; {} requests waited for an instance, \
-         {:.1} µs in the mean",
-        turns.turns,
-        us(turns.away_ns / turns.turns.max(1)),
-        us(turns.longest_ns),
-        turns.most_answered,
-        served.half_run,
-        served.resumed,
-        served.queued,
-        us(served.queued_ns / served.queued.max(1)),
-    );
-    let _ = std::io::stdout().flush();
 }
 
 fn serve(mut server: Server) -> Exit {

@@ -24,7 +24,7 @@ const NO_RING: RawFd = -1;
 /// # Errors
 /// What the kernel says: EINVAL before Linux 6.13, ENOMEM, or what a filter answers.
 pub(super) fn send(ring: BorrowedFd<'_>, user_data: u64) -> io::Result<()> {
-    let message = opcode::MsgRingData::new(Fd(ring.as_raw_fd()), 0, user_data, None).build();
+    let message: Entry = opcode::MsgRingData::new(Fd(ring.as_raw_fd()), 0, user_data, None).build();
     // SAFETY: the kernel reads one submission entry, which is what `Entry` is and nothing else
     // (repr(C) around it), during the call. The entry points to no memory.
     let sent = unsafe {
@@ -32,7 +32,7 @@ pub(super) fn send(ring: BorrowedFd<'_>, user_data: u64) -> io::Result<()> {
             libc::SYS_io_uring_register,
             NO_RING,
             IORING_REGISTER_SEND_MSG_RING,
-            &raw const message as *const Entry,
+            &raw const message,
             1_u32,
         )
     };

@@ -61,7 +61,7 @@ impl Waker {
 
     /// Takes the wake-up back, so that the descriptor is quiet until the next one; says whether
     /// there was one. Only of a waker made by [`Waker::new`].
-    pub(super) fn clear(&self) -> bool {
+    pub(crate) fn clear(&self) -> bool {
         match &self.0 {
             Means::Event(event) => event.read().is_ok(),
             Means::Bell(_) | Means::Flag(_) => false,

@@ -52,7 +52,7 @@ impl<P: Probe> Offload for Inline<P> {
         Started::Answered
     }
 
-    fn next(&mut self) -> Option<Job> {
+    fn next(&mut self, _served: &Served) -> Option<Job> {
         None
     }
 

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::http::{self, MAX_HEADERS};
 use crate::io::Token;
@@ -24,6 +25,10 @@ struct Contents {
     request: Copied,
     outcome: Outcome,
     cancelled: Cancelled,
+    /// When it was sent off.
+    since: Option<Instant>,
+    /// From then until a thread began it.
+    waited: Duration,
 }
 
 /// A request's own copy of itself.
@@ -121,6 +126,8 @@ impl Default for Job {
                 answer: Vec::new(),
             },
             cancelled: Cancelled::default(),
+            since: None,
+            waited: Duration::ZERO,
         }))
     }
 }
@@ -150,6 +157,23 @@ impl Job {
         this.request.headers.clear();
         this.outcome.keep(Err(Failure::Exhausted));
         this.cancelled = Cancelled::default();
+        this.since = None;
+        this.waited = Duration::ZERO;
+    }
+
+    /// It leaves its thread now.
+    pub fn send_off(&mut self) {
+        self.0.since = Some(Instant::now());
+    }
+
+    /// The thread that will run it has it in its hands.
+    pub fn begin(&mut self) {
+        self.0.waited = self.0.since.map_or(Duration::ZERO, |since| since.elapsed());
+    }
+
+    /// How long it waited for that thread.
+    pub fn waited(&self) -> Duration {
+        self.0.waited
     }
 
     /// Whose request it is.

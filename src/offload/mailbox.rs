@@ -17,6 +17,8 @@ pub struct Mailbox<T> {
 struct Inner<T> {
     letters: Vec<T>,
     sleeping: bool,
+    /// Times that its reader had to be woken, since it took the last ones.
+    woken: u32,
 }
 
 impl<T> Mailbox<T> {
@@ -26,6 +28,7 @@ impl<T> Mailbox<T> {
             inner: Mutex::new(Inner {
                 letters: Vec::new(),
                 sleeping: false,
+                woken: 0,
             }),
         }
     }
@@ -35,7 +38,9 @@ impl<T> Mailbox<T> {
     pub fn post(&self, letter: T) -> bool {
         let mut inner = self.inner();
         inner.letters.push(letter);
-        std::mem::take(&mut inner.sleeping)
+        let must_wake = std::mem::take(&mut inner.sleeping);
+        inner.woken += u32::from(must_wake);
+        must_wake
     }
 
     /// The reader is about to sleep. False: it must not, there are letters. True: from now on the
@@ -47,12 +52,14 @@ impl<T> Mailbox<T> {
     }
 
     /// The reader is awake and takes everything there is, oldest first, by exchanging `letters`,
-    /// which must be empty.
-    pub fn take(&self, letters: &mut Vec<T>) {
+    /// which must be empty. Says how often it had to be woken for them: at most once, unless it fell
+    /// asleep and took nothing in between.
+    pub fn take(&self, letters: &mut Vec<T>) -> u32 {
         debug_assert!(letters.is_empty(), "letters taken earlier would be lost");
         let mut inner = self.inner();
         inner.sleeping = false;
         std::mem::swap(&mut inner.letters, letters);
+        std::mem::take(&mut inner.woken)
     }
 
     /// Nothing panics while it holds this lock, so it is never poisoned in earnest.

@@ -87,7 +87,7 @@ pub trait Offload {
 
     /// The next answer to a request that was [`Started::Later`], if there is one. Asked once a turn,
     /// until there is none.
-    fn next(&mut self) -> Option<Job>;
+    fn next(&mut self, served: &Served) -> Option<Job>;
 
     /// The job's answer has been taken; it may be used again.
     fn recycle(&mut self, job: Job);

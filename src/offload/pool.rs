@@ -118,6 +118,7 @@ impl Drop for Workers {
 /// Does errands until the queue is closed. A panic costs the errand it happens in.
 pub(super) fn work(queue: &Queue<Errand>, mut run: impl FnMut(&mut Errand)) {
     while let Some(mut errand) = queue.pop() {
+        errand.job.begin();
         if !errand.job.cancelled().is_set()
             && catch_unwind(AssertUnwindSafe(|| run(&mut errand))).is_err()
         {

@@ -43,9 +43,16 @@ impl Home {
         })
     }
 
-    /// Everything that has come, the oldest first; `jobs` must be empty.
-    pub(super) fn take(&self, jobs: &mut Vec<Job>) {
-        self.mailbox.take(jobs);
+    /// Everything that has come, the oldest first; `jobs` must be empty. Says how often the thread was
+    /// woken for it.
+    pub(super) fn take(&self, jobs: &mut Vec<Job>) -> u32 {
+        self.mailbox.take(jobs)
+    }
+
+    /// The thread is about to wait. False: it must not, something has come. True: the next job wakes
+    /// it.
+    pub(super) fn fall_asleep(&self) -> bool {
+        self.mailbox.fall_asleep()
     }
 
     /// Sends a job home, from any thread.
@@ -122,6 +129,7 @@ impl<D: Dispatch> Offload for Remote<D> {
     ) -> Started {
         let mut job = self.spare.pop().unwrap_or_default();
         job.fill(owner, request);
+        job.send_off();
         let cancelled = job.cancelled().clone();
         let errand = Errand {
             job,
@@ -142,16 +150,19 @@ impl<D: Dispatch> Offload for Remote<D> {
         }
     }
 
-    fn next(&mut self) -> Option<Job> {
+    fn next(&mut self, served: &Served) -> Option<Job> {
         loop {
             if self.arrived.is_empty() && self.out > 0 {
-                self.home.take(&mut self.arrived);
+                served.woken.add(self.home.take(&mut self.arrived).into());
+                served.come_home.add(self.arrived.len() as u64);
                 self.arrived.reverse();
             }
             let job = self.arrived.pop()?;
             self.out -= 1;
             if !job.cancelled().is_set() {
                 self.owners.remove(&job.owner());
+                served.queued.add(1);
+                served.queued_ns.add(job.waited().as_nanos() as u64);
                 return Some(job);
             }
             self.recycle(job);
@@ -176,7 +187,7 @@ impl<D: Dispatch> Offload for Remote<D> {
     }
 
     fn may_sleep(&mut self) -> bool {
-        self.out == 0 || self.home.mailbox.fall_asleep()
+        self.out == 0 || self.home.fall_asleep()
     }
 
     fn replace(&mut self, _route: usize, handler: &Arc<ShardSandbox>) {

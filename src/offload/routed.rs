@@ -66,9 +66,10 @@ impl Offload for Routed {
         false
     }
 
-    fn next(&mut self) -> Option<Job> {
+    fn next(&mut self, served: &Served) -> Option<Job> {
         let mut policies = self.policies.iter_mut().enumerate();
-        let (brought, job) = policies.find_map(|(route, policy)| Some((route, policy.next()?)))?;
+        let (brought, job) =
+            policies.find_map(|(route, policy)| Some((route, policy.next(served)?)))?;
         self.brought = brought;
         Some(job)
     }

@@ -60,6 +60,7 @@ impl Dispatch for Spawn {
             .stack_size(self.stack_bytes)
             .spawn(move || {
                 let mut job = take(&taken).expect("only a thread that was not born leaves it");
+                job.begin();
                 let ran = catch_unwind(AssertUnwindSafe(|| match Sandbox::new(handler) {
                     Ok(mut sandbox) => job.run(&mut sandbox),
                     Err(error) => {

@@ -7,6 +7,7 @@ use super::queue::Queue;
 use super::remote::Errand;
 use super::{Home, Job, Wake};
 use crate::http;
+use crate::io::Waker;
 use crate::sandbox::{Failure, Handler, Isolation, Limits, ShardSandbox, Source};
 
 #[test]
@@ -47,7 +48,7 @@ fn a_panic_costs_the_request_it_happens_in() {
         errand.job.fail(Failure::Deadline);
     });
     let mut home_again = Vec::new();
-    home.take(&mut home_again);
+    assert_eq!(home.take(&mut home_again), 0, "it was awake");
     let outcomes: Vec<_> = home_again.iter().map(|job| job.outcome()).collect();
     assert_eq!(outcomes, [Err(Failure::Panic), Err(Failure::Deadline)]);
     assert_eq!(
@@ -55,4 +56,32 @@ fn a_panic_costs_the_request_it_happens_in() {
         1,
         "nobody holds on to what is done"
     );
+}
+
+#[test]
+fn a_batch_wakes_a_sleeping_thread_once_and_one_that_is_awake_never() {
+    const THREADS: usize = 4;
+    const EACH: usize = 50;
+    let waker = Waker::new().expect("a descriptor");
+    let home = Home::new(Wake::Driver(waker.clone()));
+    let send_batch = || {
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| (0..EACH).for_each(|_| home.send(Job::default())));
+            }
+        });
+    };
+    let mut jobs = Vec::new();
+    for round in 0..10 {
+        assert!(home.fall_asleep());
+        send_batch();
+        assert!(waker.clear(), "round {round}: it was not woken");
+        assert_eq!(home.take(&mut jobs), 1, "round {round}");
+        assert_eq!(jobs.drain(..).count(), THREADS * EACH);
+        send_batch();
+        assert!(!waker.clear(), "round {round}: it was awake");
+        assert!(!home.fall_asleep(), "round {round}: there are letters");
+        assert_eq!(home.take(&mut jobs), 0, "round {round}");
+        assert_eq!(jobs.drain(..).count(), THREADS * EACH);
+    }
 }

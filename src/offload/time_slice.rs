@@ -207,7 +207,7 @@ impl<P: Probe> Offload for TimeSlice<P> {
         went_on
     }
 
-    fn next(&mut self) -> Option<Job> {
+    fn next(&mut self, _served: &Served) -> Option<Job> {
         self.done.pop_front()
     }
 

@@ -1,6 +1,7 @@
 //! Results in, text out; pure functions. What a number means is decided in [`crate::experiment`];
 //! here it is only written down, in about 80 columns.
 
+pub mod closing;
 mod isolations;
 mod memory;
 mod mix;

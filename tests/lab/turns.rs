@@ -42,9 +42,15 @@ fn turns_are_measured_on_request(lab: Lab) {
     assert!(turns.longest_ns > surely_ns, "{turns:?}");
     assert!(turns.away_ns >= turns.longest_ns, "{turns:?}");
     assert!(turns.turns > 1 && turns.most_answered <= 17, "{turns:?}");
+    let longest = turns.longest[0];
+    assert_eq!(longest.away_ns, turns.longest_ns, "{turns:?}");
+    assert_eq!((longest.work.answered, longest.work.come_home), (1, 0));
     server.signal(Signal::SIGTERM);
     client.expect_fin();
-    assert!(server.end_and_said().contains("µs at most; at most "));
+    let said = server.end_and_said();
+    for words in ["µs at most; at most ", "longest turns, µs"] {
+        assert!(said.contains(words), "{words:?} is not in {said}");
+    }
 
     let mut server = lab.serve("spin", &["--offload", "time-slice"]);
     let mut client = server.connect();
@@ -57,4 +63,24 @@ fn turns_are_measured_on_request(lab: Lab) {
         "{now:?}"
     );
     assert_eq!((now.turns.away_ns, now.turns.longest_ns), (0, 0));
+    assert!(now.turns.longest.iter().all(|turn| turn.away_ns == 0));
+
+    // A slice is in the record of its turn.
+    let mut server = lab.serve("spin", &["--turns", "--offload", "time-slice"]);
+    let mut client = server.connect();
+    client.send(&heavy);
+    assert_eq!(client.receive().status, 200);
+    let turns = server.figures().turns;
+    let resumed = turns.longest.iter().map(|turn| turn.work.resumed);
+    assert!(resumed.sum::<u64>() > 0, "{turns:?}");
+
+    let server = lab.serve("spin", &["--turns", "--offload", "pool"]);
+    let mut client = server.connect();
+    client.send(&heavy);
+    assert_eq!(client.receive().status, 200);
+    server.signal(Signal::SIGTERM);
+    client.expect_fin();
+    let said = server.end_and_said();
+    let words = "1 answers of other threads for ";
+    assert!(said.contains(words), "{words:?} is not in {said}");
 }

@@ -46,7 +46,12 @@ fn no_answer_is_lost_in_thousands_of_hand_offs(lab: Lab) {
     let alone = ROUNDS / 3;
     let together = (ROUNDS - alone) * CLIENTS;
     let expected = (alone + together + CLIENTS * ROUNDS) as u64;
-    assert_eq!(server.figures().served.answered, expected);
+    let served = server.figures().served;
+    let came = (served.answered, served.come_home, served.queued);
+    assert_eq!(came, (expected, expected, expected), "{served:?}");
+    assert!(served.queued_ns > 0, "{served:?}");
+    // Whoever waits for one answer alone is woken for it, or was still awake; and none comes twice.
+    assert!((1..=expected).contains(&served.woken), "{served:?}");
 }
 
 const EVENTFD: &str = "anon_inode:[eventfd]";
