@@ -136,6 +136,12 @@ impl Room {
     }
 
     /// Ends the calls of those that wait for a request.
+    ///
+    /// A request that comes whole before its thread runs again is still answered. One of which a part
+    /// comes then is cut off: a socket that is shut down for reading says at once that its stream is
+    /// over, whatever is still to come (tcp_recvmsg), and nothing opens it again. Every model has
+    /// such a moment, between its last look and the close; here it is as long as a thread takes to
+    /// wake. A client knows that an idle connection may end as it sends (RFC 9112, section 9.5).
     pub fn end_idle(&self) {
         for desk in self.desks().values() {
             if desk.doing.load(Ordering::SeqCst) == Doing::Idle as u8 {
