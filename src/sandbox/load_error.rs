@@ -95,13 +95,13 @@ pub enum Fault {
     /// A file cannot run natively.
     #[error(
         "isolation native runs handlers that are linked in, and this is a file; choose isolation \
-         reuse or fresh"
+         reuse, reset, fresh or on-demand"
     )]
     NativeFile,
     /// A handler that is there to misbehave cannot run natively.
     #[error(
-        "isolation native has no limits, and this handler is there to break them; choose isolation \
-         reuse or fresh"
+        "isolation native has no limits, and this handler is there to break them; choose \
+         isolation reuse, reset, fresh or on-demand"
     )]
     NativeMisbehaves,
     /// Linked-in code has no loop heads that look whether it is time.

@@ -13,6 +13,7 @@
 //! | `bad_input`, `timeouts`, `limits` | the named answer, and nobody else notices |
 //! | `vanishing` | clients that leave at any byte |
 //! | `misbehaving`, `misbehaving_builtins` | guests that trap, loop and lie |
+//! | `neighbours` | good requests beside bad ones; how long they wait (soak) |
 //! | `mix` | light requests beside heavy ones, as `compare` measures them |
 //! | `handler_limits` | what a handler may use, and what it is told beyond |
 //! | `offload` | handlers on other threads: order, limits, those who leave, the server's end |
@@ -68,6 +69,7 @@ mod misbehaving;
 mod misbehaving_builtins;
 mod mix;
 mod modules;
+mod neighbours;
 mod new_project;
 mod offload;
 mod profile;

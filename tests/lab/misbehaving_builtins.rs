@@ -14,7 +14,7 @@ on_every_sandbox![each_fails_its_own_request_and_is_counted_in_its_class];
 type Class = fn(&ServedSnapshot) -> u64;
 
 /// What is asked for, and the status, the reason and the class that follow.
-fn misdeeds() -> Vec<(String, u16, &'static str, Class)> {
+pub fn misdeeds() -> Vec<(String, u16, &'static str, Class)> {
     let bad_record: Class = |served| served.bad_records;
     let bad_lines: Class = |served| served.bad_header_lines;
     let too_large: Class = |served| served.response_too_large;
@@ -90,7 +90,11 @@ fn native_refuses_them_all() {
         let output = output.expect("the program can be started");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{name}: {said}");
-        for words in [name, "native has no limits", "reuse or fresh"] {
+        for words in [
+            name,
+            "native has no limits",
+            "reuse, reset, fresh or on-demand",
+        ] {
             assert!(said.contains(words), "{words:?} is not in {said:?}");
         }
     }
