@@ -205,7 +205,7 @@ fn poll<P: Probe>(
     timer: &SliceTimer,
     quantum: Duration,
     running: &mut Running,
-) -> Poll<(Instance, wasmtime::Result<u32>)> {
+) -> Poll<(Box<Instance>, wasmtime::Result<u32>)> {
     // Nobody waits to be woken: whoever has it polls it when its turn comes.
     let mut context = Context::from_waker(Waker::noop());
     let guest = || running.as_mut().poll(&mut context);
@@ -218,11 +218,11 @@ impl Ends {
     #[inline]
     fn end<R>(
         &mut self,
-        mut instance: Instance,
+        mut instance: Box<Instance>,
         returned: wasmtime::Result<u32>,
         shard: &ShardSandbox,
         take: impl FnOnce(Result<Answer<'_>, Failure>) -> R,
-    ) -> (Option<Instance>, R) {
+    ) -> (Option<Box<Instance>>, R) {
         let Runner::Wasm {
             blueprint,
             afterwards,

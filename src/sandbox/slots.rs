@@ -104,12 +104,13 @@ struct Slots {
     promised: usize,
     /// Instances in free and promised slots, the last used on top: its memory is the likeliest
     /// to be cached still.
-    kept: Vec<Instance>,
+    #[allow(clippy::vec_box, reason = "an instance goes from hand to hand boxed")]
+    kept: Vec<Box<Instance>>,
 }
 
 /// A slot taken, with the instance in it, if there is one.
 pub(super) struct Lease {
-    pub(super) kept: Option<Instance>,
+    pub(super) kept: Option<Box<Instance>>,
 }
 
 impl ShardSandbox {
