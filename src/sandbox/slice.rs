@@ -2,11 +2,11 @@
 //!
 //! As long as no guest runs long, nothing here costs a system call: the thread's coarse ticks, which
 //! the deadline has anyway (see `deadline`), show that one does, and suspend it. From then on, until
-//! no request of the thread is half run, every slice sets a fine timer: CLOCK_MONOTONIC, since CPU
-//! clocks look at nothing finer than the kernel's tick.
+//! no request of the thread is half run, a fine timer beats: CLOCK_MONOTONIC, since CPU clocks look at
+//! nothing finer than the kernel's tick.
 //!
-//! How exact: a slice that begins while others are half run ends within a quarter of a quantum of its
-//! quantum of CPU time. One that begins while none is may last until the next coarse tick, 4 ms of CPU
+//! How exact: a slice that begins while others are half run ends within half a quantum of its quantum
+//! of CPU time. One that begins while none is may last until the next coarse tick, 4 ms of CPU
 //! time and one timer interrupt; with a quantum longer than that, a quantum more.
 
 use super::PAGE_BYTES;
@@ -107,15 +107,17 @@ pub(super) fn tick(now: Duration) -> Option<Found> {
         });
     };
     let ran = now.saturating_sub(begun);
-    // The timer goes by another clock, which may be a little ahead of this one; where it is far ahead,
-    // others had the core, and the slice lasts for another quantum of that clock.
-    let is_over = ran >= slice.quantum - slice.quantum / 4;
+    // The timer beats through slices, and by another clock: the beat that is nearest to a whole quantum
+    // of this one ends the slice. Where others had the core, that is a later one.
+    let is_over = ran >= slice.quantum / 2;
     Some(Found { ran, is_over })
 }
 
 /// Ends slices on one thread, for all who run some there.
 pub(super) struct SliceTimer {
     timer: RefCell<Timer>,
+    /// How often it beats, if it does.
+    beats: Cell<Option<Duration>>,
     /// Requests of this thread that are half run.
     half_run: Cell<usize>,
 }
@@ -135,6 +137,7 @@ impl SliceTimer {
             }
             let timer = Rc::new(SliceTimer {
                 timer: RefCell::new(deadline::timer(ClockId::CLOCK_MONOTONIC)?),
+                beats: Cell::new(None),
                 half_run: Cell::new(0),
             });
             *kept = Rc::downgrade(&timer);
@@ -154,6 +157,7 @@ impl SliceTimer {
         }
         let begun = match self.half_run.get() {
             0 => None,
+            _ if self.beats.get() == Some(quantum) => deadline::cpu_time(),
             _ => self.set(quantum),
         };
         NOW.set(Some(Slice { quantum, begun }));
@@ -162,7 +166,8 @@ impl SliceTimer {
     }
 
     /// Sets the timer to a quantum from now and every quantum after that, and returns the thread's CPU
-    /// clock.
+    /// clock. It is left to beat until nothing is half run: to set it is some microseconds' work on a
+    /// virtual machine, for each slice and each light request between.
     fn set(&self, quantum: Duration) -> Option<Duration> {
         let every = Expiration::Interval(quantum.into());
         let set = self
@@ -170,7 +175,9 @@ impl SliceTimer {
             .borrow_mut()
             .set(every, TimerSetTimeFlags::empty());
         // It fails for times that are none. Were it to, the coarse ticks end the slice.
-        set.ok().and_then(|()| deadline::cpu_time())
+        set.ok()?;
+        self.beats.set(Some(quantum));
+        deadline::cpu_time()
     }
 
     /// Counts one more half-run request.
@@ -186,6 +193,7 @@ impl Drop for HalfRunMark {
         self.0.half_run.set(left);
         if left == 0 {
             // A time of zero disarms it (timer_settime(2)): an idle thread is not woken.
+            self.0.beats.set(None);
             let never = Expiration::OneShot(Duration::ZERO.into());
             let mut timer = self.0.timer.borrow_mut();
             let _ = timer.set(never, TimerSetTimeFlags::empty());
