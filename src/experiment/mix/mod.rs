@@ -221,10 +221,11 @@ impl Plan {
     }
 }
 
-/// Connections that let light requests be sent on time even where they wait for all heavy ones, within
+/// Connections that let light requests be sent on time even where they wait for all heavy ones, and then
+/// for the next: a loop takes in some events a turn, and heavy requests are among them again. Bounded by
 /// what a server takes.
 pub fn connections(rate: f64, heavy: &[Heavy], cores: usize) -> usize {
     let longest = heavy.iter().map(Heavy::backlog).max().unwrap_or_default();
-    let waiting = (rate * longest.as_secs_f64() * 1.25).ceil() as usize;
-    waiting.clamp(64, 1000 * cores.max(1))
+    let waiting = (rate * longest.as_secs_f64() * 2.5).ceil() as usize;
+    waiting.clamp(64, 2500 * cores.max(1))
 }

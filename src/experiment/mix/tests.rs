@@ -61,10 +61,10 @@ fn heavy_requests_are_read_and_refused_in_words() {
 #[test]
 fn light_requests_have_as_many_connections_as_may_wait() {
     let always = [Heavy::new(100, Share::Always(8))];
-    assert_eq!(connections(1000.0, &always, 1), 1000);
-    assert_eq!(connections(200.0, &always, 1), 200);
+    assert_eq!(connections(1000.0, &always, 1), 2000);
+    assert_eq!(connections(200.0, &always, 1), 400);
     assert_eq!(connections(1.0, &always, 1), 64, "some in any case");
-    assert_eq!(connections(1e6, &always, 2), 2000, "bounded");
+    assert_eq!(connections(1e6, &always, 2), 5000, "bounded");
     assert_eq!(connections(1000.0, &[], 1), 64);
 }
 
