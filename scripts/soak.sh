@@ -50,4 +50,4 @@ cargo test --release --test lab neighbours -- --ignored --nocapture --test-threa
 # Probes that are off are not there.
 scripts/probes.sh
 # The ledger finds work that was put into a stage in that row and in no other; needs an idle machine.
-cargo test --release --test lab injection -- --ignored --nocapture
+cargo test --release --test lab injection -- --ignored --nocapture --test-threads 1

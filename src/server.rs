@@ -123,7 +123,7 @@ impl Server {
         };
         let (listeners, address) = bound.map_err(|error| StartError::Listen { address, error })?;
         let config = Arc::new(config);
-        let hub = Arc::new(Hub::new(config.connections).with_injection(config.injection));
+        let hub = Arc::new(Hub::new(config.connections).with_injection(config.injection.clone()));
         let threads = start_threads(&config)?;
         let (tell_ended, ended) = sync_channel(config.cores.len());
         let mut server = Server {
@@ -159,7 +159,7 @@ impl Server {
                         tracing::warn!(core, "the shard could not be pinned to its core");
                     }
                     let model = shard.config.model;
-                    let run = match (shard.config.injection, shard.config.probed) {
+                    let run = match (&shard.config.injection, shard.config.probed) {
                         (Some(_), _) => model.run_injecting,
                         (None, true) => model.run_probed,
                         (None, false) => model.run,

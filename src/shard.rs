@@ -199,7 +199,7 @@ impl Book {
     pub fn begin<P: Probe>(&self, one_in: u64) {
         self.thread
             .store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
-        probe::begin::<P>(&self.stages, one_in, self.injection);
+        probe::begin::<P>(&self.stages, one_in, self.injection.clone());
     }
 }
 
@@ -302,7 +302,7 @@ impl Hub {
     /// A book for the calling thread.
     pub fn open_book(&self) -> Arc<Book> {
         let book = Arc::new(Book {
-            injection: self.injection,
+            injection: self.injection.clone(),
             ..Book::default()
         });
         self.books().open.push(book.clone());

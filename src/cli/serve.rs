@@ -525,7 +525,7 @@ impl Arguments {
         config.drain = self.drain.into();
         config.turns = self.turns;
         config.probed = self.probed;
-        config.injection = self.inject.map(|injection| Injection {
+        config.injection = self.inject.clone().map(|injection| Injection {
             recorded: self.probed,
             ..injection
         });

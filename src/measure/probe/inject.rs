@@ -3,23 +3,59 @@
 //! It is real work: the thread spins on its counter. A stage may be entered several times for a
 //! request, or once for many of them; so each request owes its part, and the next entry into the
 //! stage pays what is owed. What a spin took too long is taken off the next.
+//!
+//! A stage in which the thread may sleep pays when it is left: what comes while the thread works
+//! before a wait would be done in the wait, and not where it is done otherwise.
 
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::Stage;
 use super::clock::Clocks;
-use super::ticks::ns_to_ticks;
+use super::ticks::{ns_to_ticks, ticks_to_ns};
 
 /// The most that a request may owe: 1 ms.
 const LONGEST_NS: u64 = 1_000_000;
 
+/// What is injected into the threads of a server, and where. It may be changed while they run, so
+/// that one server can be compared with itself.
+#[derive(Debug)]
+pub struct Dose {
+    /// The stage above, the ticks for each request below: what is read is of one piece.
+    set: AtomicU64,
+    /// Ticks that were spent on it, by all threads.
+    spent_ticks: AtomicU64,
+}
+
+impl Dose {
+    /// So many nanoseconds of work for each request, at most a million, in `stage`.
+    pub fn new(stage: Stage, ns: u64) -> Self {
+        let dose = Self {
+            set: AtomicU64::new(0),
+            spent_ticks: AtomicU64::new(0),
+        };
+        dose.set(stage, ns);
+        dose
+    }
+
+    /// From now on this much, and there. What is still owed of the dose before is forgiven.
+    pub fn set(&self, stage: Stage, ns: u64) {
+        let ticks = ns_to_ticks(ns.min(LONGEST_NS)).min(u64::from(u32::MAX));
+        self.set.store((stage as u64) << 32 | ticks, Relaxed);
+    }
+
+    /// What was really injected so far, in nanoseconds, by the clock of the stages.
+    pub fn spent_ns(&self) -> u64 {
+        ticks_to_ns(self.spent_ticks.load(Relaxed))
+    }
+}
+
 /// What is to be injected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Injection {
-    /// Where.
-    pub stage: Stage,
-    /// Nanoseconds of work for each request, at most a million.
-    pub ns: u64,
+    /// How much, and where.
+    pub dose: Arc<Dose>,
     /// Whether time is recorded besides. Without, the process's CPU clock alone shows the work.
     pub recorded: bool,
 }
@@ -40,8 +76,7 @@ impl FromStr for Injection {
         })?;
         match ns.parse() {
             Ok(ns) if ns <= LONGEST_NS => Ok(Self {
-                stage: *stage,
-                ns,
+                dose: Arc::new(Dose::new(*stage, ns)),
                 recorded: false,
             }),
             _ => Err(format!("{ns:?} is no time from 0 to {LONGEST_NS} ns")),
@@ -51,9 +86,9 @@ impl FromStr for Injection {
 
 /// Does the work of an injection on one thread.
 pub(super) struct Injector {
-    into: Stage,
-    /// Of each request.
-    ticks: i64,
+    dose: Arc<Dose>,
+    /// The dose when it was last looked at.
+    set: u64,
     /// Not yet worked off; negative if too much was.
     owed_ticks: i64,
     /// Where the thread is.
@@ -63,10 +98,17 @@ pub(super) struct Injector {
 impl Injector {
     pub(super) fn new(injection: Injection) -> Self {
         Self {
-            into: injection.stage,
-            ticks: ns_to_ticks(injection.ns).cast_signed(),
+            dose: injection.dose,
+            set: 0,
             owed_ticks: 0,
             stage: Stage::Loop,
+        }
+    }
+
+    /// The thread is about to leave the stage that it is in.
+    pub(super) fn leave(&mut self, clocks: &mut impl Clocks) {
+        if self.stage.may_sleep() {
+            self.work(clocks);
         }
     }
 
@@ -74,15 +116,33 @@ impl Injector {
     /// guest, which calls nobody and so is never come back to.
     pub(super) fn enter(&mut self, stage: Stage, clocks: &mut impl Clocks) -> Stage {
         let before = std::mem::replace(&mut self.stage, stage);
-        if stage == Stage::Guest {
-            self.owed_ticks += self.ticks;
+        let set = self.dose.set.load(Relaxed);
+        if set != self.set {
+            self.set = set;
+            self.owed_ticks = 0;
         }
-        if stage == self.into && self.owed_ticks > 0 {
-            let spent = clocks.spin(self.owed_ticks.cast_unsigned());
-            // What goes beyond a request's part was no spin too long but a preemption: no work.
-            self.owed_ticks = (self.owed_ticks - spent.cast_signed()).max(-self.ticks);
+        if stage == Stage::Guest {
+            self.owed_ticks += self.ticks();
+        }
+        if !stage.may_sleep() {
+            self.work(clocks);
         }
         before
+    }
+
+    /// Of each request.
+    fn ticks(&self) -> i64 {
+        (self.set & u64::from(u32::MAX)).cast_signed()
+    }
+
+    /// Works off what is owed, if this is where.
+    fn work(&mut self, clocks: &mut impl Clocks) {
+        if self.stage as u64 == self.set >> 32 && self.owed_ticks > 0 {
+            let spent = clocks.spin(self.owed_ticks.cast_unsigned());
+            self.dose.spent_ticks.fetch_add(spent, Relaxed);
+            // What goes beyond a request's part was no spin too long but a preemption: no work.
+            self.owed_ticks = (self.owed_ticks - spent.cast_signed()).max(-self.ticks());
+        }
     }
 }
 
@@ -150,9 +210,12 @@ mod tests {
         let mut clock = StageClock::new(time.clone(), times.clone());
         let mut injector = injection.map(Injector::new);
         let mut enter = |stage: Stage| {
-            clock.enter(stage);
             if let Some(injector) = &mut injector {
+                injector.leave(&mut time);
+                clock.enter(stage);
                 injector.enter(stage, &mut time);
+            } else {
+                clock.enter(stage);
             }
             if stage == Stage::EpollWait {
                 ByHand::pass(&time.asleep_ticks, 100_000);
@@ -179,8 +242,7 @@ mod tests {
         let entered: Vec<Stage> = TURN.concat();
         for stage in entered {
             let injection = Injection {
-                stage,
-                ns: 500,
+                dose: Arc::new(Dose::new(stage, 500)),
                 recorded: true,
             };
             for ((row, with), (_, without)) in run(Some(injection)).iter().zip(&without) {
@@ -202,7 +264,10 @@ mod tests {
         let check = |text: &str, expected: Result<(Stage, u64), &str>| {
             let read = text.parse::<Injection>();
             match (read, expected) {
-                (Ok(read), Ok((stage, ns))) => assert_eq!((read.stage, read.ns), (stage, ns)),
+                (Ok(read), Ok((stage, ns))) => {
+                    let dose = Dose::new(stage, ns).set.into_inner();
+                    assert_eq!(read.dose.set.load(Relaxed), dose, "{text}");
+                }
                 (Err(why), Err(expected)) => assert!(why.contains(expected), "{why}"),
                 (read, _) => panic!("{text}: {read:?}"),
             }

@@ -30,7 +30,7 @@ use clock::{OfThread, StageClock};
 use inject::Injector;
 
 pub use clock::{StageNs, StageTimes};
-pub use inject::Injection;
+pub use inject::{Dose, Injection};
 pub use ticks::{calibrate, check};
 
 macro_rules! stages {
@@ -156,10 +156,13 @@ impl Probe for Injecting {
     const ON: bool = true;
 
     fn enter(stage: Stage) -> Stage {
-        On::enter(stage);
         INJECTOR.with_borrow_mut(|injector| match injector {
-            Some(injector) => injector.enter(stage, &mut OfThread),
-            None => stage,
+            Some(injector) => {
+                injector.leave(&mut OfThread);
+                On::enter(stage);
+                injector.enter(stage, &mut OfThread)
+            }
+            None => On::enter(stage),
         })
     }
 }
@@ -170,10 +173,16 @@ thread_local! {
 }
 
 /// The calling thread's time is recorded in `times` from now on, if `P` records at all: of one turn
-/// in `one_in`, at least 1, for as many. And the work of `injection` is done on it, if `P` does that.
+/// in `one_in`, at least 1, for as many. And the work of `injection` is done on it, if `P` does that;
+/// it is looked for in every turn, since in one of four it would take four times as long to see.
 pub fn begin<P: Probe>(times: &Arc<StageTimes>, one_in: u64, injection: Option<Injection>) {
-    if P::ON && injection.is_none_or(|injection| injection.recorded) {
+    if P::ON
+        && injection
+            .as_ref()
+            .is_none_or(|injection| injection.recorded)
+    {
         let clock = StageClock::new(OfThread, times.clone());
+        let one_in = if injection.is_some() { 1 } else { one_in };
         CLOCK.set(Some(clock.sampling(one_in)));
     }
     INJECTOR.set(injection.map(Injector::new));
