@@ -12,13 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use super::ExperimentError;
 use super::child::{CONNECTIONS, Server};
-use super::counts;
 use super::plan::{Arm, Load, Plan};
-use crate::control::{HELPERS, Report};
+use super::stretch::{Stretch, Tracer};
+use crate::control::Report;
 use crate::load::{self, Arrivals, Mode, Observer, Phase, Progress, Severity, Target};
 use crate::measure::cpu_clock::non_idle;
 use crate::measure::noise::{Mark, Noise, Snapshot};
-use crate::measure::perf::{Counted, Counters, Selection};
 use crate::measure::reading::Reading;
 
 /// How often an observer without a generator looks, about as often as one with it.
@@ -41,10 +40,13 @@ pub struct Block {
     pub first_half: Option<Report>,
     /// Non-idle time of all cores in the window, in nanoseconds: the generator's is in it.
     pub machine_ns: Reading<u64>,
-    /// The kernel's own counts of the window: switches, faults, cycles. Of counting blocks only.
-    pub kernel: Option<Counted>,
-    /// System calls by both counts, of a stretch before the window. Of counting blocks only.
-    pub calls: Option<Calls>,
+    /// System calls by both counts, and switches and faults by the kernel's, of a stretch before the
+    /// window. Of counting blocks only.
+    pub calls: Option<Stretch>,
+    /// Cycles and what else the processor counts, of a stretch of its own before the window, in which
+    /// nothing is traced. Of counting blocks only; older results have it of the window.
+    #[serde(default)]
+    pub work: Option<Stretch>,
     /// What the generator did.
     pub client: Client,
     /// What disturbed it.
@@ -69,34 +71,10 @@ pub enum Pass {
     Beside,
     /// Where the server's time goes.
     Time,
-    /// By the kernel's count: system calls before the window, since tracing puts every one on a
-    /// slower path; and in it switches and faults, and cycles where there are counters.
+    /// By the kernel's count: system calls, switches and faults, and cycles where there are counters.
+    /// All before the window: tracing puts every system call on a slower path, and each counter is
+    /// taken off and put on at every switch between threads.
     Counts,
-}
-
-/// How long connections may take to be accepted before system calls are counted: a thread that is
-/// born with a dozen counters takes a millisecond or two, and makes calls that nobody counts.
-const SETTLING: Duration = Duration::from_millis(150);
-/// How long system calls are counted by the kernel.
-const STRETCH: Duration = Duration::from_millis(150);
-/// Until their counters are gone: the kernel waits some 40 ms for each tracepoint.
-const DETACHING: Duration = Duration::from_millis(400);
-/// What a counting block takes longer than another.
-pub(super) const CALLS_COUNTED: Duration =
-    SETTLING.saturating_add(STRETCH).saturating_add(DETACHING);
-
-/// System calls of one stretch, by the program's count and the kernel's.
-///
-/// Both cannot be read at one moment. So the program is asked before and after the kernel is, at
-/// either end: what the kernel counted lies between two counts of the program.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Calls {
-    /// From after the kernel's first reading to before its last: not more than what it counted.
-    pub least: Report,
-    /// From before its first reading to after its last: not less than what it counted.
-    pub most: Report,
-    /// The kernel's count.
-    pub kernel: Counted,
 }
 
 /// Results of before memory was asked for.
@@ -240,13 +218,9 @@ pub fn run(
     }
     let counting = place.pass == Pass::Counts;
     // Before the load starts: threads born later inherit the counters.
-    let counters = counting.then(|| Counters::attach(server.pids(), &Selection::work()));
     let tracer = counting.then(|| Tracer::attach(&mut server)).transpose()?;
-    if tracer.as_ref().is_some_and(Tracer::is_counting) {
-        work.warm_up += CALLS_COUNTED;
-    }
+    work.warm_up += tracer.as_ref().map_or(Duration::ZERO, Tracer::takes);
     let mut watch = Watch {
-        counters,
         tracer,
         warm: plan.warm_up,
         half: Some(work.warm_up + plan.window / 2),
@@ -267,9 +241,11 @@ pub fn run(
         (Reading::Value(before), Reading::Value(after)) => Reading::Value(after - before),
         (Reading::Missing(reason), _) | (_, Reading::Missing(reason)) => Reading::Missing(reason),
     };
+    let counted = watch.tracer.map(|tracer| tracer.counted(&server));
+    let (calls, processor) = counted.unzip();
     Ok(Block {
-        kernel: closed.kernel,
-        calls: watch.tracer.map(|tracer| tracer.calls(&server)),
+        calls,
+        work: processor,
         arm: place.arm,
         load: place.load,
         pass: place.pass,
@@ -378,99 +354,10 @@ struct Edge {
     report: Report,
     noise: Snapshot,
     machine_ns: Reading<u64>,
-    /// The kernel's counts since the edge before.
-    kernel: Option<Counted>,
-}
-
-/// Counts system calls before the window opens, and is gone when it does.
-struct Tracer {
-    counters: Option<Counters>,
-    /// Waits for the kernel to take the counters off.
-    detaching: Option<thread::JoinHandle<()>>,
-    counted: Option<Calls>,
-}
-
-impl Tracer {
-    /// Attaches to the threads that serve, so that the laboratory's own questions are not counted.
-    fn attach(server: &mut Server) -> Result<Self, ExperimentError> {
-        // Whoever answers has all its helpers, and they have their names.
-        server.report()?;
-        let pids = server.pids();
-        let helps = |tid: i32, name: &str| pids.contains(&tid) || HELPERS.contains(&name);
-        let selection = Selection::calls(counts::KERNEL_NAMES);
-        Ok(Self {
-            counters: Some(Counters::attach_but(pids, helps, &selection)),
-            detaching: None,
-            counted: None,
-        })
-    }
-
-    fn is_counting(&self) -> bool {
-        self.counters.as_ref().is_some_and(Counters::is_counting)
-    }
-
-    /// Counts for a stretch, then detaches on a thread of its own. `None` if the server is gone.
-    fn count(&mut self, server: &mut Server) -> Option<()> {
-        let mut counters = self.counters.take_if(|counters| counters.is_counting())?;
-        settle(server)?;
-        let mut end = || {
-            Some((
-                server.report().ok()?,
-                counters.take(),
-                server.report().ok()?,
-            ))
-        };
-        let (before, _, began) = end()?;
-        thread::sleep(STRETCH);
-        let (ended, kernel, after) = end()?;
-        self.detaching = Some(thread::spawn(move || drop(counters)));
-        self.counted = Some(Calls {
-            least: ended.since(&began),
-            most: after.since(&before),
-            kernel,
-        });
-        Some(())
-    }
-
-    /// Returns when nothing is traced any more.
-    fn detach(&mut self) {
-        if let Some(detaching) = self.detaching.take() {
-            // It does nothing that could panic, and the window may open in any case.
-            let _ = detaching.join();
-        }
-    }
-
-    /// What was counted. Where the kernel counts nothing, the program's count is of the window.
-    fn calls(self, window: &Report) -> Calls {
-        let kernel = self.counters.map(|mut counters| counters.take());
-        self.counted.unwrap_or_else(|| Calls {
-            least: *window,
-            most: *window,
-            kernel: kernel.unwrap_or_default(),
-        })
-    }
-}
-
-/// Waits until no more connections are being accepted, or for as long as [`SETTLING`]. `None` if the
-/// server is gone.
-fn settle(server: &mut Server) -> Option<()> {
-    const BETWEEN: Duration = Duration::from_millis(10);
-    let start = Instant::now();
-    let mut before = None;
-    while start.elapsed() < SETTLING {
-        let accepted = Some(server.report().ok()?.figures.served.accepted);
-        if accepted == before {
-            break;
-        }
-        before = accepted;
-        thread::sleep(BETWEEN);
-    }
-    Some(())
 }
 
 /// Reads a server's own figures at both edges of the window.
 pub(super) struct Watch {
-    counters: Option<Counters>,
     tracer: Option<Tracer>,
     /// Whose.
     pub(super) server: Server,
@@ -490,7 +377,6 @@ impl Watch {
     /// Of a server on `cores`, whose kernel counts nothing for it.
     pub(super) fn new(server: Server, cores: &[usize]) -> Watch {
         Watch {
-            counters: None,
             tracer: None,
             server,
             cores: cores.to_vec(),
@@ -522,9 +408,7 @@ impl Watch {
     fn edge(&mut self) -> Option<Edge> {
         let proc = Path::new("/proc");
         let report = self.server.report().ok()?;
-        let kernel = self.counters.as_mut().map(Counters::take);
         Some(Edge {
-            kernel,
             report,
             noise: Snapshot::take(proc, self.server.pids(), &self.cores),
             machine_ns: non_idle(proc).map(|non_idle| non_idle.ns),

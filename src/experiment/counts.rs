@@ -3,15 +3,16 @@
 //!
 //! The program counts what it calls; the kernel counts what it is called. Where the two differ by
 //! more than [`TOLERANCE`] one of them is wrong, and the verdict says so. The kernel's count is of
-//! the threads that serve, and of a stretch before the window: tracing puts every system call on a
+//! the threads that serve, and of stretches before the window: tracing puts every system call on a
 //! slower path, so no figure of time comes from there. Where an async runtime owns the loop, its
 //! system calls are in the kernel's count alone.
 
 use serde::{Deserialize, Serialize};
 
-use super::block::{Block, Calls, Pass};
+use super::block::{Block, Pass};
 use super::ledger::{cpu_ns_beside, cpu_ns_per_request};
 use super::plan::{Load, Plan};
+use super::stretch::Stretch;
 use crate::control::Report;
 use crate::io::CountsSnapshot;
 use crate::measure::perf::Counted;
@@ -108,8 +109,8 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
         kernel_calls(calls)
     };
     rows.extend(ring(last));
-    rows.extend(scheduling(last));
-    rows.extend(hardware(last));
+    rows.extend(scheduling(last, calls));
+    rows.extend(processor(last));
     let traced = calls.kernel.system_calls.value().is_some();
     let calls_ns = |block: &&Block| block.calls.as_ref().map(|calls| calls.most);
     let traced_ns = traced.then(|| {
@@ -160,7 +161,7 @@ fn kernel_counted(counted: &Counted) -> Reading<u64> {
 
 /// The program's counts of system calls between the kernel's two readings: the least and the most
 /// that there can have been, with the kernel's own.
-fn pairs(calls: &Calls) -> Vec<(&'static str, u64, u64, Reading<u64>)> {
+fn pairs(calls: &Stretch) -> Vec<(&'static str, u64, u64, Reading<u64>)> {
     let (least, most) = (&calls.least.figures.io, &calls.most.figures.io);
     let all = (
         "system calls",
@@ -175,7 +176,7 @@ fn pairs(calls: &Calls) -> Vec<(&'static str, u64, u64, Reading<u64>)> {
     std::iter::once(all).chain(named).collect()
 }
 
-fn check(calls: &Calls, label: &str, verdict: &mut Verdict) {
+fn check(calls: &Stretch, label: &str, verdict: &mut Verdict) {
     for (name, least, most, kernel) in pairs(calls) {
         let Some(&kernel) = kernel.value() else {
             continue;
@@ -196,7 +197,12 @@ fn check(calls: &Calls, label: &str, verdict: &mut Verdict) {
 
 /// A row of a stretch: per request, of which the kernel's interval had as many as lie between the
 /// least and the most that the program saw.
-fn row_of_calls(calls: &Calls, name: &str, program: Option<f64>, kernel: Reading<u64>) -> CountRow {
+fn row_of_stretch(
+    calls: &Stretch,
+    name: &str,
+    program: Option<f64>,
+    kernel: Reading<u64>,
+) -> CountRow {
     let requests = |report: &Report| report.figures.served.answered as f64;
     let (least, most) = (requests(&calls.least), requests(&calls.most));
     let per_request = |count: f64| count / ((least + most) / 2.0).max(1.0);
@@ -207,23 +213,23 @@ fn row_of_calls(calls: &Calls, name: &str, program: Option<f64>, kernel: Reading
     }
 }
 
-fn system_calls(calls: &Calls) -> Vec<CountRow> {
+fn system_calls(calls: &Stretch) -> Vec<CountRow> {
     let both = pairs(calls).into_iter().map(|(name, least, most, kernel)| {
-        row_of_calls(calls, name, Some((least + most) as f64 / 2.0), kernel)
+        row_of_stretch(calls, name, Some((least + most) as f64 / 2.0), kernel)
     });
     both.chain(by_kernel(calls, UNCOUNTED)).collect()
 }
 
 /// The system calls of an arm whose runtime calls the kernel by itself: the kernel's count alone.
-fn kernel_calls(calls: &Calls) -> Vec<CountRow> {
+fn kernel_calls(calls: &Stretch) -> Vec<CountRow> {
     let all = calls.kernel.system_calls.clone();
-    let all = row_of_calls(calls, "system calls", None, all);
+    let all = row_of_stretch(calls, "system calls", None, all);
     let named = by_kernel(calls, KERNEL_NAMES);
     std::iter::once(all).chain(named).collect()
 }
 
-fn by_kernel<'a>(calls: &'a Calls, names: &'a [&str]) -> impl Iterator<Item = CountRow> + 'a {
-    let row = |name: &&str| row_of_calls(calls, name, None, kernel_of(&calls.kernel, name));
+fn by_kernel<'a>(calls: &'a Stretch, names: &'a [&str]) -> impl Iterator<Item = CountRow> + 'a {
+    let row = |name: &&str| row_of_stretch(calls, name, None, kernel_of(&calls.kernel, name));
     names.iter().map(row)
 }
 
@@ -253,68 +259,53 @@ fn ring(block: &Block) -> Vec<CountRow> {
     rows
 }
 
-fn scheduling(block: &Block) -> Vec<CountRow> {
-    let server = &block.server;
+/// Switches and faults: of the stretch, by whoever counts them.
+fn scheduling(block: &Block, calls: &Stretch) -> Vec<CountRow> {
     let missing = || Reading::missing("not counted");
-    let kernel = |field: fn(&Counted) -> &Reading<u64>| {
-        block
-            .kernel
-            .as_ref()
-            .map_or_else(missing, |counted| field(counted).clone())
+    let both = |name: &str, program: Option<fn(&Report) -> u64>, kernel: Reading<u64>| {
+        let mean =
+            |count: fn(&Report) -> u64| (count(&calls.least) + count(&calls.most)) as f64 / 2.0;
+        row_of_stretch(calls, name, program.map(mean), kernel)
     };
-    let switches = server.voluntary_switches + server.involuntary_switches;
+    let kernel = &calls.kernel;
     let wait = block.noise.run_queue_wait_ns.clone();
     vec![
-        row(
-            block,
+        both(
             "voluntary switches",
-            Some(server.voluntary_switches),
+            Some(|report| report.voluntary_switches),
             missing(),
         ),
-        row(
-            block,
+        both(
             "involuntary switches",
-            Some(server.involuntary_switches),
+            Some(|report| report.involuntary_switches),
             missing(),
         ),
-        row(
-            block,
+        both(
             "context switches",
-            Some(switches),
-            kernel(|counted| &counted.context_switches),
+            Some(|report| report.voluntary_switches + report.involuntary_switches),
+            kernel.context_switches.clone(),
         ),
-        row(
-            block,
-            "migrations",
-            None,
-            kernel(|counted| &counted.migrations),
-        ),
-        row(
-            block,
+        both("migrations", None, kernel.migrations.clone()),
+        both(
             "minor faults",
-            Some(server.minor_faults),
-            kernel(|counted| &counted.minor_faults),
+            Some(|report| report.minor_faults),
+            kernel.minor_faults.clone(),
         ),
-        row(
-            block,
+        both(
             "major faults",
-            Some(server.major_faults),
-            kernel(|counted| &counted.major_faults),
+            Some(|report| report.major_faults),
+            kernel.major_faults.clone(),
         ),
-        row(
-            block,
-            "io-wq punts",
-            None,
-            kernel(|counted| &counted.io_wq_punts),
-        ),
+        both("io-wq punts", None, kernel.io_wq_punts.clone()),
         row(block, "run-queue wait, ns", None, wait),
     ]
 }
 
-fn hardware(block: &Block) -> Vec<CountRow> {
-    let Some(counted) = &block.kernel else {
+fn processor(block: &Block) -> Vec<CountRow> {
+    let Some(work) = &block.work else {
         return Vec::new();
     };
+    let counted = &work.kernel;
     [
         ("cycles, user", &counted.cycles_user),
         ("cycles, kernel", &counted.cycles_kernel),
@@ -324,7 +315,7 @@ fn hardware(block: &Block) -> Vec<CountRow> {
         ("branch misses", &counted.branch_misses),
     ]
     .into_iter()
-    .map(|(name, reading)| row(block, name, None, reading.clone()))
+    .map(|(name, reading)| row_of_stretch(work, name, None, reading.clone()))
     .collect()
 }
 
@@ -363,7 +354,7 @@ mod tests {
         let stretch = report(44_000_000, 10_000, 150_000_000);
         let mut counting = block(0, 0, 4040.0);
         counting.pass = Pass::Counts;
-        counting.calls = Some(Calls {
+        counting.calls = Some(Stretch {
             least: stretch,
             most: stretch,
             kernel,

@@ -5,6 +5,7 @@
 //! | `plan` | which arms, under which loads, in which order |
 //! | `child` | a server process of one block |
 //! | `block` | one arm under one load, once |
+//! | `stretch` | what the kernel counts of it, before the window |
 //! | `run` | all blocks of a plan, one after the other |
 //! | `ledger` | where each request's time goes, in rows that sum to the whole |
 //! | `counts` | what was done for a request, by the program's count and the kernel's |
@@ -25,6 +26,7 @@ pub mod plan;
 pub mod profile;
 pub mod result;
 pub mod run;
+pub mod stretch;
 #[cfg(test)]
 mod tests;
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::block::{CALLS_COUNTED, Pass};
+use super::block::Pass;
+use super::stretch::CALLS_COUNTED;
 use crate::layout::Layout;
 use crate::models::{self, Model, Shape};
 use crate::offload::Policy;

@@ -5,9 +5,10 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::analysis::{Analysis, analyse};
-use super::block::{Block, Calls, Client, Finding, Pass};
+use super::block::{Block, Client, Finding, Pass};
 use super::plan::{Load, Plan, arms};
 use super::result::{Experiment, FORMAT, StoreError};
+use super::stretch::Stretch;
 use crate::control::Report;
 use crate::layout::Layout;
 use crate::measure::host::{Build, Host};
@@ -88,8 +89,8 @@ pub(super) fn block(arm: usize, round: usize, ns: f64) -> Block {
         server: report(cpu_ns, requests, WINDOW_NS),
         first_half: Some(report(cpu_ns / 2, requests / 2, WINDOW_NS / 2)),
         machine_ns: Reading::Value(2 * WINDOW_NS),
-        kernel: None,
         calls: None,
+        work: None,
         client: Client {
             sent: requests,
             answered: requests,
@@ -196,7 +197,7 @@ fn a_runtimes_own_system_calls_are_the_kernels_to_count() {
     let mut observed = block(1, 0, 4000.0);
     observed.pass = Pass::Counts;
     // Three a request by the kernel's count, where the program counts two.
-    observed.calls = Some(Calls {
+    observed.calls = Some(Stretch {
         least: observed.server,
         most: observed.server,
         kernel: Counted {

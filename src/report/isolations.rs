@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::terminal::{figure, wrap_from};
+use super::counts::figure;
+use super::terminal::wrap_from;
 use super::units::microseconds;
 use crate::experiment::analysis::Analysis;
 use crate::experiment::counts::{CountRow, RESET_BYTES};

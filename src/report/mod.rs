@@ -2,9 +2,12 @@
 //! here it is only written down, in about 80 columns.
 
 pub mod closing;
+mod counts;
 mod isolations;
+mod ledger;
 mod memory;
 mod mix;
+mod side_by_side;
 mod terminal;
 mod units;
 

@@ -1,6 +1,5 @@
 //! Tables and sentences for a terminal of 80 columns.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -8,14 +7,11 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::isolations::isolations;
 use super::memory::memory;
 use super::units::{count, digits, microseconds};
+use super::{counts, ledger};
 use crate::experiment::analysis::{Analysis, LoadTable, Row};
-use crate::experiment::counts::CountColumn;
-use crate::experiment::ledger::{self, Column, Ledger};
 use crate::experiment::plan::{Load, Plan};
 use crate::experiment::result::Experiment;
 use crate::load;
-use crate::measure::probe::Stage;
-use crate::measure::reading::Reading;
 use crate::measure::stats::{self, Outcome, Ratio, Verdict, half_width_percent};
 
 /// An experiment: a table for each load, two sentences, the verdict. `again`: it repeats a stored
@@ -35,7 +31,7 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
         let _ = writeln!(text, "{}", memory(table));
     }
     for ledger in &analysis.ledgers {
-        let _ = writeln!(text, "{}", ledger_text(ledger));
+        let _ = writeln!(text, "{}", ledger::text(ledger));
     }
     if !analysis.ledgers.is_empty() {
         let accounting = &experiment.host.cpu_accounting;
@@ -48,7 +44,7 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
         );
     }
     if !analysis.counts.is_empty() {
-        let _ = writeln!(text, "{}", counts_text(&analysis.counts));
+        let _ = writeln!(text, "{}", counts::text(&analysis.counts));
     }
     if plan.has_isolations() {
         let _ = writeln!(text, "{}", isolations(plan, analysis));
@@ -241,194 +237,6 @@ fn calls_of(row: &Row, analysis: &Analysis) -> String {
     }
 }
 
-/// The time ledger of one load, the arms side by side, and where they differ.
-fn ledger_text(ledger: &Ledger) -> String {
-    let mut shown = Table::new();
-    shown.load_style(presets::NOTHING);
-    let columns = &ledger.columns;
-    let row = |name: &str, cell: &dyn Fn(&Column) -> String| {
-        std::iter::once(name.to_string())
-            .chain(columns.iter().map(cell))
-            .collect::<Vec<_>>()
-    };
-    shown.set_header(row("ns of server CPU per request", &|column| {
-        column.label.clone()
-    }));
-    for stage in Stage::ALL {
-        if columns
-            .iter()
-            .any(|column| column.ns(*stage).is_some_and(|ns| ns >= 0.5))
-        {
-            shown.add_row(row(stage.name(), &|column| {
-                column
-                    .ns(*stage)
-                    .map_or_else(|| "–".to_string(), |ns| format!("{ns:.0}"))
-            }));
-        }
-    }
-    shown.add_row(row("helper threads", &|column| {
-        format!("{:.0}", column.helpers_ns)
-    }));
-    shown.add_row(row("unexplained", &|column| {
-        format!("{:.0}", column.unexplained_ns)
-    }));
-    shown.add_row(row("total, recording", &|column| {
-        format!("{:.0}", column.total_ns)
-    }));
-    let absent = || "n/a".to_string();
-    shown.add_row(row("total, not recording", &|column| {
-        column.plain_ns.map_or_else(absent, |ns| format!("{ns:.0}"))
-    }));
-    shown.add_row(row("price of recording", &|column| {
-        let price = column.price();
-        price.map_or_else(absent, |price| format!("{:+.1} %", price * 100.0))
-    }));
-    shown.add_row(row("all cores, generator included", &|column| {
-        let ns = column.machine_ns;
-        ns.map_or_else(absent, |ns| format!("{ns:.0}"))
-    }));
-    for (nth, column) in shown.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
-        if nth > 0 {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    let mut text = format!("Ledger at {}\n\n{shown}\n", ledger.load.name());
-    let waits = |column: &Column| column.ns(Stage::EnterWait).is_some();
-    if columns.iter().any(waits) {
-        let note = "io_uring_enter's task work is what was there before the wait; what comes \
-                    during it is done within, and cannot be told from it.";
-        let _ = writeln!(text, "\n{}", wrap(note));
-    }
-    if let [base, others @ ..] = columns.as_slice() {
-        for column in others {
-            let _ = write!(text, "\n{}", wrap(&difference(base, column)));
-        }
-        text.push('\n');
-    }
-    text
-}
-
-/// The count ledger: the program's count, and the kernel's where it has one.
-fn counts_text(columns: &[CountColumn]) -> String {
-    let mut shown = Table::new();
-    shown.load_style(presets::NOTHING);
-    let mut header = vec!["per request, at saturation".to_string()];
-    for column in columns {
-        header.extend([column.label.clone(), "kernel".to_string()]);
-    }
-    shown.set_header(header);
-    let mut names: Vec<&str> = Vec::new();
-    for row in columns.iter().flat_map(|column| &column.rows) {
-        if !names.contains(&row.name.as_str()) {
-            names.push(&row.name);
-        }
-    }
-    let mut reasons: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for name in names {
-        let mut cells = vec![name.to_string()];
-        for column in columns {
-            let row = column.rows.iter().find(|row| row.name == name);
-            let program = row
-                .and_then(|row| row.program)
-                .map_or_else(String::new, figure);
-            let kernel = match row.map(|row| &row.kernel) {
-                Some(Reading::Value(value)) => figure(*value),
-                Some(Reading::Missing(reason)) if row.is_some_and(|row| row.program.is_none()) => {
-                    let names = reasons.entry(reason.clone()).or_default();
-                    if !names.contains(&name) {
-                        names.push(name);
-                    }
-                    "n/a".to_string()
-                }
-                _ => String::new(),
-            };
-            cells.extend([program, kernel]);
-        }
-        // Rows of which nobody has a figure are named below, with the reason.
-        if cells[1..]
-            .iter()
-            .any(|cell| !matches!(cell.as_str(), "" | "n/a"))
-        {
-            shown.add_row(cells);
-        }
-    }
-    for (nth, column) in shown.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
-        if nth > 0 {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    let mut text = format!("Counts\n\n{shown}\n");
-    let prices = |price: fn(&CountColumn) -> Option<f64>| {
-        let of = |column: &CountColumn| {
-            Some(format!("{} {:+.1} %", column.label, price(column)? * 100.0))
-        };
-        let prices: Vec<_> = columns.iter().filter_map(of).collect();
-        (!prices.is_empty()).then(|| prices.join(", "))
-    };
-    if let Some(prices) = prices(|column| column.price) {
-        let sentence = format!(
-            "Counting has blocks of its own; its price, against blocks beside them: {prices}."
-        );
-        let _ = write!(text, "\n{}", wrap(&sentence));
-    }
-    if let Some(prices) = prices(|column| column.price_of_tracing) {
-        let sentence = format!(
-            "System calls are counted by the kernel before the window only, where it costs: \
-             {prices}."
-        );
-        let _ = write!(text, "\n{}", wrap(&sentence));
-    }
-    for (reason, names) in reasons {
-        let _ = write!(
-            text,
-            "\n{}",
-            wrap(&format!("n/a: {}: {reason}.", names.join("; ")))
-        );
-    }
-    text.push('\n');
-    text
-}
-
-/// A count per request, 0 only if nothing was counted.
-pub(super) fn figure(value: f64) -> String {
-    match value {
-        0.0 => "0".to_string(),
-        v if v < 0.0005 => "<0.001".to_string(),
-        v => digits(v),
-    }
-}
-
-/// One sentence: what the arm saves, and what it spends more.
-fn difference(base: &Column, column: &Column) -> String {
-    let changes = ledger::differences(base, column);
-    let total: f64 = column.total_ns - base.total_ns;
-    let list = |sign: f64| {
-        let these = changes
-            .iter()
-            .filter(|(_, change)| change * sign > 0.0)
-            .take(3);
-        let named: Vec<_> = these
-            .map(|(name, change)| format!("{} µs in {name}", digits(change.abs() / 1000.0)))
-            .collect();
-        if named.is_empty() {
-            "nothing".to_string()
-        } else {
-            named.join(", ")
-        }
-    };
-    format!(
-        "{} against {}: {}{} µs; it saves {}, and spends {} more.",
-        column.label,
-        base.label,
-        if total < 0.0 { "−" } else { "+" },
-        digits(total.abs() / 1000.0),
-        list(-1.0),
-        list(1.0),
-    )
-}
-
 /// What two hosts differ in, said before anything is compared; nothing if nothing.
 pub fn unlike_hosts(differences: &[String]) -> String {
     if differences.is_empty() {
@@ -555,7 +363,8 @@ pub fn load(plan: &load::Plan, outcome: &load::Outcome, findings: &[load::Findin
     text
 }
 
-const COLUMNS: usize = 80;
+/// What a terminal has at least.
+pub(super) const COLUMNS: usize = 80;
 
 /// Breaks lines at 80 columns.
 pub fn wrap(text: &str) -> String {
@@ -585,6 +394,7 @@ pub fn wrap_from(mark: &str, text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::reading::Reading;
 
     #[test]
     fn lines_end_before_the_terminal_does() {

@@ -20,9 +20,9 @@
 //! process leaves the kernel's fast path, and each open counter that matches is added to on top:
 //! together they can double a trivial call (`price_of_counting` in the tests). Each counter is also
 //! taken off and put on at every context switch, except between threads that inherited theirs from
-//! the same parent, which merely exchange them. So counting is a pass of its own (rule 5), attached
-//! while the process has few threads; and cycles are counted in another pass than system calls,
-//! since they would count the tracing too. [`Selection`] has a constructor for either.
+//! the same parent, which merely exchange them. So counters are attached while the process has few
+//! threads, and are gone before a figure of time is taken; and cycles are counted apart from system
+//! calls, since they would count the tracing too. [`Selection`] has a constructor for either.
 
 mod counted;
 mod event;
@@ -99,7 +99,7 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The pass that counts system calls: all together, and these by name. Name only what the model
+    /// System calls: all together, and these by name. Name only what the model
     /// calls: each name costs at context switches, and when it is closed.
     pub fn calls(names: &[&str]) -> Self {
         Self {
@@ -109,10 +109,9 @@ impl Selection {
         }
     }
 
-    /// The pass that leaves system calls on their fast path.
-    pub fn work() -> Self {
+    /// What the processor counts, which leaves system calls on their fast path.
+    pub fn processor() -> Self {
         Self {
-            software: true,
             hardware: true,
             ..Self::default()
         }

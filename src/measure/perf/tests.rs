@@ -17,6 +17,13 @@ fn skipped(kind: Result<(), String>) -> bool {
         .is_err()
 }
 
+fn software_and_hardware() -> Selection {
+    Selection {
+        software: true,
+        ..Selection::processor()
+    }
+}
+
 fn can_count_by_name() -> bool {
     !skipped(SelfTest::of_this_process().of(&Event::SystemCall(String::new())))
 }
@@ -149,7 +156,7 @@ fn another_process_is_counted_and_so_is_its_end() {
 fn switches_and_faults_of_a_process_are_counted_or_say_why_not() {
     let mut shell = Shell::new();
     shell.work();
-    let mut counters = Counters::attach(&[shell.pid()], &Selection::work());
+    let mut counters = Counters::attach(&[shell.pid()], &software_and_hardware());
     shell.work();
     let counted = counters.take();
     shell.end();
@@ -215,7 +222,7 @@ fn a_process_that_is_gone_says_so() {
     let mut child = Command::new("true").spawn().unwrap();
     let pid = child.id() as i32;
     child.wait().unwrap();
-    let mut counters = Counters::attach(&[pid], &Selection::work());
+    let mut counters = Counters::attach(&[pid], &software_and_hardware());
     let missing = counters.take().context_switches.to_string();
     assert_eq!(missing, format!("n/a: there is no process {pid}"));
 }
@@ -293,7 +300,7 @@ fn price_of_counting() {
     };
     let arms = [
         ("nothing counted", Selection::default()),
-        ("switches, faults, punts, PMU", Selection::work()),
+        ("switches, faults, punts, PMU", software_and_hardware()),
         ("all together", Selection::calls(&[])),
         ("another call by name", only_names(&["accept4"])),
         ("this call by name", only_names(&["getppid"])),

@@ -1,0 +1,150 @@
+//! The count ledger as text: the program's count, and the kernel's where it has one.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::side_by_side::{Line, tables};
+use super::terminal::wrap;
+use super::units::digits;
+use crate::experiment::counts::{CountColumn, CountRow};
+use crate::measure::reading::Reading;
+
+/// A figure that could not be had; the reason stands below.
+const ABSENT: &str = "n/a";
+
+/// The counts of every arm.
+pub(super) fn text(columns: &[CountColumn]) -> String {
+    let heading = Line {
+        name: "per request, at saturation".to_string(),
+        cells: columns
+            .iter()
+            .map(|column| vec![column.label.clone(), "kernel".to_string()])
+            .collect(),
+    };
+    let mut names: Vec<&str> = Vec::new();
+    for row in columns.iter().flat_map(|column| &column.rows) {
+        if !names.contains(&row.name.as_str()) {
+            names.push(&row.name);
+        }
+    }
+    let find = |column: &'_ CountColumn, name: &str| -> Option<CountRow> {
+        column.rows.iter().find(|row| row.name == name).cloned()
+    };
+    let lines: Vec<Line> = names
+        .iter()
+        .map(|name| Line {
+            name: name.to_string(),
+            cells: columns
+                .iter()
+                .map(|column| find(column, name).map_or_else(|| vec![String::new(); 2], cells))
+                .collect(),
+        })
+        .collect();
+    // Lines of which nobody has a figure are named below alone, with the reason.
+    let shown = tables(&heading, &lines, |cell| !matches!(cell, "" | ABSENT));
+    let mut reasons: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for name in names {
+        for row in columns.iter().filter_map(|column| find(column, name)) {
+            if let (None, Reading::Missing(reason)) = (row.program, row.kernel) {
+                let names = reasons.entry(reason).or_default();
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+    }
+    let mut text = format!("Counts\n\n{shown}\n");
+    let prices = |price: fn(&CountColumn) -> Option<f64>| {
+        let of = |column: &CountColumn| {
+            Some(format!("{} {:+.1} %", column.label, price(column)? * 100.0))
+        };
+        let prices: Vec<_> = columns.iter().filter_map(of).collect();
+        (!prices.is_empty()).then(|| prices.join(", "))
+    };
+    if let Some(prices) = prices(|column| column.price) {
+        let sentence = format!(
+            "Counting has blocks of its own; its price, against blocks beside them: {prices}."
+        );
+        let _ = write!(text, "\n{}", wrap(&sentence));
+    }
+    if let Some(prices) = prices(|column| column.price_of_tracing) {
+        let sentence =
+            format!("The kernel counts before the window only, where it costs: {prices}.");
+        let _ = write!(text, "\n{}", wrap(&sentence));
+    }
+    for (reason, names) in reasons {
+        let _ = write!(
+            text,
+            "\n{}",
+            wrap(&format!("n/a: {}: {reason}.", names.join("; ")))
+        );
+    }
+    text.push('\n');
+    text
+}
+
+/// The program's count and the kernel's.
+fn cells(row: CountRow) -> Vec<String> {
+    let kernel = match (&row.program, &row.kernel) {
+        (_, Reading::Value(value)) => figure(*value),
+        (None, Reading::Missing(_)) => ABSENT.to_string(),
+        (Some(_), Reading::Missing(_)) => String::new(),
+    };
+    vec![row.program.map_or_else(String::new, figure), kernel]
+}
+
+/// A count per request, 0 only if nothing was counted.
+pub(super) fn figure(value: f64) -> String {
+    match value {
+        0.0 => "0".to_string(),
+        v if v < 0.0005 => "<0.001".to_string(),
+        v => digits(v),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::terminal::COLUMNS;
+
+    #[test]
+    fn the_counts_of_six_arms_fit() {
+        let row = |name: &str, program, kernel| CountRow {
+            name: name.to_string(),
+            program,
+            kernel,
+        };
+        let absent = || Reading::missing("a reason");
+        let labels = [
+            "native",
+            "reuse",
+            "reset",
+            "fresh",
+            "on-demand",
+            "tokio_uring",
+        ];
+        let columns = labels.map(|label| CountColumn {
+            label: label.to_string(),
+            rows: vec![
+                row("involuntary switches", Some(0.0123), absent()),
+                row("run-queue wait, ns", None, Reading::Value(12_345_678.0)),
+                row("cycles, user", None, absent()),
+            ],
+            price: Some(0.012),
+            price_of_tracing: None,
+        });
+        let text = text(&columns);
+        let widest = text.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(COLUMNS), "{text}");
+        for label in labels {
+            assert!(text.contains(&format!("{label} +1.2 %")), "{text}");
+            let heads = text.lines().filter(|line| line.starts_with("per request"));
+            assert_eq!(
+                heads.filter(|line| line.contains(label)).count(),
+                1,
+                "{text}"
+            );
+        }
+        assert!(text.contains("n/a: cycles, user: a reason."), "{text}");
+    }
+}

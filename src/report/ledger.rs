@@ -1,0 +1,140 @@
+//! The time ledger as text: the arms side by side, and where they differ.
+
+use std::fmt::Write;
+
+use super::side_by_side::{Line, tables};
+use super::terminal::wrap;
+use super::units::digits;
+use crate::experiment::ledger::{self, Column, Ledger};
+use crate::measure::probe::Stage;
+
+/// Where an arm does not go.
+const NOWHERE: &str = "–";
+
+/// The time ledger of one load.
+pub(super) fn text(ledger: &Ledger) -> String {
+    let columns = &ledger.columns;
+    let line = |name: &str, cell: &dyn Fn(&Column) -> String| Line {
+        name: name.to_string(),
+        cells: columns.iter().map(|column| vec![cell(column)]).collect(),
+    };
+    let absent = || "n/a".to_string();
+    let whole = |ns: f64| format!("{ns:.0}");
+    let heading = line("ns of server CPU per request", &|column| {
+        column.label.clone()
+    });
+    let stages = Stage::ALL.iter().filter(|stage| {
+        let ns = |column: &Column| column.ns(**stage).is_some_and(|ns| ns >= 0.5);
+        columns.iter().any(ns)
+    });
+    let mut lines: Vec<Line> = stages
+        .map(|stage| {
+            line(stage.name(), &|column| {
+                column.ns(*stage).map_or_else(|| NOWHERE.to_string(), whole)
+            })
+        })
+        .collect();
+    lines.extend([
+        line("helper threads", &|column| whole(column.helpers_ns)),
+        line("unexplained", &|column| whole(column.unexplained_ns)),
+        line("total, recording", &|column| whole(column.total_ns)),
+        line("total, not recording", &|column| {
+            column.plain_ns.map_or_else(absent, whole)
+        }),
+        line("price of recording", &|column| {
+            let price = column.price();
+            price.map_or_else(absent, |price| format!("{:+.1} %", price * 100.0))
+        }),
+        line("all cores, generator included", &|column| {
+            column.machine_ns.map_or_else(absent, whole)
+        }),
+    ]);
+    let shown = tables(&heading, &lines, |cell| cell != NOWHERE);
+    let mut text = format!("Ledger at {}\n\n{shown}\n", ledger.load.name());
+    let waits = |column: &Column| column.ns(Stage::EnterWait).is_some();
+    if columns.iter().any(waits) {
+        let note = "io_uring_enter's task work is what was there before the wait; what comes \
+                    during it is done within, and cannot be told from it.";
+        let _ = writeln!(text, "\n{}", wrap(note));
+    }
+    if let [base, others @ ..] = columns.as_slice() {
+        for column in others {
+            let _ = write!(text, "\n{}", wrap(&difference(base, column)));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// One sentence: what the arm saves, and what it spends more.
+fn difference(base: &Column, column: &Column) -> String {
+    let changes = ledger::differences(base, column);
+    let total: f64 = column.total_ns - base.total_ns;
+    let list = |sign: f64| {
+        let these = changes
+            .iter()
+            .filter(|(_, change)| change * sign > 0.0)
+            .take(3);
+        let named: Vec<_> = these
+            .map(|(name, change)| format!("{} µs in {name}", digits(change.abs() / 1000.0)))
+            .collect();
+        if named.is_empty() {
+            "nothing".to_string()
+        } else {
+            named.join(", ")
+        }
+    };
+    format!(
+        "{} against {}: {}{} µs; it saves {}, and spends {} more.",
+        column.label,
+        base.label,
+        if total < 0.0 { "−" } else { "+" },
+        digits(total.abs() / 1000.0),
+        list(-1.0),
+        list(1.0),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::ledger::Entry;
+    use crate::experiment::plan::Load;
+    use crate::report::terminal::COLUMNS;
+
+    #[test]
+    fn the_ledgers_of_six_arms_fit() {
+        let entry = |stage, ns| Entry {
+            stage,
+            ns,
+            times: 1.0,
+        };
+        let column = |nth: usize| Column {
+            label: format!("io_uring inline {nth}"),
+            rows: vec![
+                entry(Stage::Guest, 123_456.0),
+                entry(Stage::EnterWait, nth as f64),
+            ],
+            helpers_ns: 0.0,
+            unexplained_ns: -1234.0,
+            total_ns: 234_567.0,
+            plain_ns: Some(223_456.0),
+            machine_ns: Some(345_678.0),
+        };
+        let text = text(&Ledger {
+            load: Load::Saturation,
+            columns: (0..6).map(column).collect(),
+        });
+        let widest = text.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(COLUMNS), "{text}");
+        for nth in 0..6 {
+            let heads = text.lines().filter(|line| line.starts_with("ns of server"));
+            let label = format!("io_uring inline {nth}");
+            assert_eq!(
+                heads.filter(|line| line.contains(&label)).count(),
+                1,
+                "{text}"
+            );
+        }
+    }
+}
