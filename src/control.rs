@@ -24,6 +24,10 @@ pub struct Report {
     pub cpu_ns: u64,
     /// Of that, the time of threads that do not serve: signals, this report, the kernel's workers.
     pub helpers_ns: u64,
+    /// Of that, the time of threads that run handlers for the loops: the workers of `pool`, and the
+    /// threads of `spawn`, ended ones among them.
+    #[serde(default)]
+    pub workers_ns: u64,
     /// What the shards counted.
     pub figures: Figures,
     /// Of that, the system calls, all together.
@@ -48,6 +52,7 @@ impl Report {
             now_ns: self.now_ns - earlier.now_ns,
             cpu_ns: self.cpu_ns - earlier.cpu_ns,
             helpers_ns: self.helpers_ns.saturating_sub(earlier.helpers_ns),
+            workers_ns: self.workers_ns.saturating_sub(earlier.workers_ns),
             figures: self.figures.since(&earlier.figures),
             system_calls: self.system_calls - earlier.system_calls,
             voluntary_switches: self.voluntary_switches - earlier.voluntary_switches,
@@ -64,6 +69,7 @@ impl Report {
             now_ns: self.now_ns.max(other.now_ns),
             cpu_ns: self.cpu_ns + other.cpu_ns,
             helpers_ns: self.helpers_ns + other.helpers_ns,
+            workers_ns: self.workers_ns + other.workers_ns,
             figures: self.figures.plus(&other.figures),
             system_calls: self.system_calls + other.system_calls,
             voluntary_switches: self.voluntary_switches + other.voluntary_switches,
@@ -77,25 +83,46 @@ impl Report {
     /// Of this process, which only helps others to serve.
     pub fn of_a_parent() -> Report {
         let cpu_ns = cpu_clock::own_process_ns();
-        Report::of_this_process(cpu_ns, cpu_ns, Figures::default())
+        Report {
+            helpers_ns: cpu_ns,
+            ..Report::of_this_process(cpu_ns, Figures::default())
+        }
     }
 
     fn of_a_server(handle: &Handle, helpers: &[i32]) -> Report {
         // The clock and the requests stand side by side: whatever delays one delays both.
         let serving = handle.serving_threads();
         let threads = cpu_clock::own_threads_ns();
-        let helps = |thread: i32| helpers.contains(&thread) || is_kernel_worker(thread, &serving);
-        let helpers_ns = threads
-            .iter()
-            .filter(|(thread, _)| helps(*thread))
-            .map(|(_, ns)| ns)
-            .sum();
+        let (mut helpers_ns, mut workers_ns, mut alive_ns) = (0, 0, 0);
+        for (thread, ns) in threads {
+            alive_ns += ns;
+            if helpers.contains(&thread) {
+                helpers_ns += ns;
+            } else if !serving.contains(&thread) {
+                match name(thread).as_str() {
+                    worker if WORKERS.iter().any(|name| worker.starts_with(name)) => {
+                        workers_ns += ns
+                    }
+                    kernels if kernels.starts_with("iou-") => helpers_ns += ns,
+                    _ => {}
+                }
+            }
+        }
         let cpu_ns = cpu_clock::own_process_ns();
+        if handle.spawns() {
+            // The process's clock keeps the time of threads that have ended.
+            workers_ns += cpu_ns.saturating_sub(alive_ns);
+        }
         let figures = handle.figures();
-        Report::of_this_process(cpu_ns, helpers_ns, figures)
+        Report {
+            helpers_ns,
+            workers_ns,
+            ..Report::of_this_process(cpu_ns, figures)
+        }
     }
 
-    fn of_this_process(cpu_ns: u64, helpers_ns: u64, figures: Figures) -> Report {
+    /// But whose time is what.
+    fn of_this_process(cpu_ns: u64, figures: Figures) -> Report {
         let usage = getrusage(UsageWho::RUSAGE_SELF);
         let count = |read: fn(&nix::sys::resource::Usage) -> i64| {
             usage.as_ref().map_or(0, |usage| read(usage) as u64)
@@ -103,7 +130,8 @@ impl Report {
         Report {
             now_ns: monotonic_ns(),
             cpu_ns,
-            helpers_ns,
+            helpers_ns: 0,
+            workers_ns: 0,
             figures,
             system_calls: figures.io.system_calls(),
             voluntary_switches: count(nix::sys::resource::Usage::voluntary_context_switches),
@@ -115,10 +143,13 @@ impl Report {
     }
 }
 
-/// Whether a thread is one of those that the kernel runs for a ring.
-fn is_kernel_worker(thread: i32, serving: &[i32]) -> bool {
-    let name = || std::fs::read_to_string(format!("/proc/self/task/{thread}/comm"));
-    !serving.contains(&thread) && name().is_ok_and(|name| name.starts_with("iou-"))
+/// What threads are called that run handlers for the loops; those of a pool have numbers besides.
+const WORKERS: [&str; 2] = ["worker ", "request"];
+
+/// The name of a thread of this process; none if it has ended. Those that the kernel runs for a ring
+/// are called `iou-` and more.
+fn name(thread: i32) -> String {
+    std::fs::read_to_string(format!("/proc/self/task/{thread}/comm")).unwrap_or_default()
 }
 
 /// CLOCK_MONOTONIC, in nanoseconds.

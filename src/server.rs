@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, ConfigError};
 use crate::handlers::Handlers;
 use crate::io::{Waker, listener};
+use crate::models::Shape;
 use crate::offload::{Policy, Spawn, Threads, Workers};
 use crate::sandbox::Handler;
 use crate::shard::{Figures, Hub, Shard, ShardError, Stage};
@@ -36,6 +37,8 @@ pub struct Server {
     /// Shards that have not sent theirs.
     running: usize,
     drain: Duration,
+    /// See [`Handle::spawns`].
+    spawns: bool,
 }
 
 /// Why a server did not start.
@@ -136,6 +139,8 @@ impl Server {
             ended,
             running: 0,
             drain: config.drain,
+            spawns: config.model.shape != Shape::ThreadPerConnection
+                && config.policies().any(|policy| policy == Policy::Spawn),
         };
         for (&core, listener) in config.cores.iter().zip(listeners) {
             let (ready, came_up) = sync_channel(1);
@@ -229,6 +234,7 @@ impl Server {
         Handle {
             hub: self.hub.clone(),
             wakers: self.wakers.clone(),
+            spawns: self.spawns,
         }
     }
 
@@ -303,6 +309,7 @@ fn start_threads(config: &Config) -> Result<Threads, StartError> {
 pub struct Handle {
     hub: Arc<Hub>,
     wakers: Vec<Waker>,
+    spawns: bool,
 }
 
 impl Handle {
@@ -314,6 +321,11 @@ impl Handle {
     /// The threads that serve, as opposed to those that help.
     pub fn serving_threads(&self) -> Vec<i32> {
         self.hub.serving_threads()
+    }
+
+    /// Whether the threads that end while it serves are those of handlers, and no others.
+    pub fn spawns(&self) -> bool {
+        self.spawns
     }
 
     /// Goes on to `stage`, and wakes every shard to see it.

@@ -65,6 +65,10 @@ pub struct CountColumn {
     pub price: Option<f64>,
     /// The same of the stretch in which the kernel counted system calls, where it did.
     pub price_of_tracing: Option<f64>,
+    /// Counters that took turns, so that their figures are estimates, with the part of the time that
+    /// each one counted, between 0 and 1.
+    #[serde(default)]
+    pub multiplexed: Vec<(String, f64)>,
 }
 
 /// One figure of one arm, per request.
@@ -128,6 +132,12 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
         rows,
         price: price(cpu_ns_per_request(&counted)),
         price_of_tracing: price(traced_ns.flatten()),
+        multiplexed: last
+            .work
+            .iter()
+            .chain(&last.calls)
+            .flat_map(|stretch| stretch.kernel.multiplexed.clone())
+            .collect(),
     })
 }
 

@@ -30,6 +30,9 @@ pub struct Column {
     pub rows: Vec<Entry>,
     /// Threads that do not serve: signals, the laboratory's questions, the kernel's workers.
     pub helpers_ns: f64,
+    /// Threads that run handlers for the loops: the workers of `pool`, the threads of `spawn`.
+    #[serde(default)]
+    pub workers_ns: f64,
     /// The total less all of the above.
     pub unexplained_ns: f64,
     /// The process CPU clock's total, with the recording going on.
@@ -138,11 +141,13 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
         .collect();
     let helpers: u64 = recorded.iter().map(|block| block.server.helpers_ns).sum();
     let total = cpu_ns(recorded);
-    let explained: u64 = stages.ns.iter().sum::<u64>() + helpers;
+    let workers: u64 = recorded.iter().map(|block| block.server.workers_ns).sum();
+    let explained: u64 = stages.ns.iter().sum::<u64>() + helpers + workers;
     Some(Column {
         label: label.to_string(),
         rows,
         helpers_ns: per_request(helpers),
+        workers_ns: per_request(workers),
         unexplained_ns: (total as f64 - explained as f64) / n as f64,
         total_ns: per_request(total),
         plain_ns: None,
@@ -168,6 +173,7 @@ pub fn differences(base: &Column, column: &Column) -> Vec<(&'static str, f64)> {
             (stage.name(), change)
         })
         .chain([
+            ("workers", column.workers_ns - base.workers_ns),
             ("helper threads", column.helpers_ns - base.helpers_ns),
             ("unexplained", column.unexplained_ns - base.unexplained_ns),
         ])
@@ -234,10 +240,12 @@ mod tests {
             let server = &mut blocks[0].server;
             server.figures.stages.ns[Stage::Guest as usize] = stage_ns;
             server.helpers_ns = helpers_ns;
+            server.workers_ns = 3 * helpers_ns;
             let (cpu_ns, n) = (server.cpu_ns, server.figures.served.answered);
             let column = first(&blocks);
             let rows: f64 = column.rows.iter().map(|row| row.ns).sum();
-            let sum = (rows + column.helpers_ns + column.unexplained_ns) * n as f64;
+            let sum =
+                (rows + column.helpers_ns + column.workers_ns + column.unexplained_ns) * n as f64;
             assert_eq!(sum.round() as u64, cpu_ns);
             assert_eq!((column.total_ns * n as f64).round() as u64, cpu_ns);
             assert_eq!(column.unexplained_ns < 0.0, negative, "{column:?}");

@@ -64,6 +64,7 @@ pub(super) fn report(cpu_ns: u64, requests: u64, now_ns: u64) -> Report {
         now_ns,
         cpu_ns,
         helpers_ns: cpu_ns / 100,
+        workers_ns: 0,
         figures,
         system_calls: figures.io.system_calls(),
         voluntary_switches: 0,

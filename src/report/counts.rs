@@ -72,6 +72,20 @@ pub(super) fn text(columns: &[CountColumn]) -> String {
             format!("The kernel counts before the window only, where it costs: {prices}.");
         let _ = write!(text, "\n{}", wrap(&sentence));
     }
+    for column in columns
+        .iter()
+        .filter(|column| !column.multiplexed.is_empty())
+    {
+        let share = |(name, share): &(String, f64)| format!("{name} {:.0} %", share * 100.0);
+        let shares: Vec<_> = column.multiplexed.iter().map(share).collect();
+        let sentence = format!(
+            "{}: the processor has fewer counters than were asked for, so they took turns and these \
+             are estimates, from so much of the time: {}.",
+            column.label,
+            shares.join(", ")
+        );
+        let _ = write!(text, "\n{}", wrap(&sentence));
+    }
     for (reason, names) in reasons {
         let _ = write!(
             text,
@@ -132,6 +146,7 @@ mod tests {
             ],
             price: Some(0.012),
             price_of_tracing: None,
+            multiplexed: vec![("cache misses".to_string(), 0.43)],
         });
         let text = text(&columns);
         let widest = text.lines().map(|line| line.chars().count()).max();
@@ -146,5 +161,8 @@ mod tests {
             );
         }
         assert!(text.contains("n/a: cycles, user: a reason."), "{text}");
+        let words: Vec<_> = text.split_whitespace().collect();
+        let took_turns = "estimates, from so much of the time: cache misses 43 %.";
+        assert_eq!(words.join(" ").matches(took_turns).count(), 6, "{text}");
     }
 }

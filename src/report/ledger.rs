@@ -34,6 +34,10 @@ pub(super) fn text(ledger: &Ledger) -> String {
             })
         })
         .collect();
+    // Which policies without workers have none of.
+    if columns.iter().any(|column| column.workers_ns >= 0.5) {
+        lines.push(line("workers", &|column| whole(column.workers_ns)));
+    }
     lines.extend([
         line("helper threads", &|column| whole(column.helpers_ns)),
         line("unexplained", &|column| whole(column.unexplained_ns)),
@@ -116,6 +120,7 @@ mod tests {
                 entry(Stage::EnterWait, nth as f64),
             ],
             helpers_ns: 0.0,
+            workers_ns: 12_345.0,
             unexplained_ns: -1234.0,
             total_ns: 234_567.0,
             plain_ns: Some(223_456.0),

@@ -9,6 +9,7 @@ use ringlab::experiment::block::{Block, Pass};
 use ringlab::experiment::counts::RESET_BYTES;
 use ringlab::experiment::plan::Load;
 use ringlab::experiment::result::Experiment;
+use ringlab::measure::probe::Stage;
 use ringlab::sandbox::Isolation;
 
 use crate::refusals::refuse;
@@ -230,4 +231,49 @@ fn the_program_and_the_kernel_count_the_same_system_calls() {
         }
     }
     compared("epoll", "epoll_wait");
+}
+
+#[test]
+fn the_time_of_handlers_on_other_threads_is_a_row() {
+    let options = ["--model", "epoll", "--offload", "inline,spawn,pool"];
+    let experiment = compare("workers", "exec \"$0\" \"$@\"", &options);
+    let ledger = &experiment.analysis.ledgers[0];
+    for column in &ledger.columns {
+        let elsewhere = column.label != "inline";
+        assert_eq!(column.workers_ns > 0.0, elsewhere, "{column:?}");
+        assert_eq!(column.ns(Stage::Guest).is_some(), !elsewhere, "{column:?}");
+    }
+    let text = ringlab::report::experiment(&experiment, false);
+    assert!(text.contains("\nworkers  "), "{text}");
+}
+
+/// /proc/cpuinfo as another machine's, in a mount namespace of its own.
+#[test]
+fn without_a_steady_counter_the_ledger_of_time_is_left_out_with_the_reason() {
+    let cpuinfo = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cpuinfo");
+    let real = fs::read_to_string("/proc/cpuinfo").expect("Linux has it");
+    fs::write(&cpuinfo, real.replace("nonstop_tsc", "")).expect("it can be written");
+    let script = format!(
+        "exec unshare --mount sh -c 'mount --bind \"{}\" /proc/cpuinfo && exec \"$0\" \"$@\"' \
+         \"$0\" \"$@\"",
+        cpuinfo.display()
+    );
+    let may = Command::new("sh").args(["-c", &script, "true"]).output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        crate::say_left_out("another /proc/cpuinfo: nothing can be mounted here; run as root");
+        return;
+    }
+    if !cfg!(target_arch = "x86_64") {
+        crate::say_left_out("the counter of other processors is the kernel's clock");
+        return;
+    }
+    let options = ["--model", "epoll", "--equal-rate-rounds", "0"];
+    let experiment = compare("cpuinfo", &script, &options);
+    assert!(experiment.analysis.ledgers.is_empty());
+    let text = ringlab::report::experiment(&experiment, false);
+    let words: Vec<_> = text.split_whitespace().collect();
+    let said = "the time ledger n/a: the processor's time-stamp counter may change its rate or stop \
+                (/proc/cpuinfo lacks nonstop_tsc)";
+    assert!(words.join(" ").contains(said), "{text}");
+    let _ = fs::remove_file(&cpuinfo);
 }
