@@ -133,7 +133,8 @@ fn isolations_are_told_apart_by_what_they_put_back_and_fault_in() {
         assert_eq!(faults >= 0.9, maps, "{isolation}: {faults}");
     }
     let both = [Isolation::Reset, Isolation::Fresh].map(|rung| count(rung, RESET_BYTES));
-    assert!(both[0] < both[1], "{both:?}");
+    // Either zeroes the pages that were written.
+    assert!(both[0] <= both[1], "{both:?}");
     let text = ringlab::report::experiment(&experiment, false);
     let (_, shown) = text
         .split_once("\nIsolations\n")
@@ -235,16 +236,17 @@ fn the_program_and_the_kernel_count_the_same_system_calls() {
 
 #[test]
 fn the_time_of_handlers_on_other_threads_is_a_row() {
-    let options = ["--model", "epoll", "--offload", "inline,spawn,pool"];
-    let experiment = compare("workers", "exec \"$0\" \"$@\"", &options);
-    let ledger = &experiment.analysis.ledgers[0];
-    for column in &ledger.columns {
-        let elsewhere = column.label != "inline";
-        assert_eq!(column.workers_ns > 0.0, elsewhere, "{column:?}");
-        assert_eq!(column.ns(Stage::Guest).is_some(), !elsewhere, "{column:?}");
+    for policy in ["inline", "spawn", "pool"] {
+        let options = ["--model", "epoll", "--offload", policy];
+        let experiment = compare("workers", "exec \"$0\" \"$@\"", &options);
+        let column = &experiment.analysis.ledgers[0].columns[0];
+        let elsewhere = policy != "inline";
+        assert_eq!(column.workers_ns > 0.0, elsewhere, "{policy}: {column:?}");
+        let guest = column.ns(Stage::Guest);
+        assert_eq!(guest.is_some(), !elsewhere, "{policy}: {column:?}");
+        let text = ringlab::report::experiment(&experiment, false);
+        assert_eq!(text.contains("\nworkers  "), elsewhere, "{policy}: {text}");
     }
-    let text = ringlab::report::experiment(&experiment, false);
-    assert!(text.contains("\nworkers  "), "{text}");
 }
 
 /// /proc/cpuinfo as another machine's, in a mount namespace of its own.
