@@ -20,7 +20,12 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
     let Experiment { plan, analysis, .. } = experiment;
     let mut text = String::new();
     for table in &analysis.tables {
-        let _ = writeln!(text, "{}\n\n{}\n", heading(plan, table), of_load(table));
+        let _ = writeln!(
+            text,
+            "{}\n\n{}\n",
+            wrap(&heading(plan, table)),
+            of_load(table)
+        );
         if let Some(floor) = floor(table) {
             let _ = writeln!(text, "{}\n", wrap(&floor));
         }
