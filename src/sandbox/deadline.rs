@@ -199,6 +199,15 @@ pub fn stoppable<R>(stop: &Arc<AtomicBool>, work: impl FnOnce() -> R) -> R {
     work()
 }
 
+/// Ticks after which a guest that begins looks at its watch.
+pub(super) fn first_look() -> u64 {
+    #[cfg(test)]
+    if super::counted::is_on() {
+        return 0;
+    }
+    1
+}
+
 /// How long the request that an instance is busy with has run.
 #[derive(Clone, Copy)]
 pub(super) struct Watch {
@@ -227,6 +236,10 @@ impl Watch {
 
     /// A tick interrupts the guest: let it go on until the next one, suspend it, or end it.
     pub(super) fn tick(&mut self) -> UpdateDeadline {
+        #[cfg(test)]
+        if let Some(update) = super::counted::look() {
+            return update;
+        }
         // The clock of the calling thread, which is the one that runs the guest. Linux always has
         // it; a guest that cannot be timed is not run.
         let Some(now) = cpu_time() else {

@@ -1,7 +1,7 @@
 //! A module made ready to run in one engine, and one running copy of it.
 
 use super::artifact::Artifact;
-use super::deadline::{Ticker, Watch};
+use super::deadline::{Ticker, Watch, first_look};
 use super::engine::{Data, KEEP_RESIDENT_BYTES};
 use super::failure::Refused;
 use super::limits::Limits;
@@ -344,7 +344,7 @@ impl Instance {
     /// future runs a slice each time it is polled. Dropping it ends the guest where it stands.
     pub(super) fn begin(mut self: Box<Self>, length: u32) -> Running {
         // A tick that came before is nothing to this guest, which would be suspended for it.
-        self.store.set_epoch_deadline(1);
+        self.store.set_epoch_deadline(first_look());
         Box::pin(async move {
             let returned = self.handle.call_async(&mut self.store, length).await;
             (self, returned)

@@ -48,6 +48,8 @@
 mod abi;
 mod artifact;
 mod builtin;
+#[cfg(test)]
+pub(crate) mod counted;
 mod deadline;
 mod engine;
 mod failure;

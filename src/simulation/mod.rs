@@ -28,7 +28,8 @@ use crate::io::simulated::network::{Network, Peer, Room};
 use crate::io::simulated::{Others, Simulated, Terms, Weather, World};
 use crate::measure::probe::Off;
 use crate::offload::{self, Policy, Threads};
-use crate::sandbox::{Handler, Isolation, Source};
+use crate::sandbox::counted::Counted;
+use crate::sandbox::{Handler, Isolation, Limits, Source};
 use crate::session::Timeouts;
 use crate::shard::{Hub, Shard, Stage};
 
@@ -100,6 +101,8 @@ struct Run {
     /// Peers that stayed and got all they asked for, and answers that were checked.
     pleased: u64,
     answers: u64,
+    /// Slices after a request's first one.
+    resumed: u64,
 }
 
 /// Where handlers run.
@@ -110,15 +113,20 @@ enum Offload {
     /// Policy `pool`, on so many workers, which the seed has begin and end their work at some time. As
     /// many as requests are as policy `spawn`'s threads: all begin at once, and end in any order.
     Elsewhere(usize),
+    /// Policy `time-slice`, with slices that the seed has end at some function entry or loop head.
+    InSlices,
 }
 
 /// All that are simulated.
-const OFFLOADS: [Offload; 3] = [
+const OFFLOADS: [Offload; 4] = [
     Offload::Here,
     Offload::Elsewhere(2),
     Offload::Elsewhere(1000),
+    Offload::InSlices,
 ];
-/// Requests that may wait for a worker: more than there are connections.
+/// Instances of a handler in slices: fewer than connections, so that some wait for one.
+const INSTANCES: usize = 3;
+/// Requests that may wait for a worker or an instance: more than there are connections.
 const QUEUE: usize = 1000;
 
 /// One run.
@@ -153,7 +161,19 @@ fn run(handler: &Handler, offload: Offload, seed: u64, says_all: bool) -> Run {
                 Others { work, sent }
             })
         }
+        Offload::InSlices => {
+            config.offload = Policy::TimeSlice;
+            config.sandbox = limits(offload);
+            let mut before = 0;
+            Box::new(move |_| {
+                let suspended = Counted::suspended();
+                let work = suspended > before;
+                before = suspended;
+                Others { work, sent: false }
+            })
+        }
     };
+    let _slices = matches!(offload, Offload::InSlices).then(|| Counted::by(seed));
     let world = Rc::new(RefCell::new(World {
         network: Network::new(now_ns.clone(), room, scripts),
         others,
@@ -206,6 +226,7 @@ fn run(handler: &Handler, offload: Offload, seed: u64, says_all: bool) -> Run {
         now_ns: world.network.now_ns(),
         pleased: 0,
         answers: 0,
+        resumed: hub.figures().served.resumed,
     };
     let drained = ends_ns.is_some();
     for (number, (visit, peer)) in visits.iter().zip(&world.network.peers).enumerate() {
@@ -280,7 +301,7 @@ fn check(visit: &Visit, peer: &Peer, offload: Offload, drained: bool) -> Result<
         return Err(format!("no FIN came; {} bytes did", peer.received.len()));
     }
     // FIN is how clients leave: nobody works elsewhere for one that sent it.
-    let may_cancel = matches!(offload, Offload::Elsewhere(_)) && visit.script.sends_fin();
+    let may_cancel = !matches!(offload, Offload::Here) && visit.script.sends_fin();
     if may_cancel && next.is_some() && [&[][..], CONTINUE.as_bytes()].contains(&rest) {
         return Ok(answered as u64);
     }
@@ -315,25 +336,43 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
-fn echo() -> Handler {
+fn limits(offload: Offload) -> Limits {
+    match offload {
+        Offload::Here | Offload::Elsewhere(_) => Limits::default(),
+        Offload::InSlices => Limits {
+            quantum: Some(Duration::from_millis(1)),
+            instances: INSTANCES,
+            // By a clock that the seed does not decide: nobody waits so long.
+            instance_wait: Duration::from_secs(3600),
+            ..Limits::default()
+        },
+    }
+}
+
+/// What is linked in is quicker; only a guest can be suspended.
+fn echo(offload: Offload) -> Handler {
     let source = Source::Builtin("echo".to_owned());
-    let limits = crate::sandbox::Limits::default();
-    Handler::load(&source, Isolation::Native, &limits).expect("echo is built in")
+    let isolation = match offload {
+        Offload::Here | Offload::Elsewhere(_) => Isolation::Native,
+        Offload::InSlices => Isolation::Reuse,
+    };
+    Handler::load(&source, isolation, &limits(offload)).expect("echo is built in")
 }
 
 /// Runs every seed, or the one that is asked for.
 fn run_all(offload: Offload) {
-    let handler = echo();
+    let handler = echo(offload);
     if let Some(seed) = number("RINGLAB_SEED") {
         println!("{offload:?}: {:?}", run(&handler, offload, seed, true));
         return;
     }
-    let (mut pleased, mut answers) = (0, 0);
+    let (mut pleased, mut answers, mut resumed) = (0, 0, 0);
     for seed in 0..number("RINGLAB_SEEDS").unwrap_or(SEEDS) {
         match catch_unwind(AssertUnwindSafe(|| run(&handler, offload, seed, false))) {
             Ok(run) => {
                 pleased += run.pleased;
                 answers += run.answers;
+                resumed += run.resumed;
             }
             Err(panic) => {
                 let test = std::thread::current();
@@ -346,8 +385,14 @@ fn run_all(offload: Offload) {
             }
         }
     }
-    println!("{offload:?}: {pleased} peers were pleased with {answers} answers");
+    println!("{offload:?}: {pleased} peers were pleased with {answers} answers, {resumed} slices");
     assert!(pleased > 0 && answers > 0, "nothing was tested");
+    let in_slices = matches!(offload, Offload::InSlices);
+    assert_eq!(
+        in_slices,
+        resumed > answers / 10,
+        "how often one was suspended"
+    );
 }
 
 #[test]
@@ -366,9 +411,14 @@ fn every_seed_serves_everybody_by_a_thread_each() {
 }
 
 #[test]
+fn every_seed_serves_everybody_in_slices() {
+    run_all(Offload::InSlices);
+}
+
+#[test]
 fn a_seed_is_the_same_run_every_time() {
-    let handler = echo();
     for offload in OFFLOADS {
+        let handler = echo(offload);
         for seed in 0..10 {
             let again = run(&handler, offload, seed, false);
             assert_eq!(run(&handler, offload, seed, false), again);

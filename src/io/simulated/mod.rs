@@ -234,7 +234,8 @@ impl Driver for Simulated {
                 break;
             }
             if until.is_some_and(|until| until <= now_ns) {
-                self.idle_waits += 1;
+                // What others do meanwhile, or the caller between two waits, is not in vain.
+                self.idle_waits = if others_work { 0 } else { self.idle_waits + 1 };
                 assert!(self.idle_waits < IDLE_WAITS, "it turns in vain");
                 break;
             }
