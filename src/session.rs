@@ -211,7 +211,8 @@ impl Session {
         }
         if self.stalled || self.is_awaiting() {
             self.carry_over(bytes, context);
-            self.is_held();
+            // What it is stalled by may be on its way to the client: it stays so until that is gone.
+            self.stalled |= self.carries_much();
             return;
         }
         let answered = self.decode(bytes, context);
@@ -501,7 +502,9 @@ impl Session {
         match answered {
             Answered::Stays => true,
             Answered::Ends => {
-                self.state = State::Finishing { linger: left > 0 };
+                // Who was not asked to end may be sending: what nobody reads would reset the answer.
+                let linger = left > 0 || self.draining;
+                self.state = State::Finishing { linger };
                 false
             }
             Answered::Later(reply) => {
@@ -513,9 +516,13 @@ impl Session {
 
     /// Whether decoding must stop: answers wait to be taken, or a handler is awaited.
     fn is_held(&mut self) -> bool {
-        let carries_much = self.is_awaiting() && self.carry.len() >= AWAITING_BYTES;
-        self.stalled = self.out.len() >= OUT_BYTES || carries_much;
+        self.stalled = self.out.len() >= OUT_BYTES || self.carries_much();
         self.stalled || self.is_awaiting()
+    }
+
+    /// Enough has come for as long as the handler is awaited.
+    fn carries_much(&self) -> bool {
+        self.is_awaiting() && self.carry.len() >= AWAITING_BYTES
     }
 
     /// The client has left: the work is in vain.
