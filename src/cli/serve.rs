@@ -244,9 +244,12 @@ pub fn run(arguments: &Arguments) -> Exit {
     if arguments.turns {
         super::say(format_args!("{}", closing::turns(&figures.turns)));
     }
-    let offload = closing::offload(&figures.served);
-    if let Some(line) = offload.filter(|_| arguments.turns || !arguments.is_child()) {
-        super::say(format_args!("{line}"));
+    if arguments.turns || !arguments.is_child() {
+        let lines = [
+            closing::offload(&figures.served),
+            closing::faults(&figures.served),
+        ];
+        lines.into_iter().flatten().for_each(super::say);
     }
     exit
 }

@@ -2,6 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use super::terminal::wrap;
 use super::units::{count, microseconds};
 use crate::measure::turns::{Turn, TurnsSnapshot};
 use crate::served::ServedSnapshot;
@@ -87,9 +88,92 @@ pub fn offload(served: &ServedSnapshot) -> Option<String> {
     (!parts.is_empty()).then(|| format!("offload: {}\n", parts.join("; ")))
 }
 
+/// What went wrong for clients, class by class, if anything.
+pub fn faults(served: &ServedSnapshot) -> Option<String> {
+    let classes = [
+        (served.deadline_passed, "deadline"),
+        (served.trapped, "trap"),
+        (served.stack_overflowed, "stack"),
+        (served.memory_refused, "memory"),
+        (served.table_refused, "tables"),
+        (served.panicked, "panic"),
+        (served.request_too_large, "request too large"),
+        (served.response_too_large, "answer too large"),
+        (served.bad_records, "bad record"),
+        (served.bad_header_lines, "bad header lines"),
+        (served.no_instance, "no instance"),
+        (served.no_route, "no route"),
+        (served.queue_full, "queue full"),
+        (served.shut_down, "shut down"),
+    ];
+    let streams = [
+        (served.target_too_long, "target too long"),
+        (served.head_too_large, "head too large"),
+        (served.body_too_large, "body too large"),
+    ];
+    let mut parts = Vec::new();
+    if served.failed > 0 {
+        let (failed, of) = (served.failed, served.answered);
+        parts.push(format!(
+            "failed {failed} of {of} requests: {}",
+            list(&classes)
+        ));
+    }
+    if served.rejected > 0 {
+        let known: u64 = streams.iter().map(|(n, _)| n).sum();
+        let other = [(served.rejected.saturating_sub(known), "other")];
+        let reasons = list(&[&streams[..], &other[..]].concat());
+        parts.push(format!("rejected {} streams: {reasons}", served.rejected));
+    }
+    if served.refused > 0 {
+        parts.push(format!(
+            "refused {} connections over the limit",
+            served.refused
+        ));
+    }
+    if served.timed_out > 0 {
+        parts.push(format!("timed out {} connections", served.timed_out));
+    }
+    if served.accept_failed > 0 {
+        parts.push(format!("could not accept {} times", served.accept_failed));
+    }
+    (!parts.is_empty()).then(|| format!("{}\n", wrap(&parts.join("; "))))
+}
+
+/// Those that happened: `deadline 1, trap 3`.
+fn list(counted: &[(u64, &str)]) -> String {
+    let happened = counted.iter().filter(|(n, _)| *n > 0);
+    let each = happened.map(|(n, name)| format!("{name} {n}"));
+    each.collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_fault_is_said_in_its_class() {
+        assert_eq!(faults(&ServedSnapshot::default()), None);
+        let served = ServedSnapshot {
+            answered: 9,
+            failed: 4,
+            deadline_passed: 1,
+            trapped: 3,
+            // A refused connection is rejected too.
+            rejected: 4,
+            body_too_large: 2,
+            refused: 1,
+            timed_out: 5,
+            ..ServedSnapshot::default()
+        };
+        let said = faults(&served).expect("something happened");
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            said,
+            "failed 4 of 9 requests: deadline 1, trap 3; rejected 4 streams: body too large 2, other \
+             2; refused 1 connections over the limit; timed out 5 connections"
+        );
+    }
 
     #[test]
     fn what_did_not_happen_is_not_said() {
