@@ -4,6 +4,7 @@ use super::artifact::Artifact;
 use super::deadline::{Ticker, Watch, first_look};
 use super::engine::{Data, KEEP_RESIDENT_BYTES};
 use super::failure::Refused;
+use super::first_bytes::FirstBytes;
 use super::limits::Limits;
 use super::load_error::Fault;
 use super::memories::Memories;
@@ -275,6 +276,7 @@ pub(super) type Running = Pin<Box<dyn Future<Output = (Box<Instance>, wasmtime::
 pub(super) struct Instance {
     store: Store<Host>,
     memory: Memory,
+    first_bytes: FirstBytes,
     handle: TypedFunc<u32, u32>,
     area: u32,
     /// For `reset`: how it began.
@@ -307,9 +309,12 @@ impl Instance {
             Some(state) => Some(state.snapshot(&mut store, &instance, memory)?),
             None => None,
         };
+        // SAFETY: our engines never move a memory, and the store goes where this goes.
+        let first_bytes = unsafe { FirstBytes::of(memory, &mut store) };
         Ok(Box::new(Instance {
             store,
             memory,
+            first_bytes,
             handle,
             area: blueprint.area,
             snapshot,
@@ -360,10 +365,11 @@ impl Instance {
         if self.snapshot.is_some() || self.memories.is_some() {
             self.make_writable(call).map_err(|_| Failure::Exhausted)?;
         }
-        let (memory, host) = self.memory.data_and_store_mut(&mut self.store);
+        // The request area is a part of what the memory began with.
+        let memory = self.first_bytes.write(&mut self.store);
         let written = P::within(Stage::Copy, || abi::write_request(memory, self.area, call));
         if written.is_err() {
-            host.end_request();
+            self.store.data_mut().end_request();
         }
         written
     }
@@ -400,7 +406,11 @@ impl Instance {
             }
         };
         self.store.data_mut().end_request();
-        abi::read_answer(self.memory.data(&self.store), record, limits)
+        match abi::read_answer(self.first_bytes.read(&self.store), record, limits) {
+            // Perhaps in what it grew.
+            Err(_) => abi::read_answer(self.memory(), record, limits),
+            answer => answer,
+        }
     }
 
     /// What of its memory will be put back when this is dropped, in bytes.

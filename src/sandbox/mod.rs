@@ -36,6 +36,7 @@
 //! | `tally` | what many threads count: requests, bytes put back |
 //! | `native` | the same handler without a sandbox |
 //! | `trial` | one request to one instance, and what it leaves written |
+//! | `first_bytes` | what an instance's memory began with, reached at once |
 //! | `failure` | the ways in which a call fails, and their HTTP status |
 //!
 //! A call copies the request once, into guest memory, and copies no answer: the caller's closure
@@ -53,6 +54,7 @@ pub(crate) mod counted;
 mod deadline;
 mod engine;
 mod failure;
+mod first_bytes;
 mod handler;
 mod inspect;
 mod instance;

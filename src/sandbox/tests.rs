@@ -316,6 +316,26 @@ fn a_guest_that_wants_more_memory_than_its_limit_is_named_so() {
 }
 
 #[test]
+fn an_answer_in_memory_that_grew_is_read() {
+    // Record, header lines and body in a page that was not there when the instance began.
+    let grown = format!(
+        "(drop (memory.grow (i32.const 1)))
+         (memory.copy (i32.const 70000) (i32.const {RECORD}) (i32.const 200))
+         (i32.store (i32.const 70004) (i32.const {})) (i32.store (i32.const 70012) (i32.const {}))
+         (return (i32.const 70000))",
+        70000 + TEXTS - RECORD,
+        70000 + TEXTS - RECORD + 6,
+    );
+    for isolation in SANDBOXED {
+        let mut sandbox = sandbox(&misbehaving(&grown), isolation);
+        for _ in 0..2 {
+            assert_eq!(call(&mut sandbox, BAD, b"x"), fine(), "{isolation}");
+            assert_eq!(call(&mut sandbox, GOOD, b""), fine(), "{isolation}");
+        }
+    }
+}
+
+#[test]
 fn a_guest_that_wants_a_larger_table_than_its_limit_is_named_so() {
     // Its limit is 10 000 entries, one of which it has.
     let grow = |entries: u32| {
