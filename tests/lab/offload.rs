@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use ringlab::offload::Policy;
 
 use crate::client::{Client, get, post};
-use crate::guests::{File, misbehaving};
+use crate::guests::{File, misbehaving, store};
 use crate::server::Server;
 use crate::{Lab, on_every_model};
 
@@ -17,6 +17,9 @@ on_every_model![
     a_connection_that_waits_is_not_read_without_bound,
     what_runs_is_answered_before_the_end,
     past_the_drain_limit_it_is_a_503,
+    what_is_queued_is_answered_before_the_end,
+    past_the_drain_limit_what_is_queued_is_a_503,
+    a_client_that_leaves_its_answer_unsent_leaves_nothing,
 ];
 
 /// A thread that waits for a handler does not see its client leave; whoever is told by the kernel does.
@@ -67,6 +70,11 @@ impl Lab {
     fn policies(self) -> impl Iterator<Item = Policy> {
         let goes = move |policy: &Policy| policy.check(self.model.shape).is_ok();
         LATER.into_iter().filter(goes)
+    }
+
+    /// Those of them in which a request may have to wait before it begins.
+    fn policies_that_queue(self) -> impl Iterator<Item = Policy> {
+        self.policies().filter(|policy| *policy != Policy::Spawn)
     }
 
     fn offload(self, policy: Policy, handler: &str, options: &[&str]) -> Server {
@@ -237,5 +245,119 @@ fn past_the_drain_limit_it_is_a_503(lab: Lab) {
         assert_eq!((response.status, response.text()), (503, "shutting down\n"));
         client.expect_fin();
         assert!(server.end().0.success(), "{policy}");
+    }
+}
+
+/// Ends a server in which one request runs and others wait for its place, each `queued`; the one that
+/// runs comes first.
+fn end_with_a_queue(server: &mut Server, queued: &[u8]) -> [Client; 3] {
+    let mut clients = [(); 3].map(|()| server.connect());
+    let mut received = 0;
+    for (nth, client) in clients.iter_mut().enumerate() {
+        let request = if nth == 0 { heavy() } else { queued.to_vec() };
+        client.send(&request);
+        received += request.len() as u64;
+        server.until_received(received);
+    }
+    server.signal(Signal::SIGTERM);
+    clients
+}
+
+fn what_is_queued_is_answered_before_the_end(lab: Lab) {
+    let guest = runs_for_ever();
+    for policy in lab.policies_that_queue() {
+        let time = [
+            "--deadline",
+            "300ms",
+            "--instance-wait",
+            "1h",
+            "--drain",
+            "1m",
+        ];
+        let limits = [&time[..], one_at_a_time(policy)].concat();
+        let mut server = lab.offload(policy, guest.path(), &limits);
+        let [mut running, mut queued @ ..] = end_with_a_queue(&mut server, get("/").as_bytes());
+        assert_eq!(running.receive().status, 504, "{policy}");
+        running.expect_fin();
+        for client in &mut queued {
+            expect_fine(client);
+            client.expect_fin();
+        }
+        assert!(server.end().0.success(), "{policy}");
+    }
+}
+
+fn past_the_drain_limit_what_is_queued_is_a_503(lab: Lab) {
+    let guest = runs_for_ever();
+    for policy in lab.policies_that_queue() {
+        let drain = ["--drain", "50ms", "--instance-wait", "1h"];
+        let limits = [&NO_DEADLINE[..], &drain, one_at_a_time(policy)].concat();
+        let mut server = lab.offload(policy, guest.path(), &limits);
+        // What is behind the first request of a pipeline is not begun any more.
+        let queued = [heavy(), heavy()].concat();
+        for mut client in end_with_a_queue(&mut server, &queued) {
+            let response = client.receive();
+            assert_eq!((response.status, response.text()), (503, "shutting down\n"));
+            assert_eq!(response.header("connection"), Some("close"), "{policy}");
+            client.expect_fin();
+        }
+        assert!(server.end().0.success(), "{policy}");
+    }
+}
+
+/// More than sockets hold, so that the most of it stays with the server while nobody reads.
+const LARGE_BYTES: u32 = 12 << 20;
+
+/// A guest that answers `fine`; when the request has a body of one byte, at length and after more than
+/// a slice, and of two bytes, never.
+fn answers_at_length() -> File {
+    let count = "(i32.const 65536)";
+    let long = format!(
+        "(i32.store {count} (i32.const 0))
+        (loop $again
+            (i32.store {count} (i32.add (i32.load {count}) (i32.const 1)))
+            (br_if $again (i32.ne (i32.load {count}) (i32.const 5000000))))"
+    );
+    // Its answer's length is the record's fifth word.
+    let large = store(16, LARGE_BYTES);
+    let text = misbehaving([&*format!("{long}{large}"), FOR_EVER]);
+    let fine_otherwise = store(16, 4);
+    let text = text
+        .replace("(export \"memory\") 4", "(export \"memory\") 256")
+        .replacen("(if (i32.eq", &format!("{fine_otherwise}(if (i32.eq"), 1);
+    File::new("at-length.wat", text)
+}
+
+fn a_client_that_leaves_its_answer_unsent_leaves_nothing(lab: Lab) {
+    let guest = answers_at_length();
+    let options = [&NO_DEADLINE[..], &["--response", "16MiB"]].concat();
+    for policy in lab.policies() {
+        let mut server = lab.offload(policy, guest.path(), &options);
+        // Beside one that never ends, slices are short.
+        let mut for_ever = server.connect();
+        for_ever.send(post(b"!!"));
+        server.until_received(post(b"!!").len() as u64);
+        let leave: [fn(Client); 2] = [Client::reset, drop];
+        for (nth, leave) in (1..).zip(leave) {
+            let mut client = server.connect();
+            client.send(heavy());
+            // Some has come, so the rest is on its way.
+            client.receive_at_least(64 * 1024);
+            leave(client);
+            let left = server.until("closed", |now| now.served.closed == 2 * nth - 1);
+            let served = left.served;
+            assert_eq!((served.cancelled, served.failed), (0, 0), "{policy}");
+            assert_eq!(served.timed_out, 0, "{policy}");
+            assert!(served.bytes_out < u64::from(LARGE_BYTES), "{policy}");
+            // Whoever comes next is answered, by the handler that the other one had.
+            let mut next = server.connect();
+            next.send(get("/"));
+            expect_fine(&mut next);
+            drop(next);
+            server.until("closed", |now| now.served.closed == 2 * nth);
+        }
+        let served = server.figures().served;
+        assert_eq!((served.accepted, served.answered), (5, 4), "{policy}");
+        assert_eq!(served.come_home, 4 * u64::from(policy != Policy::TimeSlice));
     }
 }
