@@ -5,11 +5,13 @@
 //! filter then has the kernel ask this process about each call (seccomp_unotify(2), Linux 5.5), and a
 //! thread here answers in its place. Operations of a ring are no system calls, and pass both.
 
+use std::ffi::CString;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::ptr;
 use std::thread;
 
 use nix::errno::Errno;
@@ -68,6 +70,34 @@ pub fn limit(command: &mut Command, resource: libc::__rlimit_resource_t, limit: 
     unsafe {
         command.pre_exec(move || {
             Errno::result(libc::setrlimit(resource, &raw const limit))?;
+            Ok(())
+        })
+    };
+}
+
+/// Has the program, and nobody else, find `file` where the file at `place` is: a sysctl's, for one. It
+/// has mounts of its own for that, and cannot be started where it may not (unshare(2)).
+pub fn put_over(command: &mut Command, place: &str, file: &str) {
+    let [root, place, file] =
+        ["/", place, file].map(|path| CString::new(path).expect("a path has no zero byte"));
+    // Whoever is not root is given the right to mount by a user namespace.
+    let user = if nix::unistd::geteuid().is_root() {
+        0
+    } else {
+        libc::CLONE_NEWUSER
+    };
+    let mount = move |from: *const libc::c_char, to: &CString, flags| {
+        // SAFETY: paths end with a zero byte or are null where none is needed, and the kernel reads
+        // them only.
+        let done = unsafe { libc::mount(from, to.as_ptr(), ptr::null(), flags, ptr::null()) };
+        Errno::result(done).map(drop)
+    };
+    // SAFETY: between fork and exec this makes three system calls, on values of its own.
+    unsafe {
+        command.pre_exec(move || {
+            Errno::result(libc::unshare(libc::CLONE_NEWNS | user))?;
+            mount(ptr::null(), &root, libc::MS_REC | libc::MS_PRIVATE)?;
+            mount(file.as_ptr(), &place, libc::MS_BIND)?;
             Ok(())
         })
     };

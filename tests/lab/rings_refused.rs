@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
-use crate::refusals::{limit, refuse};
+use crate::guests::File;
+use crate::refusals::{limit, put_over, refuse};
 use crate::server::PROGRAM;
 
 /// The models that need one.
@@ -54,6 +55,32 @@ fn a_filter_that_refuses_rings_is_named() {
     for call in [libc::SYS_io_uring_register, libc::SYS_io_uring_enter] {
         let change = |command: &mut Command| refuse(command, call, libc::EPERM);
         check_serve("io_uring", change, &["a seccomp filter"]);
+    }
+}
+
+/// The switch is the machine's, and others work on it: the program is shown a switch of its own, and
+/// the kernel's answer to who is switched off.
+#[test]
+fn a_machine_that_switches_rings_off_is_named() {
+    const SWITCH: &str = "/proc/sys/kernel/io_uring_disabled";
+    for (value, whom) in [("1", "kernel.io_uring_group"), ("2", "everybody")] {
+        let switch = File::new("io_uring_disabled", value);
+        let mut models = Command::new(PROGRAM);
+        models.arg("models");
+        put_over(&mut models, SWITCH, switch.path());
+        if let Err(error) = models.output() {
+            let what = format!("{SWITCH} cannot be covered here: {error}");
+            return crate::say_left_out(&what);
+        }
+        let change = |command: &mut Command| {
+            put_over(command, SWITCH, switch.path());
+            refuse(command, libc::SYS_io_uring_setup, libc::EPERM);
+        };
+        let is = format!("kernel.io_uring_disabled is {value}");
+        let expected = [&is, whom, "`sysctl kernel.io_uring_disabled=0`"];
+        for model in ON_A_RING {
+            check_serve(model, change, &expected);
+        }
     }
 }
 
