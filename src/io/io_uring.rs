@@ -8,32 +8,35 @@
 //! our own `io_uring_enter`, never as an interruption of a running handler. What else the kernel
 //! demands is written where it is obeyed.
 //!
-//! **Silent sends.** A send that nobody waits for is tried without waiting (MSG_DONTWAIT) and its
-//! success is not reported (IOSQE_CQE_SKIP_SUCCESS). The kernel tries it while it takes the entry
-//! in, so when `io_uring_enter` returns, either a completion says how much did not fit, or all of it
-//! went and the buffer is free. The rest, if any, is sent with a completion, whenever there is room.
-//! A completion for each send would cost more than its own time: `io_uring_enter` waits for one
-//! event, and the completion of a send just submitted would always be that one.
+//! Here is the driver itself, in the order of its twins. In its folder is what it does with each kind of
+//! completion, and how its ring is set up.
+
+mod accept;
+mod ending;
+mod receive;
+mod send;
+mod setup;
+mod user_data;
 
 use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use io_uring::squeue::{Entry, Flags};
+use io_uring::squeue::Entry;
 use io_uring::types::{CancelBuilder, Fd, Fixed, TimeoutFlags, Timespec};
 use io_uring::{cqueue, opcode};
-use nix::errno::Errno;
 
+use self::receive::{Receive, Received, connection_armed};
+use self::send::Sending;
+pub use self::setup::{check, way_back};
+use self::user_data::{INDEX_MASK, Kind, pack, unpack, wake};
 use super::provided_buffers::ProvidedBuffers;
 use super::ring::{Completion, Ring};
 use super::slots::Slots;
 use super::woken_by::WokenBy;
-use super::{
-    Buf, Counts, Done, Driver, Listener, Op, Outcome, Submitted, Token, Waker, listener,
-    ring_refusal, woken_by,
-};
-use crate::measure::probe::{Off, Probe};
+use super::{Counts, Done, Driver, Listener, Op, Outcome, Submitted, Token, Waker};
+use crate::measure::probe::Probe;
 
 /// Sized to a turn, not to the connections: who finds the ring of buffers empty waits its turn.
 const RECEIVE_BUFFERS: u16 = 128;
@@ -42,23 +45,6 @@ const RECEIVE_GROUP: u16 = 0;
 /// Places beyond the fixed files: an older kernel may accept into a file's place before it has told
 /// that the file is closed.
 const SPARE_PLACES: usize = 64;
-/// Rounds of cancelling and reaping before a ring is given up with what it holds.
-const ENDING_ROUNDS: usize = 100;
-
-/// All that this driver asks of its ring.
-const OPERATIONS: [u8; 8] = [
-    opcode::AcceptMulti::CODE,
-    opcode::AsyncCancel2::CODE,
-    opcode::Close::CODE,
-    opcode::Read::CODE,
-    opcode::RecvMulti::CODE,
-    opcode::Send::CODE,
-    opcode::Shutdown::CODE,
-    opcode::Timeout::CODE,
-];
-const FLAGS: Flags = Flags::FIXED_FILE
-    .union(Flags::BUFFER_SELECT)
-    .union(Flags::SKIP_SUCCESS);
 
 /// The driver.
 pub struct IoUring<P: Probe> {
@@ -102,127 +88,11 @@ struct Connection {
     closed: bool,
 }
 
-struct Sending {
-    buf: Buf,
-    /// Bytes that the kernel has taken.
-    from: usize,
-    /// With a completion: somebody waits for its end, or a silent send did not do it all.
-    loud: bool,
-}
-
-/// The multishot receive of a connection.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Receive {
-    Idle,
-    /// Idle, and in the list of those to be armed.
-    Listed,
-    Armed,
-    Cancelled,
-}
-
-/// What a completion is of. In the top byte of its user data; the token has the rest.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Kind {
-    Accept,
-    Wake,
-    Timer,
-    Receive,
-    Send,
-    Shutdown,
-    Close,
-    Cancel,
-}
-
-const KINDS: [Kind; 8] = [
-    Kind::Accept,
-    Kind::Wake,
-    Kind::Timer,
-    Kind::Receive,
-    Kind::Send,
-    Kind::Shutdown,
-    Kind::Close,
-    Kind::Cancel,
-];
-
-/// Tokens have 24 bits for their index here; a connection limit is far below.
-const INDEX_MASK: u32 = 0xff_ffff;
-
-fn pack(kind: Kind, token: Token) -> u64 {
-    (kind as u64) << 56 | u64::from(token.index & INDEX_MASK) << 32 | u64::from(token.generation)
-}
-
-/// What a message that wakes completes.
-fn wake() -> u64 {
-    pack(Kind::Wake, Token::LISTENER)
-}
-
-fn unpack(user_data: u64) -> (Kind, Token) {
-    let kind = KINDS[(user_data >> 56) as usize];
-    let index = (user_data >> 32) as u32 & INDEX_MASK;
-    (
-        kind,
-        Token {
-            index,
-            generation: user_data as u32,
-        },
-    )
-}
-
-/// Why io_uring cannot be used here, if so: tried, not guessed from a version.
-pub fn check() -> Result<(), String> {
-    let mut ring = Ring::open().map_err(explain)?;
-    if let Some(lacking) = ring.lacking() {
-        return Err(lacking);
-    }
-    ring.submitter().register_files_sparse(1).map_err(explain)?;
-    let buffers = ProvidedBuffers::register(ring.submitter(), RECEIVE_GROUP, 1, 64);
-    let _buffers = buffers.map_err(explain)?;
-    ring.enable(&OPERATIONS, FLAGS).map_err(explain)?;
-    let nothing = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
-    // SAFETY: it points to nothing.
-    unsafe { ring.push(nothing) };
-    let entered = ring.enter::<Off>(true, &mut Vec::new(), &Counts::default());
-    entered.map_err(explain)
-}
-
-/// A ring with places for so many files, and its buffers.
-fn prepare(files: usize) -> io::Result<(Ring, ProvidedBuffers)> {
-    let ring = Ring::open()?;
-    ring.submitter().register_files_sparse(files as u32)?;
-    let buffers = ProvidedBuffers::register(
-        ring.submitter(),
-        RECEIVE_GROUP,
-        RECEIVE_BUFFERS,
-        RECEIVE_BYTES,
-    )?;
-    ring.enable(&OPERATIONS, FLAGS)?;
-    Ok((ring, buffers))
-}
-
-/// How handlers' answers come back from other threads, in a part of a sentence.
-pub fn way_back() -> String {
-    let tried =
-        prepare(1).and_then(|(mut ring, _buffers)| woken_by::try_message(&mut ring, wake()));
-    match tried {
-        Ok(()) => "by a message into its ring".to_owned(),
-        Err(error) => format!(
-            "by an eventfd that its ring reads: the kernel takes no message into a ring from a thread \
-             without one ({error}; it needs Linux 6.13)"
-        ),
-    }
-}
-
-fn explain(error: io::Error) -> String {
-    let lacks = "deferred task work, single issuer or provided buffers; it needs Linux 6.1";
-    ring_refusal::explain(&error, lacks)
-}
-
 impl<P: Probe> Driver for IoUring<P> {
     fn open(listener: Listener, connections: usize, counts: Arc<Counts>) -> io::Result<Self> {
         // The check had a smaller ring, and before others had theirs.
-        let (mut ring, buffers) =
-            prepare(connections).map_err(|error| io::Error::new(error.kind(), explain(error)))?;
+        let (mut ring, buffers) = setup::prepare(connections)
+            .map_err(|error| io::Error::new(error.kind(), setup::explain(error)))?;
         let woken_by = WokenBy::open(&mut ring, wake())?;
         let mut this = Self {
             ring,
@@ -397,279 +267,7 @@ impl<P: Probe> Driver for IoUring<P> {
     }
 }
 
-/// What a completion of a receive means.
-enum Received {
-    Nothing,
-    Bytes(u16, usize),
-    EndOfStream,
-    Reset(io::Error),
-}
-
-fn connection_armed(connection: Option<&mut Connection>) -> bool {
-    connection.is_some_and(|connection| connection.receive == Receive::Armed)
-}
-
 impl<P: Probe> IoUring<P> {
-    fn submit_to_listener(&mut self, op: Op) -> Submitted {
-        match op {
-            Op::Receive => self.accepting = true,
-            Op::Pause | Op::Close => {
-                self.accepting = false;
-                if self.accept_armed {
-                    let of_accept = CancelBuilder::user_data(pack(Kind::Accept, Token::LISTENER));
-                    self.push(
-                        opcode::AsyncCancel2::new(of_accept).build(),
-                        Kind::Cancel,
-                        Token::LISTENER,
-                    );
-                }
-                if matches!(op, Op::Close) {
-                    self.listener = None;
-                    return Submitted::Done(Outcome::Closed);
-                }
-            }
-            Op::Send { .. } | Op::Shutdown => {
-                unreachable!("a listener neither sends nor shuts down")
-            }
-        }
-        Submitted::Queued
-    }
-
-    fn arm_accept(&mut self) {
-        let Some(listener) = &self.listener else {
-            return;
-        };
-        let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd()))
-            .allocate_file_index(true)
-            .build();
-        self.accept_armed = true;
-        self.push(entry, Kind::Accept, Token::LISTENER);
-    }
-
-    fn accepted(&mut self, completion: Completion) -> Option<(Token, Done<'static>)> {
-        self.accept_armed = cqueue::more(completion.flags);
-        if completion.result < 0 {
-            let errno = -completion.result;
-            // Ended by us, or by the waiting client; the latter is armed again.
-            let ours = matches!(errno, libc::ECANCELED | libc::EBADF);
-            if ours || listener::is_the_clients(Errno::from_raw(errno)) {
-                return None;
-            }
-            self.accepting = false;
-            // The ring's own table of files, before the machine's.
-            let error = match errno {
-                libc::ENFILE if self.connections.len() >= self.files => super::no_place(),
-                _ => io::Error::from_raw_os_error(errno),
-            };
-            return Some((Token::LISTENER, Done::AcceptFailed(error)));
-        }
-        let connection = Connection {
-            file: Fixed(completion.result as u32),
-            receiving: false,
-            receive: Receive::Idle,
-            sending: None,
-            closing: false,
-            closed: false,
-        };
-        match self.connections.insert(connection) {
-            Ok(token) => Some((token, Done::Accepted)),
-            Err(connection) => {
-                let entry = opcode::Close::new(connection.file).build();
-                self.push(entry, Kind::Cancel, Token::LISTENER);
-                self.accepting = false;
-                Some((Token::LISTENER, Done::AcceptFailed(super::no_place())))
-            }
-        }
-    }
-
-    /// Arms the receive of a connection that still wants one.
-    fn arm_receive(&mut self, token: Token) {
-        let Some(connection) = self.connections.get(token) else {
-            return;
-        };
-        if connection.receive != Receive::Listed {
-            return;
-        }
-        if !connection.receiving {
-            connection.receive = Receive::Idle;
-            return;
-        }
-        connection.receive = Receive::Armed;
-        let entry = opcode::RecvMulti::new(connection.file, RECEIVE_GROUP).build();
-        self.push(entry, Kind::Receive, token);
-    }
-
-    fn cancel_receive(&mut self, token: Token) {
-        if connection_armed(self.connections.get(token)) {
-            let of_receive = CancelBuilder::user_data(pack(Kind::Receive, token));
-            self.push(
-                opcode::AsyncCancel2::new(of_receive).build(),
-                Kind::Cancel,
-                token,
-            );
-            self.mark_cancelled(token);
-        }
-    }
-
-    fn mark_cancelled(&mut self, token: Token) {
-        if let Some(connection) = self.connections.get(token) {
-            connection.receive = Receive::Cancelled;
-        }
-    }
-
-    fn received(&mut self, token: Token, completion: Completion) -> Received {
-        let buffer = cqueue::buffer_select(completion.flags);
-        let Some(connection) = self.connections.get(token) else {
-            unreachable!("a connection stays until its receive has ended");
-        };
-        let ended = !cqueue::more(completion.flags);
-        if ended {
-            connection.receive = Receive::Idle;
-        }
-        self.hurried |= connection
-            .sending
-            .as_ref()
-            .is_some_and(|sending| !sending.loud);
-        if connection.closing {
-            if let Some(id) = buffer {
-                self.buffers.give_back(id);
-            }
-            self.close_if_quiet(token);
-            return Received::Nothing;
-        }
-        let open = completion.result > 0
-            || matches!(
-                -completion.result,
-                libc::ENOBUFS | libc::ECANCELED | libc::EINTR
-            );
-        if ended && open && connection.receiving {
-            connection.receive = Receive::Listed;
-            self.unarmed.push(token);
-            self.counts.rearmed.add(1);
-        }
-        match (completion.result, buffer) {
-            (n @ 1.., Some(id)) => Received::Bytes(id, n as usize),
-            (n @ 1.., None) => unreachable!("{n} bytes received into no buffer"),
-            (result, buffer) => {
-                if let Some(id) = buffer {
-                    self.buffers.give_back(id);
-                }
-                match -result {
-                    0 => Received::EndOfStream,
-                    libc::ENOBUFS => {
-                        // Back-pressure, not an end: armed again once buffers came back, which
-                        // they have by the next wait.
-                        self.counts.enobufs.add(1);
-                        Received::Nothing
-                    }
-                    libc::ECANCELED | libc::EINTR => Received::Nothing,
-                    errno => Received::Reset(io::Error::from_raw_os_error(errno)),
-                }
-            }
-        }
-    }
-
-    fn push_send(&mut self, token: Token) {
-        let Some(connection) = self.connections.get(token) else {
-            return;
-        };
-        let Some(sending) = &connection.sending else {
-            return;
-        };
-        let rest = &sending.buf[sending.from..];
-        let loud = sending.loud;
-        let wait = if loud { 0 } else { libc::MSG_DONTWAIT };
-        // The bytes stay where they are until the end: `sending` owns the buffer, and a moved Vec
-        // does not move its bytes. Waiting for all makes a short send a failure, which is reported.
-        let entry = opcode::Send::new(connection.file, rest.as_ptr(), rest.len() as u32)
-            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL | wait)
-            .build();
-        if loud {
-            self.push(entry, Kind::Send, token);
-        } else {
-            self.push(entry.flags(Flags::SKIP_SUCCESS), Kind::Send, token);
-            self.silent.push_back((self.ring.written(), token));
-        }
-    }
-
-    /// The next send that the kernel has taken in and not complained about.
-    fn sent_silently(&mut self) -> Option<(Token, Outcome)> {
-        while let Some(&(place, token)) = self.silent.front() {
-            if place > self.ring.taken() {
-                return None;
-            }
-            self.silent.pop_front();
-            let Some(connection) = self.connections.get(token) else {
-                continue;
-            };
-            match connection.sending.take() {
-                Some(sending) if !sending.loud => {
-                    self.in_flight -= 1;
-                    if connection.closing {
-                        self.close_if_quiet(token);
-                        continue;
-                    }
-                    return Some((token, Outcome::Sent(sending.buf)));
-                }
-                // It complained, and the rest is on its way.
-                rest => connection.sending = rest,
-            }
-        }
-        None
-    }
-
-    /// A silent send that did not do it all, seen as soon as the kernel says so: before anybody may
-    /// take its silence for success.
-    fn complained(&mut self, token: Token, result: i32) {
-        let Some(connection) = self.connections.get(token) else {
-            return;
-        };
-        if let Some(sending) = &mut connection.sending {
-            sending.loud = true;
-            sending.from += usize::try_from(result).unwrap_or(0);
-        }
-    }
-
-    /// A send's completion: of a silent one, that it did not do it all; of a loud one, its end.
-    fn sent(&mut self, token: Token, completion: Completion) -> Option<Outcome> {
-        let connection = self.connections.get(token)?;
-        let sending = connection.sending.as_mut()?;
-        let result = completion.result;
-        let left = sending.from < sending.buf.len();
-        let goes_on = result >= 0 || -result == libc::EAGAIN || -result == libc::EINTR;
-        if left && goes_on && !connection.closing && !self.ending {
-            self.push_send(token);
-            return None;
-        }
-        let Sending { buf, .. } = connection.sending.take().expect("just seen");
-        if connection.closing {
-            self.close_if_quiet(token);
-            return None;
-        }
-        if left {
-            return Some(Outcome::SendFailed(
-                buf,
-                io::Error::from_raw_os_error(-result),
-            ));
-        }
-        Some(Outcome::Sent(buf))
-    }
-
-    /// Closes a connection once nothing of it is under way. An armed receive holds the file, and
-    /// with it the FIN: closing earlier would leave the peer waiting.
-    fn close_if_quiet(&mut self, token: Token) {
-        let Some(connection) = self.connections.get(token) else {
-            return;
-        };
-        let receiving = matches!(connection.receive, Receive::Armed | Receive::Cancelled);
-        if !connection.closing || connection.closed || receiving || connection.sending.is_some() {
-            return;
-        }
-        connection.closed = true;
-        let entry = opcode::Close::new(connection.file).build();
-        self.push(entry, Kind::Close, token);
-    }
-
     /// A message comes by itself; an eventfd must be read, for each time anew.
     fn watch_waker(&mut self) {
         let WokenBy::Event { waker, count } = &mut self.woken_by else {
@@ -710,84 +308,5 @@ impl<P: Probe> IoUring<P> {
             }
         }
         Ok(())
-    }
-}
-
-impl<P: Probe> Drop for IoUring<P> {
-    /// Buffers go only after the kernel has let go of them: everything is cancelled and reaped.
-    fn drop(&mut self) {
-        self.ending = true;
-        self.woken_by.end();
-        self.accepting = false;
-        self.listener = None;
-        for _ in 0..ENDING_ROUNDS {
-            let everything = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
-            self.push(everything, Kind::Cancel, Token::LISTENER);
-            if self.enter(true).is_err() {
-                break;
-            }
-            let before = self.in_flight;
-            while self.next().is_some() {}
-            match self.in_flight {
-                0 => return,
-                // One of the kernel's own threads is at work on it.
-                left if left >= before => std::thread::sleep(std::time::Duration::from_millis(1)),
-                _ => {}
-            }
-        }
-        // The kernel may still write to what it was given: leaking it is the safe end.
-        std::mem::forget(std::mem::replace(&mut self.connections, Slots::new(0)));
-        if let WokenBy::Event { count, .. } = &mut self.woken_by {
-            std::mem::forget(std::mem::take(count));
-        }
-        self.buffers.leak();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_completion_names_its_kind_and_token() {
-        for kind in KINDS {
-            let token = Token {
-                index: 0xab_cdef,
-                generation: u32::MAX,
-            };
-            let (unpacked, other) = unpack(pack(kind, token));
-            assert!(unpacked == kind && other == token);
-        }
-    }
-
-    /// What the kernel says to each of these entries, by their user data.
-    fn results(ring: &mut Ring, entries: &[Entry]) -> Vec<(u64, i32)> {
-        for entry in entries {
-            // SAFETY: they point to nothing.
-            unsafe { ring.push(entry.clone()) };
-        }
-        let mut completions = Vec::new();
-        while completions.len() < entries.len() {
-            ring.enter::<Off>(true, &mut completions, &Counts::default())
-                .expect("the ring is enabled");
-        }
-        let result = |completion: &Completion| (completion.user_data, completion.result);
-        completions.iter().map(result).collect()
-    }
-
-    #[test]
-    fn the_ring_refuses_what_the_driver_never_asks_for() {
-        let Ok(mut ring) = Ring::open() else { return };
-        ring.enable(&OPERATIONS, FLAGS).expect("Linux 6.1 can");
-        let cancel = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
-        let entries = [
-            opcode::Nop::new().build().user_data(1),
-            cancel.clone().flags(Flags::ASYNC).user_data(2),
-            cancel.user_data(3),
-        ];
-        let expected = [(1, -libc::EACCES), (2, -libc::EACCES), (3, 0)];
-        assert_eq!(results(&mut ring, &entries), expected);
-        let again = ring.submitter().register_files_sparse(1).unwrap_err();
-        assert_eq!(again.raw_os_error(), Some(libc::EACCES));
     }
 }
