@@ -46,11 +46,6 @@ impl Acceptor {
         })
     }
 
-    /// Wakes `wait` from another thread.
-    pub fn waker(&self) -> Waker {
-        self.waker.clone()
-    }
-
     /// Waits for a connection (if `accepting`), a wake-up, or `timeout_ms` milliseconds.
     ///
     /// # Errors
@@ -117,6 +112,11 @@ impl Acceptor {
     /// Stops listening: who comes now is refused by the kernel.
     pub fn close(&mut self) {
         self.listener = None;
+    }
+
+    /// Wakes `wait` from another thread.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
     }
 }
 

@@ -17,9 +17,6 @@ use super::readiness::{Event, Notifier, Readiness, Ready};
 use super::{Counts, Listener, Token, Waker};
 use crate::measure::probe::{Probe, Stage};
 
-/// The driver.
-pub type Epoll<P> = Readiness<Set, P>;
-
 /// Events taken by one `epoll_wait`; more wait for the next.
 const EVENTS: usize = 512;
 
@@ -37,6 +34,9 @@ pub fn check() -> Result<(), String> {
     Ok(())
 }
 
+/// The driver.
+pub type Epoll<P> = Readiness<Set, P>;
+
 /// The epoll set, with a timer and the waker in it.
 pub struct Set {
     set: nix::sys::epoll::Epoll,
@@ -46,17 +46,6 @@ pub struct Set {
     events: Vec<EpollEvent>,
     filled: usize,
     cursor: usize,
-}
-
-fn pack(token: Token) -> u64 {
-    u64::from(token.index) << 32 | u64::from(token.generation)
-}
-
-fn unpack(data: u64) -> Token {
-    Token {
-        index: (data >> 32) as u32,
-        generation: data as u32,
-    }
 }
 
 impl Notifier for Set {
@@ -173,6 +162,17 @@ impl Notifier for Set {
             }
         }
         None
+    }
+}
+
+fn pack(token: Token) -> u64 {
+    u64::from(token.index) << 32 | u64::from(token.generation)
+}
+
+fn unpack(data: u64) -> Token {
+    Token {
+        index: (data >> 32) as u32,
+        generation: data as u32,
     }
 }
 

@@ -12,13 +12,13 @@ use super::waker::Flag;
 use super::{Counts, Listener, Token, Waker};
 use crate::measure::probe::Probe;
 
-/// The driver.
-pub type Nonblocking<P> = Readiness<Everything, P>;
-
 /// Why busy polling cannot be used here, if so.
 pub fn check() -> Result<(), String> {
     Ok(())
 }
+
+/// The driver.
+pub type Nonblocking<P> = Readiness<Everything, P>;
 
 /// Tells of every socket in every turn.
 pub struct Everything {

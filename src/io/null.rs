@@ -20,6 +20,11 @@ const CONNECTIONS: usize = 64;
 /// What each of them asks for, again and again.
 static REQUEST: OnceLock<Vec<u8>> = OnceLock::new();
 
+/// Why it cannot be used here, if so.
+pub fn check() -> Result<(), String> {
+    Ok(())
+}
+
 /// Has every connection of every shard ask for `path`; without it, or too late, it is `/`.
 pub fn ask_for(path: &str) {
     let _ = REQUEST.set(request(path));
@@ -28,11 +33,6 @@ pub fn ask_for(path: &str) {
 /// As the generator writes it, byte for byte but for the digits of a port.
 fn request(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:40000\r\n\r\n").into_bytes()
-}
-
-/// Why it cannot be used here, if so.
-pub fn check() -> Result<(), String> {
-    Ok(())
 }
 
 /// The driver.

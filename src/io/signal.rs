@@ -31,9 +31,6 @@ use super::waker::Bell;
 use super::{Counts, Listener, Token, Waker};
 use crate::measure::probe::{Probe, Stage};
 
-/// The driver.
-pub type SignalDriven<P> = Readiness<Signals, P>;
-
 /// Signals taken by one `read`; more wait for the next.
 const SIGNALS: usize = 128;
 /// `sizeof(struct signalfd_siginfo)`; signalfd(2) promises that it stays so.
@@ -59,20 +56,8 @@ pub fn check() -> Result<(), String> {
     }
 }
 
-/// The timer of deadlines: it signals the calling thread.
-fn timer() -> nix::Result<Timer> {
-    let notify = SigevNotify::SigevThreadId {
-        signal: Signal::SIGALRM,
-        thread_id: gettid().as_raw(),
-        si_value: 0,
-    };
-    Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(notify))
-}
-
-/// The signal that tells of sockets: the first one that the C library does not keep for itself.
-fn told_by() -> libc::c_int {
-    libc::SIGRTMIN()
-}
+/// The driver.
+pub type SignalDriven<P> = Readiness<Signals, P>;
 
 /// The signals of one thread.
 pub struct Signals {
@@ -91,80 +76,6 @@ pub struct Signals {
     overflown: bool,
     /// What asking every socket has found, the first one last.
     asked: Vec<(Token, PollFlags)>,
-}
-
-impl Signals {
-    /// Has `socket` send its signals to this thread.
-    fn arm(&mut self, token: Token, socket: BorrowedFd<'_>) -> io::Result<()> {
-        #[repr(C)]
-        struct Owner {
-            kind: libc::c_int,
-            id: libc::pid_t,
-        }
-        let owner = Owner {
-            kind: F_OWNER_TID,
-            id: gettid().as_raw(),
-        };
-        let fd = socket.as_raw_fd();
-        // SAFETY: F_SETOWN_EX reads one `struct f_owner_ex`, which `owner` is, during the call.
-        Errno::result(unsafe { libc::fcntl(fd, F_SETOWN_EX, &raw const owner) })?;
-        // SAFETY: F_SETSIG takes a number and touches no memory of ours.
-        Errno::result(unsafe { libc::fcntl(fd, F_SETSIG, told_by()) })?;
-        let place = fd as usize;
-        if self.owners.len() <= place {
-            self.owners.resize(place + 1, None);
-        }
-        self.owners[place] = Some(token);
-        fcntl(
-            socket,
-            FcntlArg::F_SETFL(OFlag::O_ASYNC | OFlag::O_NONBLOCK),
-        )?;
-        Ok(())
-    }
-
-    fn owner(&self, fd: RawFd) -> Option<Token> {
-        let place = usize::try_from(fd).ok()?;
-        *self.owners.get(place)?
-    }
-
-    /// Asks every socket what it is ready for.
-    fn ask_all<P: Probe>(&mut self, counts: &Counts) -> io::Result<()> {
-        let known = || {
-            let owners = self.owners.iter().enumerate();
-            owners.filter_map(|(fd, owner)| Some((fd as RawFd, (*owner)?)))
-        };
-        let mut asked: Vec<PollFd<'_>> = known()
-            .map(|(fd, _)| {
-                // SAFETY: a descriptor is in `owners` for as long as its owner holds it open.
-                let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-                PollFd::new(fd, PollFlags::POLLIN | PollFlags::POLLOUT)
-            })
-            .collect();
-        counts.poll.add(1);
-        match P::within(Stage::Poll, || poll(&mut asked, PollTimeout::ZERO)) {
-            // A tick of the handler's deadline came in between: asked again in the next turn.
-            Err(Errno::EINTR) => {
-                self.overflown = true;
-                return Ok(());
-            }
-            result => result?,
-        };
-        let found = known().zip(&asked).filter_map(|((_, token), asked)| {
-            let events = asked.revents().filter(|events| !events.is_empty())?;
-            // Once asked for is twice told: of bytes and of the end that may lie behind them.
-            Some([(token, events); 2])
-        });
-        self.asked = found.flatten().collect();
-        self.asked.reverse();
-        Ok(())
-    }
-}
-
-fn told(token: Token, events: PollFlags) -> Event {
-    match token {
-        Token::LISTENER => Event::Listener,
-        token => Event::Ready(token, ready(events)),
-    }
 }
 
 impl Notifier for Signals {
@@ -289,6 +200,95 @@ impl Notifier for Signals {
             }
         }
         None
+    }
+}
+
+impl Signals {
+    /// Has `socket` send its signals to this thread.
+    fn arm(&mut self, token: Token, socket: BorrowedFd<'_>) -> io::Result<()> {
+        #[repr(C)]
+        struct Owner {
+            kind: libc::c_int,
+            id: libc::pid_t,
+        }
+        let owner = Owner {
+            kind: F_OWNER_TID,
+            id: gettid().as_raw(),
+        };
+        let fd = socket.as_raw_fd();
+        // SAFETY: F_SETOWN_EX reads one `struct f_owner_ex`, which `owner` is, during the call.
+        Errno::result(unsafe { libc::fcntl(fd, F_SETOWN_EX, &raw const owner) })?;
+        // SAFETY: F_SETSIG takes a number and touches no memory of ours.
+        Errno::result(unsafe { libc::fcntl(fd, F_SETSIG, told_by()) })?;
+        let place = fd as usize;
+        if self.owners.len() <= place {
+            self.owners.resize(place + 1, None);
+        }
+        self.owners[place] = Some(token);
+        fcntl(
+            socket,
+            FcntlArg::F_SETFL(OFlag::O_ASYNC | OFlag::O_NONBLOCK),
+        )?;
+        Ok(())
+    }
+
+    fn owner(&self, fd: RawFd) -> Option<Token> {
+        let place = usize::try_from(fd).ok()?;
+        *self.owners.get(place)?
+    }
+
+    /// Asks every socket what it is ready for.
+    fn ask_all<P: Probe>(&mut self, counts: &Counts) -> io::Result<()> {
+        let known = || {
+            let owners = self.owners.iter().enumerate();
+            owners.filter_map(|(fd, owner)| Some((fd as RawFd, (*owner)?)))
+        };
+        let mut asked: Vec<PollFd<'_>> = known()
+            .map(|(fd, _)| {
+                // SAFETY: a descriptor is in `owners` for as long as its owner holds it open.
+                let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+                PollFd::new(fd, PollFlags::POLLIN | PollFlags::POLLOUT)
+            })
+            .collect();
+        counts.poll.add(1);
+        match P::within(Stage::Poll, || poll(&mut asked, PollTimeout::ZERO)) {
+            // A tick of the handler's deadline came in between: asked again in the next turn.
+            Err(Errno::EINTR) => {
+                self.overflown = true;
+                return Ok(());
+            }
+            result => result?,
+        };
+        let found = known().zip(&asked).filter_map(|((_, token), asked)| {
+            let events = asked.revents().filter(|events| !events.is_empty())?;
+            // Once asked for is twice told: of bytes and of the end that may lie behind them.
+            Some([(token, events); 2])
+        });
+        self.asked = found.flatten().collect();
+        self.asked.reverse();
+        Ok(())
+    }
+}
+
+/// The timer of deadlines: it signals the calling thread.
+fn timer() -> nix::Result<Timer> {
+    let notify = SigevNotify::SigevThreadId {
+        signal: Signal::SIGALRM,
+        thread_id: gettid().as_raw(),
+        si_value: 0,
+    };
+    Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(notify))
+}
+
+/// The signal that tells of sockets: the first one that the C library does not keep for itself.
+fn told_by() -> libc::c_int {
+    libc::SIGRTMIN()
+}
+
+fn told(token: Token, events: PollFlags) -> Event {
+    match token {
+        Token::LISTENER => Event::Listener,
+        token => Event::Ready(token, ready(events)),
     }
 }
 

@@ -145,11 +145,6 @@ impl Acceptor {
         })
     }
 
-    /// Wakes `wait` from another thread.
-    pub fn waker(&self) -> Waker {
-        self.waker.get_ref().0.clone()
-    }
-
     /// Waits for a wake-up, or `timeout_ms` milliseconds.
     ///
     /// # Errors
@@ -211,6 +206,11 @@ impl Acceptor {
         counts.shutdown.add(1);
         // It is listening, so it can be shut down.
         let _ = socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both);
+    }
+
+    /// Wakes `wait` from another thread.
+    pub fn waker(&self) -> Waker {
+        self.waker.get_ref().0.clone()
     }
 }
 
