@@ -323,9 +323,9 @@ impl Session {
     /// Another sweep: a client that has fallen silent in the middle of something is looked at again,
     /// once, since it may have left and nobody told.
     ///
-    /// Linux 6.18 may not tell a multishot receive of a reset: where the reset is there before the
-    /// receive is armed, behind more bytes than it takes at once (32 buffers, `MULTISHOT_MAX_RETRY`
-    /// in io_uring/net.c), it is told of both together, takes the bytes, and never looks again.
+    /// Seen on Linux 6.18: a multishot receive armed when a reset was there already, behind many bytes,
+    /// brought bytes and never the reset, and asked for anew it did. Why is inferred; the kernel's
+    /// source was not read: told of both together, it takes what 32 buffers hold and never looks again.
     pub fn swept(&mut self) {
         if self.quiet_sweeps < QUIET_SWEEPS && self.receiving && !self.is_idle() {
             self.quiet_sweeps += 1;
