@@ -99,8 +99,8 @@ fn observed_blocks_stand_beside_one_that_is_not_and_swap_their_places() {
     }
 }
 
-/// What each isolation costs besides time: `reset` puts back less than a pool does, and only without a
-/// pool is memory faulted in at every request.
+/// What each isolation costs besides time: `reset` and `fresh` put back the pages that were written, and
+/// only `on-demand` has memory faulted in at every request.
 #[test]
 fn isolations_are_told_apart_by_what_they_put_back_and_fault_in() {
     let options = [
@@ -122,19 +122,16 @@ fn isolations_are_told_apart_by_what_they_put_back_and_fault_in() {
         row.and_then(|row| row.program).unwrap_or(0.0)
     };
     for isolation in Isolation::ALL {
-        let (reset, faults) = (
-            count(isolation, RESET_BYTES),
-            count(isolation, "minor faults"),
-        );
+        // Requests on a window's edges are in one reading and not in the other: in a short window they
+        // are a part of the figure, so whole pages and whole faults are told apart and no more.
+        let pages = (count(isolation, RESET_BYTES) / 4096.0).round();
         let resets = matches!(isolation, Isolation::Reset | Isolation::Fresh);
-        // A request on either edge is counted in one place and not in the other.
-        assert_eq!(reset >= 0.9 * 4096.0, resets, "{isolation}: {reset}");
+        // Either puts back what was written, which is the page of the answer.
+        assert_eq!(pages, f64::from(u8::from(resets)), "{isolation}");
+        let faults = count(isolation, "minor faults");
         let maps = isolation == Isolation::OnDemand;
-        assert_eq!(faults >= 0.9, maps, "{isolation}: {faults}");
+        assert_eq!(faults >= 0.5, maps, "{isolation}: {faults}");
     }
-    let both = [Isolation::Reset, Isolation::Fresh].map(|rung| count(rung, RESET_BYTES));
-    // Either zeroes the pages that were written.
-    assert!(both[0] <= both[1], "{both:?}");
     let text = ringlab::report::experiment(&experiment, false);
     let (_, shown) = text
         .split_once("\nIsolations\n")
