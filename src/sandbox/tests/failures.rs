@@ -1,0 +1,73 @@
+//! What a guest does wrong or wants too much of fails its own request and no other, by its own name.
+
+use super::*;
+
+#[test]
+fn a_trap_fails_its_own_request_only() {
+    check("unreachable", trap("unreachable"));
+    check(
+        "(drop (i32.load (i32.const -4)))",
+        trap("memory out of bounds"),
+    );
+    check(
+        "(drop (i32.div_u (i32.const 1) (i32.sub (local.get $length) (local.get $length))))",
+        trap("integer division by zero"),
+    );
+    check(
+        "(drop (i32.div_s (i32.const 0x80000000) (i32.const -1)))",
+        trap("integer overflow"),
+    );
+    check(
+        "(drop (i32.trunc_f32_s (f32.const nan)))",
+        trap("float out of integer range"),
+    );
+    check(
+        "(drop (call_indirect (type $other) (i32.const 7)))",
+        trap("table out of bounds"),
+    );
+    check(
+        "(drop (call_indirect (type $other) (i32.const 0)))",
+        trap("call of a null function"),
+    );
+}
+
+#[test]
+fn endless_recursion_is_a_stack_overflow_on_the_smallest_promised_stack() {
+    let thread = std::thread::Builder::new().stack_size(limits().thread_stack_bytes());
+    thread
+        .spawn(|| {
+            check("(drop (call $deeper (i32.const 0)))", Failure::Stack);
+        })
+        .expect("a thread can be made")
+        .join()
+        .expect("no assertion failed");
+}
+
+#[test]
+fn a_guest_that_wants_more_memory_than_its_limit_is_named_so() {
+    // Grows by one page until it is refused, and then gives up, as allocators do.
+    let hog = "(loop $more
+        (br_if $more (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) unreachable";
+    check(hog, Failure::Memory);
+    // What it may have works; giving up afterwards is an ordinary trap.
+    check(
+        "(if (i32.eq (memory.grow (i32.const 3)) (i32.const -1)) (then (loop $l (br $l))))
+         (i32.store (i32.const 262140) (i32.const 1)) unreachable",
+        trap("unreachable"),
+    );
+}
+
+#[test]
+fn a_guest_that_wants_a_larger_table_than_its_limit_is_named_so() {
+    // Its limit is 10 000 entries, one of which it has.
+    let grow = |entries: u32| {
+        format!(
+            "(if (i32.eq (table.grow (ref.null func) (i32.const {entries})) (i32.const -1))
+             (then (drop (call_indirect (type $other) (i32.const 10000))))) unreachable"
+        )
+    };
+    // `reset` takes no module that changes its tables.
+    let isolations = [Isolation::Reuse, Isolation::Fresh, Isolation::OnDemand];
+    check_on(&isolations, &grow(10_000), Failure::Table);
+    check_on(&isolations, &grow(9_999), trap("unreachable"));
+}

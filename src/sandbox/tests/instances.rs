@@ -1,0 +1,105 @@
+//! Instances: what one keeps, who gets the next one, and who none.
+
+use super::*;
+
+#[test]
+fn reuse_keeps_state_and_no_other_does() {
+    let count = |isolation, expected: [&[u8]; 3]| {
+        let mut sandbox = sandbox(&counting(), isolation);
+        let seen = [(); 3].map(|()| call(&mut sandbox, GOOD, b"").expect("a good guest").2);
+        assert_eq!(seen, expected, "{isolation}");
+    };
+    count(Isolation::Reuse, [b"1", b"2", b"3"]);
+    for isolation in [Isolation::Reset, Isolation::Fresh, Isolation::OnDemand] {
+        count(isolation, [b"1", b"1", b"1"]);
+    }
+}
+
+#[test]
+fn an_instance_that_failed_is_never_called_again() {
+    let worst = format!(
+        "(if (i32.load (i32.const {})) (then unreachable))",
+        AREA + 8 + 24
+    );
+    let text = counting().replace("(i32.const 64)))", &format!("{worst} (i32.const 64)))"));
+    let mut sandbox = sandbox(&text, Isolation::Reuse);
+    let mut count = |body: &[u8]| call(&mut sandbox, GOOD, body).map(|answer| answer.2);
+    for _ in 0..2 {
+        assert_eq!(count(b""), Ok(b"1".to_vec()));
+        assert_eq!(count(b""), Ok(b"2".to_vec()));
+        assert_eq!(count(b"x"), Err(trap("unreachable")));
+    }
+}
+
+#[test]
+fn threads_of_a_shard_take_turns_at_its_slots() {
+    let limits = Limits {
+        instances: 1,
+        ..limits()
+    };
+    for isolation in SANDBOXED {
+        let shard = shard(&misbehaving("unreachable"), isolation, &limits);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut sandbox = Sandbox::new(Arc::clone(&shard)).expect("a timer");
+                    for _ in 0..100 {
+                        assert_eq!(call(&mut sandbox, GOOD, b""), fine());
+                        assert_eq!(call(&mut sandbox, BAD, b"x"), Err(trap("unreachable")));
+                        sandbox.release();
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn a_call_that_gets_no_slot_in_time_fails_and_the_next_may_not() {
+    let limits = Limits {
+        instances: 1,
+        instance_wait: Duration::from_millis(10),
+        ..limits()
+    };
+    let shard = shard(&counting(), Isolation::Reuse, &limits);
+    let mut first = Sandbox::new(Arc::clone(&shard)).expect("a timer");
+    let mut second = Sandbox::new(shard).expect("a timer");
+    let count = |sandbox: &mut Sandbox| call(sandbox, GOOD, b"").map(|answer| answer.2);
+    assert_eq!(count(&mut first), Ok(b"1".to_vec()));
+    assert_eq!(count(&mut second), Err(Failure::Exhausted));
+    assert_eq!(count(&mut first), Ok(b"2".to_vec()));
+    first.release();
+    assert_eq!(count(&mut second), Ok(b"3".to_vec()));
+    assert_eq!(count(&mut first), Err(Failure::Exhausted));
+    drop(second);
+    assert_eq!(count(&mut first), Ok(b"4".to_vec()));
+}
+
+#[test]
+fn a_released_instance_serves_the_next_thread() {
+    let shard = shard(&counting(), Isolation::Reuse, &limits());
+    for expected in [b"1", b"2", b"3"] {
+        let shard = Arc::clone(&shard);
+        let thread = std::thread::spawn(move || {
+            let mut sandbox = Sandbox::new(shard).expect("a timer");
+            call(&mut sandbox, GOOD, b"").expect("a good guest").2
+        });
+        assert_eq!(thread.join().expect("no panic"), expected);
+    }
+}
+
+#[test]
+fn an_instance_that_a_panic_left_behind_serves_nobody() {
+    for isolation in SANDBOXED {
+        let shard = shard(&counting(), isolation, &limits());
+        let its_own = Arc::clone(&shard);
+        let thread = std::thread::spawn(move || {
+            let mut sandbox = Sandbox::new(its_own).expect("a timer");
+            call_taking(&mut sandbox, GOOD, b"", |_| panic!("on purpose"));
+        });
+        thread.join().expect_err("it panicked");
+        let mut sandbox = Sandbox::new(shard).expect("a timer");
+        let seen = call(&mut sandbox, GOOD, b"").expect("a good guest").2;
+        assert_eq!(seen, b"1", "{isolation}");
+    }
+}

@@ -1,0 +1,142 @@
+//! Before any request: what is refused and in which words, and what a handler is called.
+
+use super::*;
+
+/// Loading `text` fails with a message that contains `expected`.
+fn check_load(text: &str, expected: &str) {
+    match load(text, Isolation::Reuse, &limits()) {
+        Ok(_) => panic!("loaded, without: {expected}"),
+        Err(error) => {
+            let sentence = error.to_string();
+            assert!(sentence.contains(expected), "{sentence}\nlacks: {expected}");
+            assert!(!sentence.contains('\n'), "{sentence}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_module_is_refused_in_words() {
+    check_load("", "it is empty");
+    check_load("\x7fELF", "it begins with 7f 45 4c 46");
+    check_load("\0asm\x01\0\0\0\x01", "its code is refused");
+    check_load(
+        "(module (func $f)",
+        "its text is refused: expected `)` at line 1, column 18; correct",
+    );
+    check_load(
+        ";; a comment\n(module (fun))",
+        "expected valid module field at line 2, column 10",
+    );
+    let threads = "(module (memory 1 1 shared))";
+    check_load(threads, "its text is refused");
+}
+
+#[test]
+fn a_module_without_the_abi_is_refused_in_words() {
+    let good = misbehaving("");
+    assert!(load(&good, Isolation::Fresh, &limits()).is_ok());
+    check_load(
+        r#"(module (import "wasi" "exit" (func)))"#,
+        "it imports wasi.exit",
+    );
+    check_load("(module)", "it lacks the export ringlab_v1");
+    check_load(
+        &good.replace("ringlab_v1", "ringlab_v2"),
+        "it exports ringlab_v2, and this host speaks ringlab_v1",
+    );
+    check_load(
+        &good.replace("\"ringlab_v1\") i32", "\"ringlab_v1\") (mut i32)"),
+        "its export ringlab_v1 is another global",
+    );
+    check_load(
+        &good.replace("handle", "handel"),
+        "it lacks the export handle",
+    );
+    check_load(
+        &good.replace("(param $length i32)", "(param $length i64)"),
+        "its export handle is another function",
+    );
+    check_load(
+        &good.replace("\"memory\"", "\"mem\""),
+        "it lacks the export memory",
+    );
+}
+
+#[test]
+fn a_module_that_cannot_run_within_the_limits_is_refused_in_words() {
+    let good = misbehaving("");
+    check_load(
+        &good.replace("\"memory\") 1", "\"memory\") 5"),
+        "its memory starts with 327680 bytes, over the limit of 262144",
+    );
+    let area = |at: &str| {
+        let from = format!("(export \"ringlab_v1\") i32 (i32.const {AREA})");
+        good.replace(
+            &from,
+            &format!("(export \"ringlab_v1\") i32 (i32.const {at})"),
+        )
+    };
+    check_load(&area("-1"), "lies outside its memory of 65536 bytes");
+    check_load(&area("65529"), "lies outside its memory of 65536 bytes");
+    check_load(&area("32"), "has a capacity of 0 bytes");
+    check_load(&area("1022"), "ends outside its memory of 65536 bytes");
+    check_load(
+        &good.replace("(table 1 f", "(table 10001 f"),
+        "its code is refused",
+    );
+    let start = |body: &str| {
+        let module = good
+            .trim_end()
+            .strip_suffix(')')
+            .expect("a module")
+            .to_owned();
+        module + "(func $start " + body + ") (start $start))"
+    };
+    check_load(&start("unreachable"), "the handler trapped: unreachable");
+    check_load(&start("(loop $l (br $l))"), "passed its deadline");
+}
+
+#[test]
+fn a_source_that_leads_nowhere_is_refused_in_words() {
+    let check = |source: &str, isolation, expected: &str| {
+        let error = match Handler::load(&Source::parse(source), isolation, &limits()) {
+            Ok(_) => panic!("{source} was loaded"),
+            Err(error) => error.to_string(),
+        };
+        assert!(error.contains(expected), "{error}\nlacks: {expected}");
+    };
+    check("./missing.wasm", Isolation::Reuse, "there is no such file");
+    check("/", Isolation::Reuse, "the file cannot be read");
+    check("/dev/zero", Isolation::Reuse, "it is no regular file");
+    check("helo", Isolation::Reuse, "did you mean hello?");
+    check("helo", Isolation::Native, "did you mean hello?");
+    check("./x.wasm", Isolation::Native, "isolation native runs");
+}
+
+#[test]
+fn isolations_are_known_by_name() {
+    for isolation in Isolation::ALL {
+        assert_eq!(
+            isolation.to_string().parse::<Isolation>().ok(),
+            Some(isolation)
+        );
+        assert!(isolation.sentence().ends_with('.'));
+    }
+    let error = "none".parse::<Isolation>().expect_err("no such rung");
+    assert!(
+        error
+            .to_string()
+            .contains("native, reuse, reset, fresh, on-demand")
+    );
+}
+
+#[test]
+fn a_description_tells_modules_apart() {
+    let describe = |isolation| {
+        let handler = Handler::load(&Source::parse("hello"), isolation, &limits());
+        handler.expect("a built-in").describe().to_string()
+    };
+    assert_eq!(describe(Isolation::Native), "hello (linked in)");
+    assert!(describe(Isolation::Reuse).contains("fnv1a64"));
+    assert_eq!(describe(Isolation::Reuse), describe(Isolation::Fresh));
+}
