@@ -13,7 +13,8 @@
 //! | `bad_input`, `timeouts`, `limits` | the named answer, and nobody else notices |
 //! | `vanishing` | clients that leave at any byte |
 //! | `misbehaving`, `misbehaving_builtins` | guests that trap, loop and lie |
-//! | `neighbours` | good requests beside bad ones; how long they wait (soak) |
+//! | `neighbours` | good requests beside bad ones: none fails |
+//! | `neighbours_soak` | how much longer good requests wait beside bad ones (soak only) |
 //! | `mix` | light requests beside heavy ones, as `compare` measures them |
 //! | `handler_limits` | what a handler may use, and what it is told beyond |
 //! | `offload` | handlers on other threads: order, limits, those who leave, the server's end |
@@ -70,6 +71,7 @@ mod misbehaving_builtins;
 mod mix;
 mod modules;
 mod neighbours;
+mod neighbours_soak;
 mod new_project;
 mod offload;
 mod profile;

@@ -13,37 +13,60 @@ on_every_sandbox![each_fails_its_own_request_and_is_counted_in_its_class];
 /// Takes a class of failures out of the figures.
 type Class = fn(&ServedSnapshot) -> u64;
 
-/// What is asked for, and the status, the reason and the class that follow.
-pub fn misdeeds() -> Vec<(String, u16, &'static str, Class)> {
-    let bad_record: Class = |served| served.bad_records;
-    let bad_lines: Class = |served| served.bad_header_lines;
-    let too_large: Class = |served| served.response_too_large;
-    let mut misdeeds: Vec<(String, u16, &str, Class)> = vec![
-        ("/trap".into(), 500, "unreachable", |served| served.trapped),
-        ("/loop".into(), 504, "deadline", |served| {
+/// Something that a handler does wrong, and what follows.
+#[derive(Debug)]
+pub struct Misdeed {
+    /// What is asked for.
+    pub target: String,
+    pub status: u16,
+    /// The line that is the body.
+    pub reason: &'static str,
+    /// Where it is counted, besides among all that failed.
+    pub class: Class,
+}
+
+/// All that the built-in handlers do wrong.
+pub fn misdeeds() -> Vec<Misdeed> {
+    let misdeed = |target: String, status, reason, class: Class| Misdeed {
+        target,
+        status,
+        reason,
+        class,
+    };
+    let bad_record = |target| misdeed(target, 500, "bad record", |served| served.bad_records);
+    let bad_lines = |target| {
+        misdeed(target, 500, "bad header lines", |served| {
+            served.bad_header_lines
+        })
+    };
+    let mut misdeeds = vec![
+        misdeed("/trap".into(), 500, "unreachable", |served| served.trapped),
+        misdeed("/loop".into(), 504, "deadline", |served| {
             served.deadline_passed
         }),
-        ("/hog".into(), 500, "memory limit", |served| {
+        misdeed("/hog".into(), 500, "memory limit", |served| {
             served.memory_refused
         }),
-        ("/deep".into(), 500, "stack overflow", |served| {
+        misdeed("/deep".into(), 500, "stack overflow", |served| {
             served.stack_overflowed
         }),
-        ("/huge".into(), 500, "response too large", too_large),
+        misdeed("/huge".into(), 500, "response too large", |served| {
+            served.response_too_large
+        }),
     ];
     for about in liar::LIES {
         let target = format!("/liar?about={about}");
         misdeeds.push(match *about {
-            "overlapping" => (target, 500, "bad header lines", bad_lines),
-            _ => (target, 500, "bad record", bad_record),
+            "overlapping" => bad_lines(target),
+            _ => bad_record(target),
         });
     }
     for (what, ..) in bad_head::HEADS {
         let target = format!("/bad-head?what={what}");
         misdeeds.push(if what.starts_with("status") {
-            (target, 500, "bad record", bad_record)
+            bad_record(target)
         } else {
-            (target, 500, "bad header lines", bad_lines)
+            bad_lines(target)
         });
     }
     misdeeds
@@ -66,12 +89,14 @@ fn each_fails_its_own_request_and_is_counted_in_its_class(lab: Lab) {
     let mut server = lab.serve_routes(&options);
     let (mut client, mut bystander) = (server.connect(), server.connect());
     let misdeeds = misdeeds();
-    for (target, status, reason, class) in &misdeeds {
+    for misdeed in &misdeeds {
+        let Misdeed { target, class, .. } = misdeed;
         let before = server.figures().served;
         client.send([get(target), get("/fine")].concat());
         let response = client.receive();
         let found = (response.status, response.text());
-        assert_eq!(found, (*status, &*format!("{reason}\n")), "{target}");
+        let expected = (misdeed.status, &*format!("{}\n", misdeed.reason));
+        assert_eq!(found, expected, "{target}");
         assert_eq!(client.receive().text(), "Hello, World!\n", "after {target}");
         expect_fine(&mut bystander, target);
         let served = server.figures().served.since(&before);
