@@ -144,7 +144,8 @@ fn cells(row: &Row) -> [String; 9] {
         throughput
     };
     [
-        row.label.clone(),
+        // Likewise.
+        row.label.replace(" (control)", "\n(control)"),
         row.cpu_ns.map_or_else(absent, microseconds),
         ratio,
         interval,
@@ -463,7 +464,7 @@ mod tests {
         let table = LoadTable {
             load: Load::Saturation,
             rate: None,
-            rows: vec![row("io_uring", true), row("epoll (control)", false)],
+            rows: vec![row("on-demand", true), row("on-demand (control)", false)],
             control: Err("none".to_string()),
         };
         let text = of_load(&table).to_string();
