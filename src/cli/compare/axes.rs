@@ -98,7 +98,8 @@ impl Arguments {
             None if apart.is_empty() && there.len() == 1 => there.clone(),
             None if apart.is_empty() => {
                 return Err(
-                    "the server has every core; leave at least one to the generator with --cores"
+                    "the server has every core; leave at least one to the generator with --cores, or \
+                     name the generator's with --client-cores and say --share-cores"
                         .to_string(),
                 );
             }
