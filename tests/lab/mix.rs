@@ -85,11 +85,14 @@ fn the_numbers_of_light_and_heavy_add_up() {
         assert_eq!(heavy.is_some(), block.step == 1);
         if let Some(heavy) = heavy {
             assert_eq!((heavy.sent, heavy.failed), (heavy.answered, 0));
-            assert!(heavy.answered > 0 && heavy.done > 0.0, "{heavy:?}");
+            assert!(heavy.answered > 0, "{heavy:?}");
             // By the wall clock none takes less than it takes the CPU.
             assert!(heavy.latency_ns.is_empty() || heavy.latency_ns.max() > 10_000_000);
         }
     }
+    // A machine that stalls may put all of them past one block's window, but not past every one's.
+    let done = mix.blocks.iter().filter_map(|block| block.heavy.as_ref());
+    assert!(done.map(|heavy| heavy.done).sum::<f64>() > 0.0);
     for model in ["blocking", "epoll", "io_uring"] {
         assert!(said.out.contains(&format!("\n{model}\n")), "{}", said.out);
     }
@@ -222,8 +225,8 @@ fn ctrl_c_ends_a_mix_with_what_was_measured() {
         "20ms:50%",
     ];
     let run = start(&json, &[&endless[..], &SHORT[2..]].concat());
-    // One times the handler, and then there are blocks.
-    let servers = run.until_servers(4);
+    // One times the handler, and then there are blocks, of which the first may have been tried again.
+    let servers = run.until_servers(5);
     killpg(run.pid(), Signal::SIGINT).expect("it is a group");
     let said = run.end();
     assert_eq!(said.code, Some(130), "{}{}", said.out, said.err);

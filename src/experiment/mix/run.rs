@@ -14,6 +14,10 @@ use crate::measure::order::rounds;
 /// window: whoever cannot do that has no latency but that of a queue which grows.
 const ANSWERED_ALONE: f64 = 0.9;
 
+/// A machine that had other things to do for a moment looks the same as a rate that is too high, in one
+/// window; in so many in a row it does not.
+const TRIES_ALONE: usize = 3;
+
 /// What a mix brought.
 pub struct Run {
     /// Every block, in the order in which they ran.
@@ -65,17 +69,35 @@ fn all(
                 let next = format!("{} beside {beside}", runners[arm].label);
                 progress.block(blocks.len(), plan.blocks(), &next);
                 let place = Place { arm, step, round };
-                let block = block::run(plan, &runners[arm], place, step_ns, limits, stop)?;
-                // A block that was cut off is none.
-                if stop.load(Ordering::Relaxed) {
+                let block = || block::run(plan, &runners[arm], place, step_ns, limits, stop);
+                let Some(block) = reaching_its_rate(plan, stop, block)? else {
                     return Ok(());
-                }
-                check_alone(plan, &block)?;
+                };
                 blocks.push(block);
             }
         }
     }
     Ok(())
+}
+
+/// The first block of a few tries in which the light requests, if nothing is beside them, were answered
+/// as they came; `None` if it was cut off, since such a block is none.
+pub(super) fn reaching_its_rate(
+    plan: &Plan,
+    stop: &AtomicBool,
+    mut block: impl FnMut() -> Result<Block, ExperimentError>,
+) -> Result<Option<Block>, ExperimentError> {
+    let mut tries = 1;
+    loop {
+        let block = block()?;
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        match check_alone(plan, &block) {
+            Err(ExperimentError::Plan(_)) if tries < TRIES_ALONE => tries += 1,
+            checked => return checked.map(|()| Some(block)),
+        }
+    }
 }
 
 /// Refuses a rate of light requests that an arm does not reach with no heavy one beside them.

@@ -1,15 +1,18 @@
 //! What is asked for, and each check made to fail once, on blocks made up for it.
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::super::ExperimentError;
 use super::super::block::Finding;
 use super::super::plan::arms;
 use super::super::tests::{block as of_cost, report};
 use super::analysis::{Analysis, analyse};
 use super::block::{Block, HeavyDone, Light};
 use super::result::as_pairs;
+use super::run::reaching_its_rate;
 use super::{Heavy, HeavyError, Plan, Share, connections};
 use crate::layout::Layout;
 use crate::measure::noise::Limits;
@@ -233,6 +236,45 @@ fn each_check_fails_once() {
         block.noise.run_queue_wait_ns = Reading::Value(WINDOW_NS / 2);
     };
     check(waits, Level::Noisy, "run-queue wait");
+}
+
+/// How many blocks it takes when those of the first step complete so many of 2000, and how that ends.
+fn tries(step: usize, answered: u64, completed: &[u64]) -> (usize, Result<u64, ExperimentError>) {
+    let mut tried = 0;
+    let reached = reaching_its_rate(&plan(), &AtomicBool::new(false), || {
+        let mut block = block(0, step, 0);
+        block.light.answered = answered;
+        block.light.completed = completed[tried];
+        tried += 1;
+        Ok(block)
+    });
+    let completed = |block: Option<Block>| block.expect("not stopped").light.completed;
+    (tried, reached.map(completed))
+}
+
+/// One stall of the machine refused a whole run, as if the rate were too high.
+#[test]
+fn a_rate_is_too_high_when_no_try_reaches_it() {
+    assert!(matches!(tries(0, 2200, &[1900]), (1, Ok(1900))));
+    let stalled = tries(0, 2200, &[1200, 1799, 1800]);
+    assert!(matches!(stalled, (3, Ok(1800))), "{stalled:?}");
+    let (tried, refused) = tries(0, 2200, &[1200; 9]);
+    let said = refused.expect_err("too many").to_string();
+    assert_eq!(tried, 3);
+    assert!(said.contains("inline answered 1200 of 2000"), "{said}");
+    // Beside heavy ones any number may be late, and a handler that fails does so at once.
+    assert!(matches!(tries(1, 2200, &[0]), (1, Ok(0))));
+    let fails = tries(0, 0, &[0]);
+    assert!(
+        matches!(fails, (1, Err(ExperimentError::Answer { .. }))),
+        "{fails:?}"
+    );
+}
+
+#[test]
+fn a_block_that_was_cut_off_is_none() {
+    let stopped = reaching_its_rate(&plan(), &AtomicBool::new(true), || Ok(block(0, 0, 0)));
+    assert!(stopped.expect("no failure").is_none());
 }
 
 #[test]
