@@ -17,10 +17,10 @@ on_every_sandbox![no_request_beside_bad_ones_fails];
 
 const CONNECTIONS: usize = 64;
 
-/// A good handler beside all that are bad, with a deadline of 10 ms, on one core. The memory is little
-/// enough for `hog` to be at its end before its deadline, however slowly the kernel gives pages.
-pub fn serve(lab: Lab) -> Server {
-    let mut options = vec!["--deadline", "10ms", "--memory", "4MiB"];
+/// A good handler beside all that are bad, with this deadline, on one core. The memory is little
+/// enough for `hog` to be at its end before a deadline of 10 ms, however slowly the kernel gives pages.
+pub fn serve(lab: Lab, deadline: &str) -> Server {
+    let mut options = vec!["--deadline", deadline, "--memory", "4MiB"];
     let routes = ALL.iter().map(|(name, _)| format!("/{name}={name}"));
     let routes: Vec<_> = routes.chain(["/fine=hello".to_owned()]).collect();
     for route in &routes {
@@ -42,7 +42,8 @@ pub fn plan(server: &Server, duration: Duration) -> Plan {
 }
 
 fn no_request_beside_bad_ones_fails(lab: Lab) {
-    let mut server = serve(lab);
+    // The host of a virtual machine may take more than 10 ms from any handler, and it counts.
+    let mut server = serve(lab, "100ms");
     let (plan, end) = (plan(&server, PATIENCE), AtomicBool::new(false));
     let misdeeds = misdeeds();
     let good = thread::scope(|scope| {

@@ -281,7 +281,7 @@ fn window(good: &Plan, misdeed: Option<&Misdeed>) -> Outcome {
 /// without.
 fn waits_beside_bad_ones(lab: Lab) {
     assert!(cores().len() > 1, "server and client need a core each");
-    let mut server = serve(lab);
+    let mut server = serve(lab, "10ms");
     let misdeeds = one_of_each();
     let mut good = plan(&server, WINDOW);
     good.warm_up = WARM_UP;
