@@ -8,10 +8,12 @@ use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use ringlab::experiment::result::Experiment;
 use ringlab::sandbox::Isolation;
 
 use crate::client::{Client, get};
 use crate::drain::Clients;
+use crate::measuring::in_long_windows;
 use crate::server::{PROGRAM, Server};
 use crate::{Lab, PATIENCE, on_every_model, run};
 
@@ -327,25 +329,30 @@ fn compare(options: &[&str]) -> (String, serde_json::Value) {
     let unique = NEXT.fetch_add(1, Ordering::Relaxed);
     let file = format!("layouts-{}-{unique}.json", std::process::id());
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(file);
-    let output = Command::new(PROGRAM)
-        .args([
-            "compare",
-            "--quiet",
-            "--warm-up",
-            "20ms",
-            "--window",
-            "60ms",
-        ])
-        .args(["--rounds", "2", "--equal-rate-rounds", "0"])
-        .args(options)
-        .arg("--json")
-        .arg(&file)
-        .output()
-        .expect("the program can be started");
-    let said = String::from_utf8(output.stdout).expect("it speaks UTF-8");
-    let stored = std::fs::read(&file).unwrap_or_else(|error| {
-        panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
-    });
+    let in_window = |window: &str| {
+        let output = Command::new(PROGRAM)
+            .args([
+                "compare",
+                "--quiet",
+                "--warm-up",
+                "20ms",
+                "--window",
+                window,
+            ])
+            .args(["--rounds", "2", "--equal-rate-rounds", "0"])
+            .args(options)
+            .arg("--json")
+            .arg(&file)
+            .output()
+            .expect("the program can be started");
+        let said = String::from_utf8(output.stdout).expect("it speaks UTF-8");
+        let experiment = Experiment::load(&file).unwrap_or_else(|error| {
+            panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
+        });
+        (said, experiment)
+    };
+    let (said, _) = in_long_windows(in_window);
+    let stored = std::fs::read(&file).expect("it was there");
     let _ = std::fs::remove_file(&file);
     (said, serde_json::from_slice(&stored).expect("it is JSON"))
 }

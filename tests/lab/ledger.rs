@@ -12,18 +12,23 @@ use ringlab::experiment::result::Experiment;
 use ringlab::measure::probe::Stage;
 use ringlab::sandbox::Isolation;
 
+use crate::measuring::in_long_windows;
 use crate::refusals::refuse;
 use crate::server::PROGRAM;
 
 /// A short experiment with both ledgers, and its result. `wrapper` is a shell's script that ends by
 /// running its arguments.
 fn compare(name: &str, wrapper: &str, options: &[&str]) -> Experiment {
+    in_long_windows(|window| ((), compare_for(window, name, wrapper, options))).1
+}
+
+fn compare_for(window: &str, name: &str, wrapper: &str, options: &[&str]) -> Experiment {
     let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ledger-{name}.json"));
     let output = Command::new("sh")
         .args([
             "-c", wrapper, PROGRAM, "compare", "--quiet", "--rounds", "1",
         ])
-        .args(["--warm-up", "20ms", "--window", "60ms", "--json"])
+        .args(["--warm-up", "20ms", "--window", window, "--json"])
         .arg(&json)
         .args(options)
         .output()

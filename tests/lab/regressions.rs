@@ -201,7 +201,7 @@ fn vanishing_around_a_deadline_harms_nobody(lab: Lab) {
 fn keep_alive_counts_from_when_the_answer_was_taken(lab: Lab) {
     let options = [
         "--keep-alive",
-        "600ms",
+        "1200ms",
         "--response",
         "16MiB",
         "--memory",
@@ -214,12 +214,13 @@ fn keep_alive_counts_from_when_the_answer_was_taken(lab: Lab) {
     let mut one = of_endless.connect();
     one.send(nth_request(1));
     let mut many = blocked(&mut of_long);
-    thread::sleep(Duration::from_millis(900));
+    thread::sleep(Duration::from_millis(1600));
     for _ in 0..MANY {
         assert_eq!(many.receive().body.len(), LONG);
     }
     assert_eq!(one.receive().body.len(), ENDLESS);
-    thread::sleep(Duration::from_millis(300));
+    // Longer than it takes to look at the deadlines once, and far from the next one.
+    thread::sleep(Duration::from_millis(350));
     for (client, length) in [(&mut many, LONG), (&mut one, ENDLESS)] {
         client.send(get("/"));
         assert_eq!(client.receive().body.len(), length);

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -31,8 +32,10 @@ pub struct Server {
     /// Closing it tells the server to end.
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
-    /// Gathers what it says on standard error, until its end.
-    errors: Option<JoinHandle<String>>,
+    /// What it has said on standard error so far.
+    errors: Arc<Mutex<String>>,
+    /// Gathers that, until its end.
+    gathers: Option<JoinHandle<()>>,
 }
 
 impl Lab {
@@ -153,11 +156,16 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program can be started");
-        let mut errors = process.stderr.take().expect("it is piped");
-        let errors = thread::spawn(move || {
-            let mut text = String::new();
-            let _ = errors.read_to_string(&mut text);
-            text
+        let stderr = process.stderr.take().expect("it is piped");
+        let errors = Arc::new(Mutex::new(String::new()));
+        let said = Arc::clone(&errors);
+        let gathers = thread::spawn(move || {
+            let mut lines = BufReader::new(stderr);
+            let mut line = String::new();
+            while lines.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+                said.lock().expect("no panic").push_str(&line);
+                line.clear();
+            }
         });
         let input = process.stdin.take();
         let output = process.stdout.take().expect("it is piped");
@@ -166,7 +174,8 @@ impl Server {
             address: SocketAddr::from(([0, 0, 0, 0], 0)),
             input,
             output: BufReader::new(output),
-            errors: Some(errors),
+            errors,
+            gathers: Some(gathers),
         };
         let said = server.line();
         server.address = said
@@ -226,6 +235,15 @@ impl Server {
             last = self.figures();
         }
         last
+    }
+
+    /// Waits until it has said these words on standard error.
+    pub fn until_said(&self, words: &str) {
+        let start = Instant::now();
+        while !self.errors.lock().expect("no panic").contains(words) {
+            assert!(start.elapsed() < PATIENCE, "it does not say {words:?}");
+            thread::sleep(LOOK);
+        }
     }
 
     /// Waits until it has received `bytes` in all: what was sent next is then a read of its own.
@@ -345,8 +363,10 @@ impl Server {
     }
 
     fn said(&mut self) -> String {
-        let errors = self.errors.take().map(JoinHandle::join);
-        errors.and_then(Result::ok).unwrap_or_default()
+        if let Some(gathers) = self.gathers.take() {
+            let _ = gathers.join();
+        }
+        std::mem::take(&mut *self.errors.lock().expect("no panic"))
     }
 }
 

@@ -27,7 +27,8 @@ fn check(lab: Lab, option: &str, sent: &[u8], answer: Option<u16>) {
     let figures = server.until("closed", |now| now.served.closed == 1);
     assert_eq!(figures.served.timed_out, 1);
     assert_eq!(figures.served.rejected, answer.map_or(0, |_| 1));
-    server.connect().expect_open();
+    // On a machine that stalls, the next one may be silent for too long as well.
+    assert!((0..100).any(|_| server.connect().is_served()));
 }
 
 fn a_head_that_does_not_come_is_a_408(lab: Lab) {
