@@ -13,7 +13,7 @@ use ringlab::sandbox::Isolation;
 
 use crate::client::{Client, get};
 use crate::drain::Clients;
-use crate::measuring::in_long_windows;
+use crate::runs::in_long_windows;
 use crate::server::{PROGRAM, Server};
 use crate::{Lab, PATIENCE, on_every_model, run};
 

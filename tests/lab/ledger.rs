@@ -12,8 +12,8 @@ use ringlab::experiment::result::Experiment;
 use ringlab::measure::probe::Stage;
 use ringlab::sandbox::Isolation;
 
-use crate::measuring::in_long_windows;
 use crate::refusals::refuse;
+use crate::runs::in_long_windows;
 use crate::server::PROGRAM;
 
 /// A short experiment with both ledgers, and its result. `wrapper` is a shell's script that ends by

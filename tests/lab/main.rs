@@ -35,7 +35,9 @@
 //! | `layouts` | a process for each core: sums, shares, and how such a server ends |
 //! | `figures` | what it says about itself |
 //! | `turns`, `time_slice` | how long a loop is away from its events; handlers that run in slices |
-//! | `measuring` | `compare` and `load`: what they store, refuse, and how they end |
+//! | `measuring` | `compare`: what it prints and stores |
+//! | `measuring_refused`, `measuring_ended` | what it refuses; signals, and servers that hang |
+//! | `load` | `load`: nothing is lost, and what it refuses |
 //! | `injection` | work put into a stage, found in its row (soak only) |
 //! | `ledger` | the blocks of the ledgers, and the kernel's counts beside the program's |
 //! | `profile` | flame graphs, and what is said where there can be none |
@@ -44,7 +46,7 @@
 //! | `architecture` | invariants that show in the source |
 //! | `allocations` | a steady request allocates nothing |
 //!
-//! `server`, `client`, `guests` and `refusals` are the instruments.
+//! `server`, `client`, `guests`, `refusals` and `runs` are the instruments.
 
 mod allocations;
 mod architecture;
@@ -65,7 +67,10 @@ mod languages;
 mod layouts;
 mod ledger;
 mod limits;
+mod load;
 mod measuring;
+mod measuring_ended;
+mod measuring_refused;
 mod misbehaving;
 mod misbehaving_builtins;
 mod mix;
@@ -82,6 +87,7 @@ mod regressions;
 mod rings;
 mod rings_refused;
 mod routes;
+mod runs;
 mod server;
 mod signals;
 mod startup;

@@ -10,7 +10,8 @@ use ringlab::experiment::mix::block::Block;
 use ringlab::experiment::mix::result::Mix;
 use serde_json::Value;
 
-use crate::measuring::{Folder, Run, Said, check_refused};
+use crate::measuring_refused::check_refused;
+use crate::runs::{Folder, Run, Said};
 
 /// What is beside the light requests is named by each test.
 const SHORT: [&str; 8] = [
