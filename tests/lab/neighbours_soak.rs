@@ -6,7 +6,7 @@
 //! At half of the capacity a handler that keeps its core for a time delays all who come meanwhile and,
 //! until they are worked off, as many again. So a 99th percentile over seconds moves once a misdeed
 //! takes half of a hundredth of its second: 5 ms. How long each takes on an idle server is measured first,
-//! which noise does little to. `loop` takes all of its 10 ms, and is on its own.
+//! which noise does little to. `loop` takes its 10 ms and what the ticks add, and is on its own.
 //!
 //! A window is a second with one bad request in it, or with none. Each disturbed window lies between
 //! two undisturbed ones, of which one belongs to either of two arms: their difference is what this
