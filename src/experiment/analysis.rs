@@ -1,12 +1,14 @@
 //! Blocks in, rows with intervals and a verdict out. Pure: the same blocks give the same sentence.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Finding, Pass};
 use super::counts::{self, CountColumn};
+use super::latency::{self, Latency};
 use super::ledger::{self, Ledger};
 use super::plan::{Arm, Load, Plan};
 use crate::measure::noise::{Limits, Noise};
@@ -41,8 +43,11 @@ pub struct LoadTable {
     pub rate: Option<f64>,
     /// An arm a row, the control last.
     pub rows: Vec<Row>,
-    /// What the A/A control allows; `None` with the reason when there is none.
+    /// What the A/A control allows; `Err` with the reason when there is none.
     pub control: Result<Control, String>,
+    /// The arms' latency against each other, under an offered rate. Older results have none.
+    #[serde(default)]
+    pub latency: Option<Latency>,
 }
 
 /// One arm under one load.
@@ -121,7 +126,7 @@ pub fn widest_percent(plan: &Plan, blocks: &[Block]) -> Option<f64> {
 }
 
 /// A figure of one arm, a place for each round, empty where the round has none.
-fn column(
+pub(super) fn column(
     blocks: &[Block],
     load: Load,
     arm: usize,
@@ -187,6 +192,7 @@ fn table(plan: &Plan, blocks: &[Block], load: Load, rate: f64, verdict: &mut Ver
         rate: (load == Load::EqualRate).then_some(rate),
         rows,
         control,
+        latency: latency::latency(plan, blocks, load, verdict),
     }
 }
 
@@ -300,26 +306,51 @@ fn drift(
     Some(percent)
 }
 
-/// Says of every arm but the first and the control what may be claimed, corrected for their number.
+/// Says of every arm but the first and the control what may be claimed, corrected for their number:
+/// cost and latency under all loads are one family.
 fn claim_all(tables: &mut [LoadTable], plan: &Plan) {
-    let judged = 1..plan.arms.len();
-    let p_values: Vec<f64> = tables
-        .iter()
-        .flat_map(|table| table.rows[judged.clone()].iter())
-        .filter_map(|row| row.cpu_ratio.as_ref().ok().map(|ratio| ratio.p_value))
+    let mut judged: Vec<Judged<'_>> = tables
+        .iter_mut()
+        .flat_map(|table| judged(table, 1..plan.arms.len()))
         .collect();
-    let mut adjusted = holm(&p_values).into_iter();
-    for table in tables {
-        for row in &mut table.rows[judged.clone()] {
-            let Ok(ratio) = &row.cpu_ratio else { continue };
-            let adjusted = adjusted.next().expect("one for each ratio");
-            row.claim = table
-                .control
-                .as_ref()
-                .ok()
-                .map(|control| claim(ratio, control, adjusted));
-        }
+    let p_values: Vec<f64> = judged.iter().map(|row| row.ratio.p_value).collect();
+    for (row, adjusted) in judged.iter_mut().zip(holm(&p_values)) {
+        *row.claim = row
+            .control
+            .map(|control| claim(&row.ratio, &control, adjusted));
     }
+}
+
+/// A ratio of which something is to be said, and where that goes.
+struct Judged<'a> {
+    ratio: Ratio,
+    control: Option<Control>,
+    claim: &'a mut Option<Claim>,
+}
+
+/// Those of `arms` that have a ratio.
+fn judged(table: &mut LoadTable, arms: Range<usize>) -> Vec<Judged<'_>> {
+    let control = table.control.as_ref().ok().copied();
+    let cost = table.rows[arms.clone()].iter_mut().filter_map(move |row| {
+        Some(Judged {
+            ratio: *row.cpu_ratio.as_ref().ok()?,
+            control,
+            claim: &mut row.claim,
+        })
+    });
+    let latency = table.latency.iter_mut().flat_map(|latency| {
+        let control = latency.control.as_ref().ok().copied();
+        latency.rows[arms.clone()]
+            .iter_mut()
+            .filter_map(move |row| {
+                Some(Judged {
+                    ratio: *row.ratio.as_ref().ok()?,
+                    control,
+                    claim: &mut row.claim,
+                })
+            })
+    });
+    cost.chain(latency).collect()
 }
 
 /// What else makes an experiment less than it seems.

@@ -103,6 +103,10 @@ pub struct Client {
     pub latency_ns_p50: Option<u64>,
     /// See `latency_ns_p50`.
     pub latency_ns_p99: Option<u64>,
+    /// The 99th percentile of each thousand answers in a row, in nanoseconds, and of those the median.
+    /// Older results have none.
+    #[serde(default)]
+    pub typical_p99_ns: Option<u64>,
     /// 99th percentile from planned to actual send, in nanoseconds; open loop only.
     pub pacing_error_ns_p99: Option<u64>,
     /// CPU time of the generator's threads in the window, in nanoseconds.
@@ -294,6 +298,7 @@ fn client(outcome: &load::Outcome, seen_by_server: u64) -> Client {
         unsent: outcome.in_window.unsent,
         latency_ns_p50: outcome.latency_ns(0.5),
         latency_ns_p99: outcome.latency_ns(0.99),
+        typical_p99_ns: outcome.typical_p99_ns(),
         pacing_error_ns_p99: outcome.pacing_error_ns(0.99),
         cpu_ns: outcome.client.cpu_ns,
         switches: outcome.client.voluntary_switches + outcome.client.involuntary_switches,
@@ -340,6 +345,7 @@ fn no_client(answered: u64, stop: &AtomicBool) -> Client {
         unsent: 0,
         latency_ns_p50: None,
         latency_ns_p99: None,
+        typical_p99_ns: None,
         pacing_error_ns_p99: None,
         cpu_ns: 0,
         switches: 0,

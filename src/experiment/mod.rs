@@ -9,6 +9,7 @@
 //! | `run` | all blocks of a plan, one after the other |
 //! | `ledger` | where each request's time goes, in rows that sum to the whole |
 //! | `counts` | what was done for a request, by the program's count and the kernel's |
+//! | `latency` | 99th percentiles against each other, under an offered rate |
 //! | `analysis` | blocks in, rows with intervals and a verdict out |
 //! | `mix` | light requests beside heavy ones, under each offload policy |
 //! | `profile` | a flame graph of each arm, by perf |
@@ -20,6 +21,7 @@ pub mod analysis;
 pub mod block;
 mod child;
 pub mod counts;
+pub mod latency;
 pub mod ledger;
 pub mod mix;
 pub mod plan;

@@ -100,6 +100,7 @@ pub(super) fn block(arm: usize, round: usize, ns: f64) -> Block {
             unsent: 0,
             latency_ns_p50: Some(300_000),
             latency_ns_p99: Some(300_000),
+            typical_p99_ns: Some(300_000),
             pacing_error_ns_p99: None,
             cpu_ns: WINDOW_NS,
             switches: 0,

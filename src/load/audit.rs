@@ -318,6 +318,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::load::result::{Failures, WindowCounts, histogram};
+    use crate::load::typical::Typical;
     use crate::load::{Arrivals, Failure, ThreadUsage, WaitCounts};
 
     /// A faultless second of 10 000 requests, each 100 µs long and 5 µs late.
@@ -363,6 +364,7 @@ pub(super) mod tests {
             latency: of(100_000),
             service_time: of(95_000),
             pacing_error: of(5_000),
+            typical: Typical::new(),
             client: ThreadUsage::default(),
             waits: WaitCounts::default(),
         }

@@ -13,6 +13,7 @@
 //!               │          ├─ schedule   when the next request is due
 //!               │          ├─ check      is the answer right?
 //!               │          └─ tally      what counts where
+//!               │              └─ typical    latency, but for a few moments
 //!               └─ result ── audit       may the result be believed?
 //! ```
 //!
@@ -40,6 +41,7 @@ mod schedule;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod typical;
 mod url;
 mod worker;
 

@@ -10,6 +10,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use super::clock::ThreadUsage;
 use super::driver::WaitCounts;
 use super::plan::Mode;
+use super::typical::Typical;
 
 /// Significant decimal digits of the histograms: values are within 0.1 %.
 const DIGITS: u8 = 3;
@@ -184,6 +185,8 @@ pub struct Outcome {
     /// From the planned to the actual send, of every request of the window
     /// that was sent. Closed loop: empty.
     pub pacing_error: Histogram<u64>,
+    /// The same as `latency`, by rows of answers.
+    pub(super) typical: Typical,
     /// What the generator's threads used within the window.
     pub client: ThreadUsage,
     /// How the threads waited within the window.
@@ -226,7 +229,13 @@ impl Outcome {
         quantile(&self.latency, q)
     }
 
-    /// Likewise for the time from the actual send.
+    /// The 99th percentile of each thousand answers in a row, in nanoseconds, and of those the median;
+    /// `None` below a thousand. What a millisecond of disturbance now and then does not change.
+    pub fn typical_p99_ns(&self) -> Option<u64> {
+        self.typical.p99_ns()
+    }
+
+    /// As [`Outcome::latency_ns`], for the time from the actual send.
     pub fn service_time_ns(&self, q: f64) -> Option<u64> {
         match self.mode {
             Mode::Closed { .. } => quantile(&self.latency, q),

@@ -23,6 +23,7 @@ use super::plan::Plan;
 use super::request;
 use super::result::{Ended, Failures, Outcome, WindowCounts, histogram};
 use super::tally::Timetable;
+use super::typical::Typical;
 use super::worker::{Job, Report, Worker};
 
 /// From the agreement on the start to the start, so that every thread is awake.
@@ -337,6 +338,7 @@ fn merge(
         latency: histogram(),
         service_time: histogram(),
         pacing_error: histogram(),
+        typical: Typical::new(),
         client: ThreadUsage::default(),
         waits: WaitCounts::default(),
     };
@@ -384,6 +386,7 @@ fn merge(
         ] {
             sum.add(more).expect("all histograms have one shape");
         }
+        outcome.typical.merge(&tally.typical);
         outcome.client = outcome.client.plus(client);
         outcome.waits = outcome.waits.plus(waits);
     }

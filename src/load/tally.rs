@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use super::client::Sent;
 use super::live::Live;
 use super::result::{Failure, Failures, WindowCounts, histogram};
+use super::typical::Typical;
 
 /// The run's instants, in nanoseconds of the monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,7 @@ pub struct Tally<'a> {
     pub latency: Histogram<u64>,
     pub service_time: Histogram<u64>,
     pub pacing_error: Histogram<u64>,
+    pub typical: Typical,
 }
 
 impl<'a> Tally<'a> {
@@ -70,6 +72,7 @@ impl<'a> Tally<'a> {
             latency: histogram(),
             service_time: histogram(),
             pacing_error: histogram(),
+            typical: Typical::new(),
         }
     }
 
@@ -126,6 +129,7 @@ impl<'a> Tally<'a> {
             let latency_ns = now_ns - sent.planned_ns;
             self.live.record(latency_ns);
             self.latency.saturating_record(latency_ns);
+            self.typical.record(latency_ns);
             if self.is_open_loop {
                 self.service_time.saturating_record(now_ns - sent.sent_ns);
             }

@@ -1,9 +1,11 @@
 //! Results in, text out; pure functions. What a number means is decided in [`crate::experiment`];
 //! here it is only written down, in about 80 columns.
 
+mod again;
 pub mod closing;
 mod counts;
 mod isolations;
+mod latency;
 mod ledger;
 mod memory;
 mod mix;
@@ -11,6 +13,7 @@ mod side_by_side;
 mod terminal;
 mod units;
 
+pub use again::{agreement, unlike_hosts};
 pub use mix::mix;
-pub use terminal::{agreement, experiment, load, unlike_hosts, wrap, wrap_from};
+pub use terminal::{experiment, load, wrap, wrap_from};
 pub use units::{count, duration, microseconds};

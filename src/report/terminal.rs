@@ -5,6 +5,7 @@ use std::fmt::Write;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::isolations::isolations;
+use super::latency::latency;
 use super::memory::memory;
 use super::units::{count, digits, microseconds};
 use super::{counts, ledger};
@@ -12,7 +13,7 @@ use crate::experiment::analysis::{Analysis, LoadTable, Row};
 use crate::experiment::plan::{Load, Plan};
 use crate::experiment::result::Experiment;
 use crate::load;
-use crate::measure::stats::{self, Outcome, Ratio, Verdict, half_width_percent};
+use crate::measure::stats::{Outcome, Ratio, Verdict};
 
 /// An experiment: a table for each load, two sentences, the verdict. `again`: it repeats a stored
 /// one, and whether they agree follows.
@@ -28,6 +29,9 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
         );
         if let Some(floor) = floor(table) {
             let _ = writeln!(text, "{}\n", wrap(&floor));
+        }
+        if let Some(of_table) = &table.latency {
+            let _ = writeln!(text, "{}", latency(of_table));
         }
     }
     if plan.has_layouts()
@@ -157,7 +161,8 @@ fn cells(row: &Row) -> [String; 9] {
     ]
 }
 
-fn is_itself(ratio: &Ratio) -> bool {
+/// Whether it is the ratio of an arm to itself.
+pub(super) fn is_itself(ratio: &Ratio) -> bool {
     ratio.ratio == 1.0 && ratio.interval.low == ratio.interval.high
 }
 
@@ -241,44 +246,6 @@ fn calls_of(row: &Row, analysis: &Analysis) -> String {
         Some(calls) => format!("{} (its runtime's, by the kernel's count)", digits(*calls)),
         None => "n/a (its runtime's are counted by the kernel alone)".to_string(),
     }
-}
-
-/// What two hosts differ in, said before anything is compared; nothing if nothing.
-pub fn unlike_hosts(differences: &[String]) -> String {
-    if differences.is_empty() {
-        return String::new();
-    }
-    let mut text = String::from("Unlike hosts: the stored run is of another host than this one:\n");
-    for difference in differences {
-        let _ = writeln!(text, "{}", wrap_from("- ", difference));
-    }
-    text.push('\n');
-    text
-}
-
-/// Two runs of one plan: whether they tell the same story, arm by arm.
-pub fn agreement(before: &Analysis, now: &Analysis) -> String {
-    let mut text = String::from("Against the stored run:\n");
-    for (old, new) in before.tables.iter().zip(&now.tables) {
-        let last = new.rows.len().saturating_sub(1);
-        for (was, is) in old.rows.iter().zip(&new.rows[..last]).skip(1) {
-            let place = format!("{}, {}", is.label, new.load.name());
-            let line = match (&was.cpu_ratio, &is.cpu_ratio) {
-                (Ok(was), Ok(is)) => format!(
-                    "{place}: {:.3} ±{:.1} % then, {:.3} ±{:.1} % now: {}",
-                    was.ratio,
-                    half_width_percent(was),
-                    is.ratio,
-                    half_width_percent(is),
-                    stats::agreement(was, is).sentence()
-                ),
-                (Err(why), _) => format!("{place}: the stored run has no ratio: {why}"),
-                (_, Err(why)) => format!("{place}: this run has no ratio: {why}"),
-            };
-            let _ = writeln!(text, "{}", wrap_from("- ", &line));
-        }
-    }
-    text
 }
 
 /// A run of the load generator.
@@ -401,6 +368,7 @@ pub fn wrap_from(mark: &str, text: &str) -> String {
 mod tests {
     use super::*;
     use crate::measure::reading::Reading;
+    use crate::measure::stats::{Interval, Method};
 
     #[test]
     fn lines_end_before_the_terminal_does() {
@@ -427,7 +395,7 @@ mod tests {
     }
 
     fn row(label: &str, client_limited: bool) -> Row {
-        let interval = stats::Interval {
+        let interval = Interval {
             low: 0.8567,
             high: 1.0432,
         };
@@ -443,7 +411,7 @@ mod tests {
                 confidence: 0.95,
                 n: 12,
                 missing: 0,
-                method: stats::Method::StudentT,
+                method: Method::StudentT,
             }),
             claim: None,
             throughput: 219_876.0,
@@ -466,6 +434,7 @@ mod tests {
             rate: None,
             rows: vec![row("on-demand", true), row("on-demand (control)", false)],
             control: Err("none".to_string()),
+            latency: None,
         };
         let text = of_load(&table).to_string();
         assert!(text.contains("≥ 220"), "{text}");
@@ -473,13 +442,5 @@ mod tests {
         assert_eq!(text.matches("≥").count(), 1, "{text}");
         let widest = text.lines().map(|line| line.trim_end().chars().count());
         assert!(widest.max() <= Some(COLUMNS), "{text}");
-    }
-
-    #[test]
-    fn unlike_hosts_are_named_and_alike_ones_are_not_mentioned() {
-        assert_eq!(unlike_hosts(&[]), "");
-        let text = unlike_hosts(&["CPU accounting: tick; other: IRQ".to_string()]);
-        assert!(text.starts_with("Unlike hosts"), "{text}");
-        assert!(text.contains("- CPU accounting: tick"), "{text}");
     }
 }

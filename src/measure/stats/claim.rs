@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows whether less is better: sentences say lower and higher.
 
+use super::median_ratio::paired_median_ratio;
 use super::ratio::{Interval, Ratio, RatioError, paired_log_ratio, paired_log_ratios};
 use serde::{Deserialize, Serialize};
 
@@ -52,13 +53,30 @@ impl Control {
     /// If the arms differ in length.
     pub fn new(a: &[Option<f64>], again: &[Option<f64>]) -> Result<Self, RatioError> {
         let [wide, narrow] = paired_log_ratios(again, a, [0.99, 0.95])?;
-        Ok(Self {
+        Ok(Self::of(&wide, &narrow))
+    }
+
+    /// The same by the median pair.
+    ///
+    /// # Errors
+    /// As [`paired_median_ratio`].
+    ///
+    /// # Panics
+    /// If the arms differ in length.
+    pub fn by_median(a: &[Option<f64>], again: &[Option<f64>]) -> Result<Self, RatioError> {
+        let at = |confidence| paired_median_ratio(again, a, confidence);
+        Ok(Self::of(&at(0.99)?, &at(0.95)?))
+    }
+
+    /// From the ratio at 99 % and at 95 %.
+    fn of(wide: &Ratio, narrow: &Ratio) -> Self {
+        Self {
             interval_99: wide.interval,
             interval_95: narrow.interval,
             floor: narrow.interval.high.max(1.0 / narrow.interval.low),
             n: narrow.n,
             missing: narrow.missing,
-        })
+        }
     }
 
     /// Whether the lab sees no difference where there is none.

@@ -10,12 +10,14 @@
 //! | `student`   | Student's t distribution: quantile and tail                              |
 //! | `bootstrap` | the studentised bootstrap of a mean                                      |
 //! | `ratio`     | mean, median, deviation; the ratio of two arms with its interval         |
+//! | `median_ratio` | the same by the median pair, for what is disturbed by orders of magnitude |
 //! | `claim`     | Holm's correction, the A/A control, what may be claimed, steadiness, and |
 //! |             | whether two runs agree                                                   |
 //! | `verdict`   | VALID, NOISY or INVALID, with causes and remedies                        |
 
 mod bootstrap;
 mod claim;
+mod median_ratio;
 mod ratio;
 mod student;
 mod verdict;
@@ -24,6 +26,7 @@ pub use claim::{
     Agreement, Claim, Control, Direction, Outcome, SMALLEST_DRIFT, Steadiness, agreement, claim,
     direction, holm, steadiness,
 };
+pub use median_ratio::paired_median_ratio;
 pub use ratio::{
     BOOTSTRAP_FROM, Interval, Method, Ratio, RatioError, half_width_percent, mean, median,
     paired_log_ratio, standard_deviation,

@@ -19,6 +19,8 @@ pub enum Method {
     StudentT,
     /// The studentised bootstrap; see `bootstrap.rs` for why this one.
     Bootstrap,
+    /// The median pair and the sign test; see `median_ratio.rs` for what it is for.
+    Median,
 }
 
 /// Bounds of a ratio, both positive and finite, `low <= high`.
@@ -41,7 +43,7 @@ impl Interval {
 /// An arm over its base, from paired blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Ratio {
-    /// Geometric mean of the pairs' ratios; 1 is no difference.
+    /// Geometric mean, or median, of the pairs' ratios; 1 is no difference.
     pub ratio: f64,
     pub interval: Interval,
     /// The interval's, as a part of 1.
@@ -193,7 +195,11 @@ pub(super) fn paired_log_ratios<const N: usize>(
     }))
 }
 
-fn log_ratios(arm: &[Option<f64>], base: &[Option<f64>]) -> Result<Vec<f64>, RatioError> {
+/// The logarithm of each complete pair's ratio.
+pub(super) fn log_ratios(
+    arm: &[Option<f64>],
+    base: &[Option<f64>],
+) -> Result<Vec<f64>, RatioError> {
     let mut logs = Vec::with_capacity(arm.len());
     for (round, pair) in arm.iter().zip(base).enumerate() {
         let (&Some(arm), &Some(base)) = pair else {
