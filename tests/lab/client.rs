@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -102,6 +103,27 @@ impl Client {
             l_linger: 0,
         };
         setsockopt(&self.stream, sockopt::Linger, &linger).expect("a TCP socket");
+    }
+
+    /// Is gone without a word, neither FIN nor reset, as a machine that loses power (TCP_REPAIR,
+    /// Linux 3.5).
+    ///
+    /// # Errors
+    /// EPERM without CAP_NET_ADMIN: it has left all the same, with FIN or a reset.
+    pub fn vanish(self) -> io::Result<()> {
+        let on: libc::c_int = 1;
+        // SAFETY: the kernel reads one number, which `on` is, during the call.
+        let set = unsafe {
+            libc::setsockopt(
+                self.stream.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_REPAIR,
+                (&raw const on).cast(),
+                size_of_val(&on) as libc::socklen_t,
+            )
+        };
+        nix::errno::Errno::result(set)?;
+        Ok(())
     }
 
     /// The next answer.

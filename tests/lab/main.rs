@@ -12,6 +12,7 @@
 //! | `identical` | the same bytes from every model and isolation |
 //! | `bad_input`, `timeouts`, `limits` | the named answer, and nobody else notices |
 //! | `vanishing` | clients that leave at any byte |
+//! | `half_open` | clients that are gone without a word |
 //! | `misbehaving`, `misbehaving_builtins` | guests that trap, loop and lie |
 //! | `neighbours` | good requests beside bad ones: none fails |
 //! | `neighbours_soak` | how much longer good requests wait beside bad ones (soak only) |
@@ -58,6 +59,7 @@ mod connections;
 mod drain;
 mod figures;
 mod guests;
+mod half_open;
 mod handler_limits;
 mod identical;
 mod injection;
