@@ -18,9 +18,8 @@ pub(super) trait Clocks {
     /// The calling thread's CPU time, in nanoseconds.
     fn cpu_ns(&mut self) -> u64;
 
-    /// Works for at least so many ticks; says for how many.
-    fn spin(&mut self, ticks: u64) -> u64 {
-        let start = self.ticks();
+    /// Works until at least so many ticks since `start` have passed; says how many.
+    fn spin(&mut self, start: u64, ticks: u64) -> u64 {
         loop {
             let spent = self.ticks().saturating_sub(start);
             if spent >= ticks {

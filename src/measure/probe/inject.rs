@@ -6,6 +6,11 @@
 //!
 //! A stage in which the thread may sleep pays when it is left: what comes while the thread works
 //! before a wait would be done in the wait, and not where it is done otherwise.
+//!
+//! Where the work is done and which row it belongs to are two things. A server that works at another
+//! moment is another server: it finds other things in its caches, and its clients elsewhere. So the
+//! ledger is held against the same server, with the same work at the same moment, in which that work
+//! belongs to another row.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -22,7 +27,7 @@ const LONGEST_NS: u64 = 1_000_000;
 /// that one server can be compared with itself.
 #[derive(Debug)]
 pub struct Dose {
-    /// The stage above, the ticks for each request below: what is read is of one piece.
+    /// A [`Set`] in one piece, so that no thread reads half of one.
     set: AtomicU64,
     /// Ticks that were spent on it, by all threads.
     spent_ticks: AtomicU64,
@@ -41,13 +46,47 @@ impl Dose {
 
     /// From now on this much, and there. What is still owed of the dose before is forgiven.
     pub fn set(&self, stage: Stage, ns: u64) {
+        self.set_in_row(stage, stage, ns);
+    }
+
+    /// The same work at the same moment as [`Dose::set`], but it belongs to `row`, in which a thread
+    /// must not sleep unless it is `stage` itself.
+    pub fn set_in_row(&self, stage: Stage, row: Stage, ns: u64) {
+        assert!(row == stage || !row.may_sleep(), "{row:?} tells no work");
         let ticks = ns_to_ticks(ns.min(LONGEST_NS)).min(u64::from(u32::MAX));
-        self.set.store((stage as u64) << 32 | ticks, Relaxed);
+        let ticks = u32::try_from(ticks).expect("it was bounded");
+        self.set.store(Set { stage, row, ticks }.packed(), Relaxed);
     }
 
     /// What was really injected so far, in nanoseconds, by the clock of the stages.
     pub fn spent_ns(&self) -> u64 {
         ticks_to_ns(self.spent_ticks.load(Relaxed))
+    }
+}
+
+/// What a dose is set to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Set {
+    /// Where the work is done.
+    stage: Stage,
+    /// To which row it belongs.
+    row: Stage,
+    /// How much of it for each request.
+    ticks: u32,
+}
+
+impl Set {
+    fn packed(self) -> u64 {
+        (self.stage as u64) << 40 | (self.row as u64) << 32 | u64::from(self.ticks)
+    }
+
+    fn unpacked(packed: u64) -> Self {
+        let stage = |shift: u32| Stage::ALL[usize::from((packed >> shift) as u8)];
+        Self {
+            stage: stage(40),
+            row: stage(32),
+            ticks: packed as u32,
+        }
     }
 }
 
@@ -88,7 +127,8 @@ impl FromStr for Injection {
 pub(super) struct Injector {
     dose: Arc<Dose>,
     /// The dose when it was last looked at.
-    set: u64,
+    packed: u64,
+    set: Set,
     /// Not yet worked off; negative if too much was.
     owed_ticks: i64,
     /// Where the thread is.
@@ -97,52 +137,66 @@ pub(super) struct Injector {
 
 impl Injector {
     pub(super) fn new(injection: Injection) -> Self {
+        let packed = injection.dose.set.load(Relaxed);
         Self {
             dose: injection.dose,
-            set: 0,
+            packed,
+            set: Set::unpacked(packed),
             owed_ticks: 0,
             stage: Stage::Loop,
         }
     }
 
-    /// The thread is about to leave the stage that it is in.
-    pub(super) fn leave(&mut self, clocks: &mut impl Clocks) {
-        if self.stage.may_sleep() {
-            self.work(clocks);
+    /// The thread goes into `stage`, which is noted by `enter`; returns where it was. A request is one
+    /// entry into the guest, which calls nobody and so is never come back to.
+    pub(super) fn enter(
+        &mut self,
+        stage: Stage,
+        clocks: &mut impl Clocks,
+        enter: &mut impl FnMut(Stage),
+    ) -> Stage {
+        if self.stage.may_sleep() && self.is_due() {
+            // A wait that is left into itself would be one more. And to leave it takes a reading of the
+            // CPU clock, which is no part of the work.
+            if self.set.row != self.stage {
+                enter(self.set.row);
+            }
+            let start = clocks.ticks();
+            self.work(clocks, start);
         }
-    }
-
-    /// The thread is in `stage` from now on; returns where it was. A request is one entry into the
-    /// guest, which calls nobody and so is never come back to.
-    pub(super) fn enter(&mut self, stage: Stage, clocks: &mut impl Clocks) -> Stage {
+        enter(stage);
         let before = std::mem::replace(&mut self.stage, stage);
-        let set = self.dose.set.load(Relaxed);
-        if set != self.set {
-            self.set = set;
+        let packed = self.dose.set.load(Relaxed);
+        if packed != self.packed {
+            self.packed = packed;
+            self.set = Set::unpacked(packed);
             self.owed_ticks = 0;
         }
         if stage == Stage::Guest {
-            self.owed_ticks += self.ticks();
+            self.owed_ticks += i64::from(self.set.ticks);
         }
-        if !stage.may_sleep() {
-            self.work(clocks);
+        if !stage.may_sleep() && self.is_due() {
+            // The same steps whatever the row; to note it is a part of the work.
+            let start = clocks.ticks();
+            enter(self.set.row);
+            self.work(clocks, start);
+            enter(stage);
         }
         before
     }
 
-    /// Of each request.
-    fn ticks(&self) -> i64 {
-        (self.set & u64::from(u32::MAX)).cast_signed()
+    /// Whether work is owed, and this is where.
+    fn is_due(&self) -> bool {
+        self.stage == self.set.stage && self.owed_ticks > 0
     }
 
-    /// Works off what is owed, if this is where.
-    fn work(&mut self, clocks: &mut impl Clocks) {
-        if self.stage as u64 == self.set >> 32 && self.owed_ticks > 0 {
-            let spent = clocks.spin(self.owed_ticks.cast_unsigned());
-            self.dose.spent_ticks.fetch_add(spent, Relaxed);
-            // What goes beyond a request's part was no spin too long but a preemption: no work.
-            self.owed_ticks = (self.owed_ticks - spent.cast_signed()).max(-self.ticks());
-        }
+    /// Works off what is owed, from `start` on.
+    fn work(&mut self, clocks: &mut impl Clocks, start: u64) {
+        let spent = clocks.spin(start, self.owed_ticks.cast_unsigned());
+        self.dose.spent_ticks.fetch_add(spent, Relaxed);
+        // What goes beyond a request's part was no spin too long but a preemption: no work.
+        let most_ahead = i64::from(self.set.ticks);
+        self.owed_ticks = (self.owed_ticks - spent.cast_signed()).max(-most_ahead);
     }
 }
 
@@ -210,12 +264,13 @@ mod tests {
         let mut clock = StageClock::new(time.clone(), times.clone());
         let mut injector = injection.map(Injector::new);
         let mut enter = |stage: Stage| {
+            let mut enter = |stage: Stage| {
+                clock.enter(stage);
+            };
             if let Some(injector) = &mut injector {
-                injector.leave(&mut time);
-                clock.enter(stage);
-                injector.enter(stage, &mut time);
+                injector.enter(stage, &mut time, &mut enter);
             } else {
-                clock.enter(stage);
+                enter(stage);
             }
             if stage == Stage::EpollWait {
                 ByHand::pass(&time.asleep_ticks, 100_000);
@@ -237,24 +292,42 @@ mod tests {
     }
 
     #[test]
-    fn work_put_into_a_stage_is_found_there_and_nowhere_else() {
+    fn work_put_into_a_stage_is_found_in_its_row_and_nowhere_else() {
         let without = run(None);
         let entered: Vec<Stage> = TURN.concat();
-        for stage in entered {
+        let rows = |stage| [stage, Stage::OtherCalls, Stage::Http];
+        for (stage, set) in entered
+            .into_iter()
+            .flat_map(|s| rows(s).map(|row| (s, row)))
+        {
+            let dose = Dose::new(stage, 500);
+            dose.set_in_row(stage, set, 500);
             let injection = Injection {
-                dose: Arc::new(Dose::new(stage, 500)),
+                dose: Arc::new(dose),
                 recorded: true,
             };
             for ((row, with), (_, without)) in run(Some(injection)).iter().zip(&without) {
                 let moved = with - without;
                 // What the last turn owes may still be owed.
-                let expected = if *row == stage { 500.0 } else { 0.0 };
+                let expected = if *row == set { 500.0 } else { 0.0 };
                 assert!(
                     (moved - expected).abs() < 5.0,
-                    "500 ns of {} moved {} by {moved:.1}",
+                    "500 ns at {} in the row {} moved {} by {moved:.1}",
                     stage.name(),
+                    set.name(),
                     row.name(),
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_dose_is_set_to_is_of_one_piece() {
+        for &stage in Stage::ALL {
+            for row in [stage, Stage::OtherCalls] {
+                let ticks = u32::MAX - stage as u32;
+                let set = Set { stage, row, ticks };
+                assert_eq!(Set::unpacked(set.packed()), set);
             }
         }
     }

@@ -157,11 +157,9 @@ impl Probe for Injecting {
 
     fn enter(stage: Stage) -> Stage {
         INJECTOR.with_borrow_mut(|injector| match injector {
-            Some(injector) => {
-                injector.leave(&mut OfThread);
+            Some(injector) => injector.enter(stage, &mut OfThread, &mut |stage| {
                 On::enter(stage);
-                injector.enter(stage, &mut OfThread)
-            }
+            }),
             None => On::enter(stage),
         })
     }
