@@ -83,7 +83,8 @@ pub struct Arguments {
     /// Rounds at the equal rate; 0 leaves it out
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     equal_rate_rounds: u32,
-    /// Rounds in which time is recorded and the kernel counts; 0 leaves both ledgers out
+    /// Rounds in which time is recorded and the kernel counts; 0 leaves both ledgers out, and from 4
+    /// on their prices have intervals and a control
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     ledger_rounds: u32,
     /// Requests per second at the equal rate, or of the mix's light ones [default: half the slowest

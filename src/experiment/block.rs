@@ -69,6 +69,9 @@ pub enum Pass {
     Plain,
     /// The same as `Plain`, next to the blocks that have an observer, which are read against it.
     Beside,
+    /// The same once more, in the same rounds: what lies between it and `Beside` is no observer's
+    /// price, and none that is smaller can be told.
+    Again,
     /// Where the server's time goes.
     Time,
     /// By the kernel's count: system calls, switches and faults, and cycles where there are counters.

@@ -10,14 +10,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Pass};
-use super::ledger::{cpu_ns_beside, cpu_ns_per_request};
+use super::ledger::{cpu_ns_beside, cpu_ns_per_request, interval};
 use super::plan::{Load, Plan};
 use super::stretch::Stretch;
 use crate::control::Report;
 use crate::io::CountsSnapshot;
 use crate::measure::perf::Counted;
 use crate::measure::reading::Reading;
-use crate::measure::stats::{Level, Verdict};
+use crate::measure::stats::{Interval, Level, Verdict};
 
 /// What the two counts of one name may differ by, as a part of the kernel's.
 const TOLERANCE: f64 = 0.01;
@@ -63,7 +63,13 @@ pub struct CountColumn {
     pub rows: Vec<CountRow>,
     /// What the counting blocks' windows cost, as a part of the CPU per request of those beside.
     pub price: Option<f64>,
-    /// The same of the stretch in which the kernel counted system calls, where it did.
+    /// The bounds of that; `None` of too few rounds.
+    #[serde(default)]
+    pub price_interval: Option<Interval>,
+    /// The same of nothing: of blocks in which nobody counts.
+    #[serde(default)]
+    pub control_interval: Option<Interval>,
+    /// The price of the stretch in which the kernel counted system calls, where it did.
     pub price_of_tracing: Option<f64>,
     /// Counters that took turns, so that their figures are estimates, with the part of the time that
     /// each one counted, between 0 and 1.
@@ -97,8 +103,9 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
         blocks.iter().filter(matches).collect()
     };
     let counted = of(Pass::Counts);
-    let beside = cpu_ns_beside(&counted, &of(Pass::Beside));
-    let price = |ns: Option<f64>| Some(ns? / beside? - 1.0);
+    let beside = of(Pass::Beside);
+    let beside_ns = cpu_ns_beside(&counted, &beside);
+    let price = |ns: Option<f64>| Some(ns? / beside_ns? - 1.0);
     let arm = &plan.arms[arm];
     // Every round is checked; the last is shown.
     let checked = counted.iter().filter(|_| arm.counts_its_calls());
@@ -131,6 +138,8 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
         label: arm.label.clone(),
         rows,
         price: price(cpu_ns_per_request(&counted)),
+        price_interval: interval(&counted, &beside),
+        control_interval: interval(&of(Pass::Again), &beside),
         price_of_tracing: price(traced_ns.flatten()),
         multiplexed: last
             .work

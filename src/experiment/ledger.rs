@@ -9,8 +9,9 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Pass};
-use super::plan::{Load, Plan};
+use super::plan::{Load, PRICED_FROM, Plan};
 use crate::measure::probe::{Stage, StageNs};
+use crate::measure::stats::{Interval, paired_log_ratio};
 
 /// The ledger of one load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,6 +40,12 @@ pub struct Column {
     pub total_ns: f64,
     /// The same without it, of the blocks beside those; `None` if there are none.
     pub plain_ns: Option<f64>,
+    /// The bounds of what recording costs; `None` of fewer rounds than [`PRICED_FROM`].
+    #[serde(default)]
+    pub price_interval: Option<Interval>,
+    /// The same of nothing: of blocks that record no more than those beside.
+    #[serde(default)]
+    pub control_interval: Option<Interval>,
     /// Non-idle time of all cores per request without it, the generator's in it: work that the
     /// kernel does elsewhere, such as softirqs, shows only here.
     pub machine_ns: Option<f64>,
@@ -86,6 +93,8 @@ pub fn ledgers(plan: &Plan, blocks: &[Block]) -> Vec<Ledger> {
                     let plain = [of(load, Pass::Plain, arm), beside.clone()].concat();
                     let mut column = column(&plan.arms[arm].label, &recorded)?;
                     column.plain_ns = cpu_ns_beside(&recorded, &beside);
+                    column.price_interval = interval(&recorded, &beside);
+                    column.control_interval = interval(&of(load, Pass::Again, arm), &beside);
                     column.machine_ns = machine_ns(&plain);
                     Some(column)
                 })
@@ -108,6 +117,19 @@ pub(super) fn cpu_ns_beside(observed: &[&Block], beside: &[&Block]) -> Option<f6
     (rounds(&partners) == rounds(observed))
         .then(|| cpu_ns_per_request(&partners))
         .flatten()
+}
+
+/// Where the ratio of `observed` to `beside` lies with 95 % certainty, in CPU per request, from the
+/// rounds that have both.
+pub(super) fn interval(observed: &[&Block], beside: &[&Block]) -> Option<Interval> {
+    let rounds = observed.iter().map(|block| block.round + 1).max()?;
+    let column = |blocks: &[&Block]| -> Vec<Option<f64>> {
+        let of = |round: usize| blocks.iter().find(|block| block.round == round);
+        let cpu_ns = |round| of(round)?.cpu_ns_per_request();
+        (0..rounds).map(cpu_ns).collect()
+    };
+    let ratio = paired_log_ratio(&column(observed), &column(beside), 0.95).ok()?;
+    (ratio.n >= PRICED_FROM).then_some(ratio.interval)
 }
 
 /// CPU per request of all `blocks` together, in nanoseconds; `None` without requests.
@@ -151,6 +173,8 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
         unexplained_ns: (total as f64 - explained as f64) / n as f64,
         total_ns: per_request(total),
         plain_ns: None,
+        price_interval: None,
+        control_interval: None,
         machine_ns: None,
     })
 }
@@ -164,7 +188,8 @@ fn machine_ns(blocks: &[&Block]) -> Option<f64> {
     (requests > 0).then(|| total as f64 / requests as f64)
 }
 
-/// What makes `column` dearer or cheaper than `base`, the largest change first.
+/// What makes `column` dearer or cheaper than `base`, the largest change first. What is unexplained
+/// is not among it: a remainder is no cause.
 pub fn differences(base: &Column, column: &Column) -> Vec<(&'static str, f64)> {
     let mut changes: Vec<(&str, f64)> = Stage::ALL
         .iter()
@@ -175,7 +200,6 @@ pub fn differences(base: &Column, column: &Column) -> Vec<(&'static str, f64)> {
         .chain([
             ("workers", column.workers_ns - base.workers_ns),
             ("helper threads", column.helpers_ns - base.helpers_ns),
-            ("unexplained", column.unexplained_ns - base.unexplained_ns),
         ])
         .filter(|(_, change)| change.abs() >= 0.5)
         .collect();
@@ -218,6 +242,33 @@ mod tests {
         ]);
         let price = first(&drifting).price().expect("it has pairs");
         assert!((price - 0.05).abs() < 0.005, "{price}");
+    }
+
+    #[test]
+    fn a_price_has_bounds_and_so_has_the_price_of_nothing() {
+        let check = |rounds: usize, expected: bool| {
+            let of = |ns: f64| vec![ns; rounds];
+            let blocks = blocks(&[
+                (Pass::Beside, &of(6000.0)),
+                (Pass::Again, &of(6000.0)),
+                (Pass::Time, &of(6300.0)),
+            ]);
+            let column = first(&blocks);
+            let [price, control] = [column.price_interval, column.control_interval];
+            assert_eq!(price.is_some(), expected, "{rounds} rounds: {price:?}");
+            assert_eq!(control.is_some(), expected, "{rounds} rounds: {control:?}");
+            let holds = |interval: Option<Interval>, ratio: f64| {
+                interval.is_none_or(|interval| {
+                    interval.low - 1e-9 < ratio && ratio < interval.high + 1e-9
+                })
+            };
+            assert!(holds(price, 1.05) && !price.is_some_and(|price| price.contains(1.0)));
+            assert!(holds(control, 1.0));
+        };
+        check(2, false);
+        check(PRICED_FROM - 1, false);
+        check(PRICED_FROM, true);
+        check(12, true);
     }
 
     #[test]

@@ -142,6 +142,10 @@ pub(super) fn with_control(arms: &[Arm], control_of: usize) -> Vec<Arm> {
     arms.iter().cloned().chain([again]).collect()
 }
 
+/// Observed rounds from which on a price has an interval, and a control that takes a block more: of
+/// two rounds an interval is as wide as ten prices.
+pub const PRICED_FROM: usize = 4;
+
 /// A server process takes about this long to be there.
 const START: Duration = Duration::from_millis(100);
 
@@ -169,19 +173,22 @@ impl Plan {
     /// the order of an even round.
     ///
     /// The block without an observer stands between the others, next to both: what they cost is
-    /// read against it, so that a machine that grows faster or slower does not look like a price.
+    /// read against it, so that a machine that grows faster or slower does not look like a price. With
+    /// [`PRICED_FROM`] rounds there is one more, which is read against it, too.
     pub fn observed(&self, load: Load) -> Vec<Vec<Pass>> {
         let (time, counts) = match load {
             Load::Saturation => (self.ledger_rounds, self.count_rounds),
             Load::EqualRate if self.equal_rate_rounds == 0 => (0, 0),
             Load::EqualRate => (self.ledger_rounds, 0),
         };
+        let rounds = 0..time.max(counts);
+        let again = (rounds.len() >= PRICED_FROM).then_some(Pass::Again);
         let round = |round| {
             let time = (round < time).then_some(Pass::Time);
             let counts = (round < counts).then_some(Pass::Counts);
-            time.into_iter().chain([Pass::Beside]).chain(counts)
+            let plain = [Pass::Beside].into_iter();
+            time.into_iter().chain(plain).chain(counts).chain(again)
         };
-        let rounds = 0..time.max(counts);
         rounds.map(|nth| round(nth).collect()).collect()
     }
 

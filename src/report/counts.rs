@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::side_by_side::{Line, tables};
 use super::terminal::wrap;
-use super::units::digits;
+use super::units::{digits, percent_bounds};
 use crate::experiment::counts::{CountColumn, CountRow};
 use crate::measure::reading::Reading;
 
@@ -54,20 +54,27 @@ pub(super) fn text(columns: &[CountColumn]) -> String {
         }
     }
     let mut text = format!("Counts\n\n{shown}\n");
-    let prices = |price: fn(&CountColumn) -> Option<f64>| {
+    let bounds = |column: &CountColumn| -> Option<String> {
+        let price = percent_bounds(column.price_interval.as_ref()?);
+        let control = percent_bounds(column.control_interval.as_ref()?);
+        Some(format!(" ({price}; of nothing {control})"))
+    };
+    let prices = |price: fn(&CountColumn) -> Option<f64>,
+                  bounds: &dyn Fn(&CountColumn) -> Option<String>| {
         let of = |column: &CountColumn| {
-            Some(format!("{} {:+.1} %", column.label, price(column)? * 100.0))
+            let price = format!("{} {:+.1} %", column.label, price(column)? * 100.0);
+            Some(price + &bounds(column).unwrap_or_default())
         };
         let prices: Vec<_> = columns.iter().filter_map(of).collect();
         (!prices.is_empty()).then(|| prices.join(", "))
     };
-    if let Some(prices) = prices(|column| column.price) {
+    if let Some(prices) = prices(|column| column.price, &bounds) {
         let sentence = format!(
             "Counting has blocks of its own; its price, against blocks beside them: {prices}."
         );
         let _ = write!(text, "\n{}", wrap(&sentence));
     }
-    if let Some(prices) = prices(|column| column.price_of_tracing) {
+    if let Some(prices) = prices(|column| column.price_of_tracing, &|_| None) {
         let sentence =
             format!("The kernel counts before the window only, where it costs: {prices}.");
         let _ = write!(text, "\n{}", wrap(&sentence));
@@ -119,7 +126,26 @@ pub(super) fn figure(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::stats::Interval;
     use crate::report::terminal::COLUMNS;
+
+    #[test]
+    fn a_price_stands_beside_the_price_of_nothing() {
+        let interval = |low, high| Some(Interval { low, high });
+        let text = text(&[CountColumn {
+            label: "epoll".to_string(),
+            rows: Vec::new(),
+            price: Some(0.009),
+            price_interval: interval(0.991, 1.031),
+            control_interval: interval(0.98, 1.02),
+            price_of_tracing: Some(0.2),
+            multiplexed: Vec::new(),
+        }]);
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let said = "epoll +0.9 % (-0.9 to +3.1; of nothing -2.0 to +2.0).";
+        assert!(words.contains(said), "{text}");
+        assert!(words.contains("it costs: epoll +20.0 %."), "{text}");
+    }
 
     #[test]
     fn the_counts_of_six_arms_fit() {
@@ -145,6 +171,8 @@ mod tests {
                 row("cycles, user", None, absent()),
             ],
             price: Some(0.012),
+            price_interval: None,
+            control_interval: None,
             price_of_tracing: None,
             multiplexed: vec![("cache misses".to_string(), 0.43)],
         });

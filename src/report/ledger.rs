@@ -2,23 +2,29 @@
 
 use std::fmt::Write;
 
+use super::differences::{self, Calls};
 use super::side_by_side::{Line, tables};
 use super::terminal::wrap;
-use super::units::digits;
-use crate::experiment::ledger::{self, Column, Ledger};
+use super::units::percent_bounds;
+use crate::experiment::ledger::{Column, Ledger};
 use crate::measure::probe::Stage;
+use crate::measure::stats::Interval;
 
 /// Where an arm does not go.
 const NOWHERE: &str = "–";
 
-/// The time ledger of one load.
-pub(super) fn text(ledger: &Ledger) -> String {
+/// The time ledger of one load, and where its arms differ, of which `calls` knows the system calls.
+pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
     let columns = &ledger.columns;
     let line = |name: &str, cell: &dyn Fn(&Column) -> String| Line {
         name: name.to_string(),
         cells: columns.iter().map(|column| vec![cell(column)]).collect(),
     };
     let absent = || "n/a".to_string();
+    let bounds = |interval: &Option<Interval>| {
+        let bounds = interval.as_ref().map(percent_bounds);
+        bounds.unwrap_or_else(|| NOWHERE.to_string())
+    };
     let whole = |ns: f64| format!("{ns:.0}");
     let heading = line("ns of server CPU per request", &|column| {
         column.label.clone()
@@ -49,6 +55,12 @@ pub(super) fn text(ledger: &Ledger) -> String {
             let price = column.price();
             price.map_or_else(absent, |price| format!("{:+.1} %", price * 100.0))
         }),
+        line("  its 95 % interval", &|column| {
+            bounds(&column.price_interval)
+        }),
+        line("  the same of nothing", &|column| {
+            bounds(&column.control_interval)
+        }),
         line("all cores, generator included", &|column| {
             column.machine_ns.map_or_else(absent, whole)
         }),
@@ -61,42 +73,7 @@ pub(super) fn text(ledger: &Ledger) -> String {
                     during it is done within, and cannot be told from it.";
         let _ = writeln!(text, "\n{}", wrap(note));
     }
-    if let [base, others @ ..] = columns.as_slice() {
-        for column in others {
-            let _ = write!(text, "\n{}", wrap(&difference(base, column)));
-        }
-        text.push('\n');
-    }
-    text
-}
-
-/// One sentence: what the arm saves, and what it spends more.
-fn difference(base: &Column, column: &Column) -> String {
-    let changes = ledger::differences(base, column);
-    let total: f64 = column.total_ns - base.total_ns;
-    let list = |sign: f64| {
-        let these = changes
-            .iter()
-            .filter(|(_, change)| change * sign > 0.0)
-            .take(3);
-        let named: Vec<_> = these
-            .map(|(name, change)| format!("{} µs in {name}", digits(change.abs() / 1000.0)))
-            .collect();
-        if named.is_empty() {
-            "nothing".to_string()
-        } else {
-            named.join(", ")
-        }
-    };
-    format!(
-        "{} against {}: {}{} µs; it saves {}, and spends {} more.",
-        column.label,
-        base.label,
-        if total < 0.0 { "−" } else { "+" },
-        digits(total.abs() / 1000.0),
-        list(-1.0),
-        list(1.0),
-    )
+    text + &differences::text(columns, calls)
 }
 
 #[cfg(test)]
@@ -113,6 +90,7 @@ mod tests {
             ns,
             times: 1.0,
         };
+        let interval = |low, high| Some(Interval { low, high });
         let column = |nth: usize| Column {
             label: format!("io_uring inline {nth}"),
             rows: vec![
@@ -124,17 +102,21 @@ mod tests {
             unexplained_ns: -1234.0,
             total_ns: 234_567.0,
             plain_ns: Some(223_456.0),
+            price_interval: interval(0.91, 1.23),
+            control_interval: interval(0.89, 1.11),
             machine_ns: Some(345_678.0),
         };
-        let text = text(&Ledger {
+        let ledger = Ledger {
             load: Load::Saturation,
             columns: (0..6).map(column).collect(),
-        });
+        };
+        let text = text(&ledger, &Calls::new());
         let widest = text.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(COLUMNS), "{text}");
         for nth in 0..6 {
             let heads = text.lines().filter(|line| line.starts_with("ns of server"));
             let label = format!("io_uring inline {nth}");
+            assert!(nth == 0 || text.contains(&format!("{label} against io_uring inline 0")));
             assert_eq!(
                 heads.filter(|line| line.contains(&label)).count(),
                 1,

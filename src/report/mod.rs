@@ -4,6 +4,7 @@
 mod again;
 pub mod closing;
 mod counts;
+mod differences;
 mod isolations;
 mod latency;
 mod ledger;

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use super::differences::Calls;
 use super::isolations::isolations;
 use super::latency::latency;
 use super::memory::memory;
@@ -40,7 +41,8 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
         let _ = writeln!(text, "{}", memory(table));
     }
     for ledger in &analysis.ledgers {
-        let _ = writeln!(text, "{}", ledger::text(ledger));
+        let calls = calls(&analysis.tables, ledger.load);
+        let _ = writeln!(text, "{}", ledger::text(ledger, &calls));
     }
     if !analysis.ledgers.is_empty() {
         let accounting = &experiment.host.cpu_accounting;
@@ -73,6 +75,14 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
         (false, false) => "single run: a ratio is a finding once `compare --again FILE` agrees",
     };
     text + &closing(&analysis.verdict, kind)
+}
+
+/// System calls of each arm per request under `load`, by the program's count.
+fn calls(tables: &[LoadTable], load: Load) -> Calls {
+    let table = tables.iter().find(|table| table.load == load);
+    let rows = table.into_iter().flat_map(|table| &table.rows);
+    let known = |row: &Row| Some((row.label.clone(), row.system_calls?));
+    rows.filter_map(known).collect()
 }
 
 /// The verdict, on which `kind` of run, and its causes.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::measure::stats::Interval;
+
 /// Nanoseconds as microseconds, three digits that count: `3.87`, `12.4`, `845`.
 pub fn microseconds(ns: f64) -> String {
     digits(ns / 1000.0)
@@ -26,6 +28,12 @@ pub fn duration(time: Duration) -> String {
     }
 }
 
+/// The bounds of a ratio as a change in percent: `-0.4 to +2.1`.
+pub(super) fn percent_bounds(interval: &Interval) -> String {
+    let percent = |ratio: f64| format!("{:+.1}", (ratio - 1.0) * 100.0);
+    format!("{} to {}", percent(interval.low), percent(interval.high))
+}
+
 pub(super) fn digits(value: f64) -> String {
     match value.abs() {
         v if v >= 99.95 => format!("{value:.0}"),
@@ -38,6 +46,13 @@ pub(super) fn digits(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bounds_have_signs() {
+        let (low, high) = (0.996, 1.0214);
+        let bounds = percent_bounds(&Interval { low, high });
+        assert_eq!(bounds, "-0.4 to +2.1");
+    }
 
     #[test]
     fn three_digits_count() {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use ringlab::experiment::block::{Block, Pass};
 use ringlab::experiment::counts::RESET_BYTES;
-use ringlab::experiment::plan::Load;
+use ringlab::experiment::plan::{Load, PRICED_FROM};
 use ringlab::experiment::result::Experiment;
 use ringlab::measure::probe::Stage;
 use ringlab::sandbox::Isolation;
@@ -81,6 +81,28 @@ fn policies_are_arms_and_what_cannot_be_is_left_out() {
     let left_out = &plan.left_out;
     let reason = |one: &String| one.starts_with("time-slice with blocking n/a: ");
     assert!(left_out.iter().any(reason), "{left_out:?}");
+}
+
+#[test]
+fn with_rounds_enough_a_price_has_bounds_and_a_control_beside() {
+    let options = ["--model", "epoll", "--equal-rate-rounds", "0"];
+    let rounds = PRICED_FROM.to_string();
+    let options = [&options[..], &["--ledger-rounds", &rounds]].concat();
+    let experiment = compare("prices", "exec \"$0\" \"$@\"", &options);
+    let passes = side_by_side(&experiment, 0, Load::Saturation, 0);
+    let expected = [Pass::Time, Pass::Beside, Pass::Counts, Pass::Again];
+    assert_eq!(passes, expected);
+    let column = &experiment.analysis.ledgers[0].columns[0];
+    let counts = &experiment.analysis.counts[0];
+    for interval in [
+        column.price_interval,
+        column.control_interval,
+        counts.price_interval,
+        counts.control_interval,
+    ] {
+        assert!(interval.is_some(), "{column:?}, {counts:?}");
+    }
+    assert_eq!(column.control_interval, counts.control_interval);
 }
 
 #[test]

@@ -1,0 +1,240 @@
+//! Where the arms of a time ledger differ from the first: each row's change, and a sentence.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+
+use super::side_by_side::{Line, tables};
+use super::terminal::wrap;
+use super::units::digits;
+use crate::experiment::ledger::{self, Column};
+
+/// System calls per request of each arm that counts them, by its label.
+pub(super) type Calls = HashMap<String, f64>;
+
+/// An arm that has no such row, or one that does not differ in it.
+const NOTHING: &str = "–";
+/// Rows that a sentence names on either side.
+const NAMED: usize = 3;
+/// Nanoseconds per request that round to none.
+const LEAST_NS: f64 = 0.5;
+/// System calls per request that make no difference.
+const LEAST_CALLS: f64 = 0.05;
+
+/// A table and a sentence for each arm but the first; nothing if there is no other.
+pub(super) fn text(columns: &[Column], calls: &Calls) -> String {
+    let Some((base, others)) = columns
+        .split_first()
+        .filter(|(_, others)| !others.is_empty())
+    else {
+        return String::new();
+    };
+    let mut text = format!("\n{}\n", table(base, others));
+    for column in others {
+        let _ = write!(text, "\n{}", wrap(&sentence(base, column, calls)));
+    }
+    text.push('\n');
+    text
+}
+
+fn signed(ns: f64) -> String {
+    format!("{ns:+.0}")
+}
+
+/// Each row's change and its share of the whole, the largest of any arm first; then the remainder,
+/// and the whole.
+fn table(base: &Column, others: &[Column]) -> String {
+    let changes: Vec<_> = others
+        .iter()
+        .map(|column| ledger::differences(base, column))
+        .collect();
+    let mut largest: Vec<(&str, f64)> = Vec::new();
+    for (name, change) in changes.iter().flatten() {
+        match largest.iter_mut().find(|(known, _)| known == name) {
+            Some((_, most)) => *most = most.max(change.abs()),
+            None => largest.push((name, change.abs())),
+        }
+    }
+    largest.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let whole = |column: &Column| column.total_ns - base.total_ns;
+    let cells = |column: &Column, change: f64| {
+        let whole = whole(column);
+        let share = if whole.abs() < LEAST_NS {
+            NOTHING.to_string()
+        } else {
+            format!("{:.0} %", change / whole * 100.0)
+        };
+        vec![signed(change), share]
+    };
+    let mut lines: Vec<Line> = largest
+        .iter()
+        .map(|(name, _)| Line {
+            name: name.to_string(),
+            cells: others
+                .iter()
+                .zip(&changes)
+                .map(|(column, changes)| {
+                    let change = changes.iter().find(|(known, _)| known == name);
+                    change.map_or(vec![NOTHING.to_string(); 2], |(_, ns)| cells(column, *ns))
+                })
+                .collect(),
+        })
+        .collect();
+    let line = |name: &str, change: &dyn Fn(&Column) -> f64| Line {
+        name: name.to_string(),
+        cells: others
+            .iter()
+            .map(|column| cells(column, change(column)))
+            .collect(),
+    };
+    lines.push(line("unexplained", &|column| {
+        column.unexplained_ns - base.unexplained_ns
+    }));
+    lines.push(line("total, recording", &whole));
+    let heading = Line {
+        name: format!("ns against {}", base.label),
+        cells: others
+            .iter()
+            .map(|column| vec![column.label.clone(), "share".to_string()])
+            .collect(),
+    };
+    tables(&heading, &lines, |cell| cell != NOTHING)
+}
+
+/// What the arm saves, and what it spends more.
+fn sentence(base: &Column, column: &Column, calls: &Calls) -> String {
+    let changes = ledger::differences(base, column);
+    let list = |sign: f64| {
+        let these = changes.iter().filter(|(_, change)| change * sign > 0.0);
+        let named: Vec<_> = these
+            .take(NAMED)
+            .map(|(name, change)| format!("{} µs in {name}", digits(change.abs() / 1000.0)))
+            .collect();
+        if named.is_empty() {
+            "nothing".to_string()
+        } else {
+            named.join(", ")
+        }
+    };
+    let of = |column: &Column| calls.get(&column.label);
+    let fewer = match (of(base), of(column)) {
+        (Some(base), Some(here)) if (base - here).abs() < LEAST_CALLS => {
+            "makes as many system calls and ".to_string()
+        }
+        (Some(base), Some(here)) => format!(
+            "makes {:.1} system calls {} and ",
+            (base - here).abs(),
+            if here < base { "fewer" } else { "more" }
+        ),
+        _ => String::new(),
+    };
+    let whole = column.total_ns - base.total_ns;
+    let remainder = column.unexplained_ns - base.unexplained_ns;
+    let unexplained = if remainder.abs() < LEAST_NS {
+        String::new()
+    } else {
+        format!("; {} µs of it is unexplained", micros(remainder))
+    };
+    format!(
+        "{} against {}: {} µs. It {fewer}saves {}, and spends {} more{unexplained}.",
+        column.label,
+        base.label,
+        micros(whole),
+        list(-1.0),
+        list(1.0),
+    )
+}
+
+/// With its sign.
+fn micros(ns: f64) -> String {
+    let sign = if ns < 0.0 { "−" } else { "+" };
+    format!("{sign}{}", digits(ns.abs() / 1000.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::ledger::Entry;
+    use crate::measure::probe::Stage;
+
+    fn column(label: &str, rows: &[(Stage, f64)], unexplained_ns: f64) -> Column {
+        let entry = |&(stage, ns): &(Stage, f64)| Entry {
+            stage,
+            ns,
+            times: 1.0,
+        };
+        Column {
+            label: label.to_string(),
+            rows: rows.iter().map(entry).collect(),
+            helpers_ns: 0.0,
+            workers_ns: 0.0,
+            unexplained_ns,
+            total_ns: rows.iter().map(|(_, ns)| ns).sum::<f64>() + unexplained_ns,
+            plain_ns: None,
+            price_interval: None,
+            control_interval: None,
+            machine_ns: None,
+        }
+    }
+
+    fn said(calls: &[(&str, f64)]) -> String {
+        let columns = [
+            column(
+                "epoll",
+                &[(Stage::Receive, 800.0), (Stage::Http, 100.0)],
+                5.0,
+            ),
+            column(
+                "io_uring",
+                &[(Stage::EnterTaskWork, 290.0), (Stage::Http, 110.0)],
+                405.0,
+            ),
+        ];
+        let calls = calls
+            .iter()
+            .map(|(label, calls)| (label.to_string(), *calls));
+        text(&columns, &calls.collect())
+    }
+
+    fn words(text: &str) -> String {
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn each_rows_change_has_its_share_and_the_largest_is_first() {
+        let text = words(&said(&[]));
+        let table = "ns against epoll io_uring share recv -800 800 % io_uring_enter, task work +290 \
+                     -290 % HTTP +10 -10 % unexplained +400 -400 % total, recording -100 100 %";
+        assert!(text.contains(table), "{text}");
+    }
+
+    /// However large it is.
+    #[test]
+    fn a_remainder_is_said_apart_and_is_no_cause() {
+        let text = words(&said(&[]));
+        let sentence = "io_uring against epoll: −0.100 µs. It saves 0.800 µs in recv, and spends 0.290 \
+                        µs in io_uring_enter, task work, 0.010 µs in HTTP more; +0.400 µs of it is \
+                        unexplained.";
+        assert!(text.ends_with(sentence), "{text}");
+    }
+
+    #[test]
+    fn system_calls_are_said_where_both_are_known() {
+        let check = |calls: &[(&str, f64)], expected: &str| {
+            let text = words(&said(calls));
+            let said = text.contains(expected);
+            assert!(said, "{calls:?}: {text}");
+        };
+        let fewer = "It makes 1.9 system calls fewer and saves 0.800";
+        check(&[("epoll", 2.1), ("io_uring", 0.2)], fewer);
+        let more = "It makes 1.9 system calls more and saves 0.800";
+        check(&[("epoll", 0.2), ("io_uring", 2.1)], more);
+        let same = "It makes as many system calls and saves 0.800";
+        check(&[("epoll", 2.0), ("io_uring", 2.01)], same);
+        check(&[("epoll", 2.0)], "µs. It saves 0.800");
+    }
+
+    #[test]
+    fn one_arm_differs_from_nobody() {
+        assert_eq!(text(&[column("epoll", &[], 0.0)], &Calls::new()), "");
+    }
+}
