@@ -539,7 +539,7 @@ impl Missing {
                      that /tmp can be written to.";
         } else if self.guest {
             text += " The guest was never met: it takes less than a sample's share. A handler that does \
-                     more shows it, such as `--handler count`.";
+                     more shows it, such as `--handler json`.";
         }
         text
     }
@@ -739,6 +739,6 @@ shard 0  7  1.000400: cpu-clock: \n\
         check(true, false, false, Some(2), "perf_event_paranoid is 2");
         check(true, false, false, Some(1), "run as root");
         check(false, true, true, Some(1), "no perf map");
-        check(false, true, false, Some(1), "--handler count");
+        check(false, true, false, Some(1), "--handler json");
     }
 }
