@@ -61,7 +61,8 @@ fn table(base: &Column, others: &[Column]) -> String {
         let share = if whole.abs() < LEAST_NS {
             NOTHING.to_string()
         } else {
-            format!("{:.0} %", change / whole * 100.0)
+            // Without the sign of a zero.
+            format!("{:.0} %", (change / whole * 100.0).round() + 0.0)
         };
         vec![signed(change), share]
     };
