@@ -42,8 +42,10 @@ crate::measure::counter::counters! {
         no_instance,
         /// Of those, because no route covers the path.
         no_route,
-        /// Of those, because no thread was to be had for the handler.
+        /// Of those, because as many waited for a thread as may, or had one as may.
         queue_full,
+        /// Of those, because the kernel refused them a thread.
+        no_thread,
         /// Of those, because the server ended first.
         shut_down,
         /// Requests whose client left while a handler elsewhere worked on them; not answered.
@@ -107,6 +109,7 @@ impl Served {
             Failure::Exhausted => &self.no_instance,
             Failure::NoRoute => &self.no_route,
             Failure::QueueFull => &self.queue_full,
+            Failure::NoThread => &self.no_thread,
             Failure::ShuttingDown => &self.shut_down,
         }
     }

@@ -48,8 +48,7 @@ impl Workers {
                     {
                         tracing::warn!(core = id, "a worker could not be pinned to its core");
                     }
-                    let mut ready = Ready::default();
-                    work(&queue, |errand| ready.run(errand));
+                    work(&queue, Ready::default, Ready::run);
                 })?;
         }
         Ok(Arc::new(workers))
@@ -115,14 +114,22 @@ impl Drop for Workers {
     }
 }
 
-/// Does errands until the queue is closed. A panic costs the errand it happens in.
-pub(super) fn work(queue: &Queue<Errand>, mut run: impl FnMut(&mut Errand)) {
+/// Does errands until the queue is closed, with what `equip` gives a worker. A panic costs the errand it
+/// happens in, and the worker all that it has: another takes its place on the same thread, since a
+/// thread's birth may fail and this cannot.
+pub(super) fn work<W>(
+    queue: &Queue<Errand>,
+    mut equip: impl FnMut() -> W,
+    mut run: impl FnMut(&mut W, &mut Errand),
+) {
+    let mut worker = equip();
     while let Some(mut errand) = queue.pop() {
         errand.job.begin();
         if !errand.job.cancelled().is_set()
-            && catch_unwind(AssertUnwindSafe(|| run(&mut errand))).is_err()
+            && catch_unwind(AssertUnwindSafe(|| run(&mut worker, &mut errand))).is_err()
         {
             errand.job.fail(Failure::Panic);
+            worker = equip();
         }
         errand.home.send(errand.job);
     }

@@ -1,7 +1,8 @@
 //! A thread for each request, which ends with it: the naive remedy.
 //!
 //! It holds up nobody, and pays for a thread's birth, its stack, its timer and its death with every
-//! request, light ones too. Their number is bounded; one more is refused.
+//! request, light ones too. Their number is bounded; one more is refused, as is one whose thread the
+//! kernel refuses.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -78,7 +79,7 @@ impl Dispatch for Spawn {
         born.map(drop).map_err(|error| {
             tracing::warn!(%error, "no thread could be started for a request");
             let job = take(&job).expect("no thread was born that could have taken it");
-            (job, Failure::Exhausted)
+            (job, Failure::NoThread)
         })
     }
 

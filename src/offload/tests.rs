@@ -1,14 +1,16 @@
 //! What the queues refuse, and what a worker does with what goes wrong.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::pool::work;
 use super::queue::Queue;
 use super::remote::Errand;
-use super::{Home, Job, Wake};
+use super::{Home, Job, Offload, Remote, Started, Wake, Workers, encode};
 use crate::http;
-use crate::io::Waker;
+use crate::io::{Token, Waker};
 use crate::sandbox::{Failure, Handler, Isolation, Limits, ShardSandbox, Source};
+use crate::served::Served;
 
 #[test]
 fn what_does_not_fit_comes_back() {
@@ -41,12 +43,16 @@ fn a_panic_costs_the_request_it_happens_in() {
         assert!(queue.push(errand).is_ok());
     }
     queue.close();
-    let mut runs = 0;
-    work(&queue, |errand| {
-        runs += 1;
-        assert!(runs != 1, "the first one is lost");
+    let mut workers = 0;
+    let equip = || {
+        workers += 1;
+        workers
+    };
+    work(&queue, equip, |worker, errand| {
+        assert!(*worker != 1, "the first one is lost");
         errand.job.fail(Failure::Deadline);
     });
+    assert_eq!(workers, 2, "another took its place");
     let mut home_again = Vec::new();
     assert_eq!(home.take(&mut home_again), 0, "it was awake");
     let outcomes: Vec<_> = home_again.iter().map(|job| job.outcome()).collect();
@@ -56,6 +62,53 @@ fn a_panic_costs_the_request_it_happens_in() {
         1,
         "nobody holds on to what is done"
     );
+}
+
+/// The panic is in the host's own code, as a guest's never is: in the check of an answer's header lines.
+#[test]
+fn a_worker_that_panics_is_a_500_and_the_next_request_is_served() {
+    static TO_PANIC: AtomicBool = AtomicBool::new(true);
+    let source = Source::Builtin("hello".to_string());
+    let limits = Limits::default();
+    let handler = Handler::load(&source, Isolation::Reuse, &limits).unwrap();
+    let handler = ShardSandbox::new(&handler, |_| {
+        assert!(!TO_PANIC.swap(false, Ordering::Relaxed), "on purpose");
+        Ok(())
+    });
+    let workers = Workers::start(1, 2, &[], limits.thread_stack_bytes()).expect("a thread");
+    let this = Wake::Thread(std::thread::current());
+    let mut remote = Remote::new(workers, handler.unwrap(), this);
+    let mut storage = http::HeaderStorage::new();
+    let text = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let step = http::Decoder::new().decode(text, &mut storage, &http::Limits::default());
+    let http::Step::Request { request, .. } = step else {
+        panic!("{step:?}, not a request");
+    };
+    let reply = request.reply();
+    let (date, served) = (b"Thu, 01 Jan 1970 00:00:00 GMT", Served::default());
+    for (line, body) in [
+        ("HTTP/1.1 500 ", "panic\n"),
+        ("HTTP/1.1 200 ", "Hello, World!"),
+    ] {
+        let mut out = Vec::new();
+        let started = remote.start(Token::LISTENER, &request, reply, date, &mut out, &served);
+        assert_eq!(started, Started::Later);
+        let job = loop {
+            match remote.next(&served) {
+                Some(job) => break job,
+                None if remote.may_sleep() => std::thread::park(),
+                None => {}
+            }
+        };
+        encode(job.outcome(), reply, date, &mut out, &served);
+        let answer = String::from_utf8(out).expect("text");
+        assert!(
+            answer.starts_with(line) && answer.contains(body),
+            "{answer}"
+        );
+        remote.recycle(job);
+    }
+    assert_eq!(served.panicked.get(), 1);
 }
 
 #[test]

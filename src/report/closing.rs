@@ -104,6 +104,7 @@ pub fn faults(served: &ServedSnapshot) -> Option<String> {
         (served.no_instance, "no instance"),
         (served.no_route, "no route"),
         (served.queue_full, "queue full"),
+        (served.no_thread, "no thread"),
         (served.shut_down, "shut down"),
     ];
     let streams = [

@@ -59,6 +59,9 @@ pub enum Failure {
     /// More requests wait for a thread than may.
     #[error("too many requests wait for a thread")]
     QueueFull,
+    /// The kernel refused a thread.
+    #[error("no thread can be started for the request")]
+    NoThread,
     /// The server ended before the request had its turn.
     #[error("the server ends")]
     ShuttingDown,
@@ -70,7 +73,9 @@ impl Failure {
         match self {
             Failure::NoRoute => 404,
             Failure::RequestTooLarge => 413,
-            Failure::Exhausted | Failure::QueueFull | Failure::ShuttingDown => 503,
+            Failure::Exhausted | Failure::QueueFull | Failure::NoThread | Failure::ShuttingDown => {
+                503
+            }
             Failure::Deadline => 504,
             Failure::Trap { .. }
             | Failure::Panic
@@ -102,6 +107,7 @@ impl Failure {
             Failure::Exhausted => "no instance free",
             Failure::NoRoute => "no route",
             Failure::QueueFull => "queue full",
+            Failure::NoThread => "no thread",
             Failure::ShuttingDown => "shutting down",
         }
     }

@@ -1,11 +1,16 @@
 //! Handlers on other threads, and in slices: answers leave in order, limits hold, and whoever leaves is
 //! not worked for.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use ringlab::offload::Policy;
 
 use crate::client::{Client, get, post};
 use crate::guests::{File, misbehaving, store};
+use crate::refusals::can_be_asked;
 use crate::server::Server;
 use crate::{Lab, on_every_model};
 
@@ -14,6 +19,7 @@ on_every_model![
     a_light_request_does_not_wait_for_a_heavy_one,
     a_guest_that_loops_is_ended,
     too_many_requests_are_a_503,
+    a_thread_that_is_not_born_is_a_503,
     a_connection_that_waits_is_not_read_without_bound,
     what_runs_is_answered_before_the_end,
     past_the_drain_limit_it_is_a_503,
@@ -171,6 +177,43 @@ fn too_many_requests_are_a_503(lab: Lab) {
         assert_eq!(refused.text(), "queue full\n", "{policy}");
         assert_eq!(refused.header("retry-after"), Some("1"), "{policy}");
     }
+}
+
+/// EAGAIN, as where RLIMIT_NPROC or a container's limit of processes is reached; root, as whom tests may
+/// run, has none, so this test answers in the kernel's place.
+fn a_thread_that_is_not_born_is_a_503(lab: Lab) {
+    if !can_be_asked() {
+        return;
+    }
+    let none_left = Arc::new(AtomicBool::new(false));
+    let rule = {
+        let none_left = none_left.clone();
+        move |_| none_left.load(Ordering::SeqCst).then_some(Errno::EAGAIN)
+    };
+    let births = [libc::SYS_clone, libc::SYS_clone3];
+    let mut server = lab.serve_answered("hello", &["--offload", "spawn"], &births, rule);
+    let mut client = server.connect();
+    let mut expect = |status, text: &str| {
+        client.send(get("/"));
+        let response = client.receive();
+        assert_eq!((response.status, response.text()), (status, text));
+        let retry = (status == 503).then_some("1");
+        assert_eq!(response.header("retry-after"), retry);
+    };
+    expect(200, "Hello, World!\n");
+    none_left.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        expect(503, "no thread\n");
+    }
+    none_left.store(false, Ordering::SeqCst);
+    expect(200, "Hello, World!\n");
+    assert_eq!(server.figures().served.no_thread, 3);
+    server.signal(Signal::SIGTERM);
+    let (status, said) = server.end();
+    assert!(
+        status.success() && said.contains("no thread could be started"),
+        "{status}: {said}"
+    );
 }
 
 fn a_client_that_leaves_is_not_worked_for(lab: Lab) {
