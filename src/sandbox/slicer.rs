@@ -3,6 +3,12 @@
 //! A request that ends within its first slice never leaves the caller's hands: its answer is lent as
 //! in [`Sandbox::call`](super::Sandbox::call). One that does not becomes a [`HalfRun`], which keeps
 //! its instance to itself until it is over. This never blocks; whoever finds no room waits elsewhere.
+//!
+//! Each call has a fiber of its own, on the stack that its instance keeps. One that stays and takes
+//! request after request was tried: a guest's loop that asks the host for the next. Of the some 140 ns
+//! that a call on a fiber takes more than one without (wasmtime 48), that saved 25, and with an async
+//! host function nothing: most go into what either needs, two switches of the stack and of what wasmtime
+//! keeps of a thread.
 
 use super::deadline::Ticker;
 use super::instance::{Instance, Running};
