@@ -43,9 +43,24 @@ pub struct Report {
     /// Bytes of guests' memory put back: see [`sandbox::reset_bytes`].
     #[serde(default)]
     pub reset_bytes: u64,
+    /// Interruptions of guests, and of whatever else their threads did: see [`sandbox::ticks`].
+    #[serde(default)]
+    pub ticks: u64,
+    /// What each of them took, in nanoseconds: see [`sandbox::tick_ns`].
+    #[serde(default)]
+    pub tick_ns: Option<u64>,
 }
 
 impl Report {
+    /// CPU time of the ticks, in nanoseconds: as many as there were, at what each takes. `None`: nobody
+    /// knows what that is.
+    pub fn ticks_ns(&self) -> Option<u64> {
+        match self.ticks {
+            0 => Some(0),
+            ticks => self.tick_ns.map(|each| each * ticks),
+        }
+    }
+
     /// What came since `earlier`.
     pub fn since(&self, earlier: &Report) -> Report {
         Report {
@@ -60,6 +75,8 @@ impl Report {
             minor_faults: self.minor_faults - earlier.minor_faults,
             major_faults: self.major_faults - earlier.major_faults,
             reset_bytes: self.reset_bytes - earlier.reset_bytes,
+            ticks: self.ticks - earlier.ticks,
+            tick_ns: self.tick_ns,
         }
     }
 
@@ -77,6 +94,8 @@ impl Report {
             minor_faults: self.minor_faults + other.minor_faults,
             major_faults: self.major_faults + other.major_faults,
             reset_bytes: self.reset_bytes + other.reset_bytes,
+            ticks: self.ticks + other.ticks,
+            tick_ns: self.tick_ns.max(other.tick_ns),
         }
     }
 
@@ -90,6 +109,8 @@ impl Report {
     }
 
     fn of_a_server(handle: &Handle, helpers: &[i32]) -> Report {
+        // The first time this takes a while, which is none of what is reported.
+        let tick_ns = sandbox::tick_ns();
         // The clock and the requests stand side by side: whatever delays one delays both.
         let serving = handle.serving_threads();
         let threads = cpu_clock::own_threads_ns();
@@ -117,6 +138,7 @@ impl Report {
         Report {
             helpers_ns,
             workers_ns,
+            tick_ns,
             ..Report::of_this_process(cpu_ns, figures)
         }
     }
@@ -139,6 +161,8 @@ impl Report {
             minor_faults: count(nix::sys::resource::Usage::minor_page_faults),
             major_faults: count(nix::sys::resource::Usage::major_page_faults),
             reset_bytes: sandbox::reset_bytes(),
+            ticks: sandbox::ticks(),
+            tick_ns: None,
         }
     }
 }

@@ -34,7 +34,10 @@ pub struct Column {
     /// Threads that run handlers for the loops: the workers of `pool`, the threads of `spawn`.
     #[serde(default)]
     pub workers_ns: f64,
-    /// The total less all of the above.
+    /// Of all of these, the time of ticks, which interrupt whatever runs; `None` where nobody knows.
+    #[serde(default)]
+    pub ticks_ns: Option<f64>,
+    /// The total less stages, helpers and workers.
     pub unexplained_ns: f64,
     /// The process CPU clock's total, with the recording going on.
     pub total_ns: f64,
@@ -164,12 +167,14 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
     let helpers: u64 = recorded.iter().map(|block| block.server.helpers_ns).sum();
     let total = cpu_ns(recorded);
     let workers: u64 = recorded.iter().map(|block| block.server.workers_ns).sum();
+    let ticks: Option<u64> = recorded.iter().map(|block| block.server.ticks_ns()).sum();
     let explained: u64 = stages.ns.iter().sum::<u64>() + helpers + workers;
     Some(Column {
         label: label.to_string(),
         rows,
         helpers_ns: per_request(helpers),
         workers_ns: per_request(workers),
+        ticks_ns: ticks.map(per_request),
         unexplained_ns: (total as f64 - explained as f64) / n as f64,
         total_ns: per_request(total),
         plain_ns: None,
@@ -283,6 +288,21 @@ mod tests {
         check(&[], false);
     }
 
+    #[test]
+    fn ticks_are_counted_and_priced() {
+        let mut blocks = blocks(&[(Pass::Time, &[6300.0, 6300.0])]);
+        let requests: u64 = blocks.iter().map(|block| block.requests()).sum();
+        for block in &mut blocks {
+            block.server.ticks = 200;
+        }
+        assert_eq!(first(&blocks).ticks_ns, None, "nobody knows what one takes");
+        for block in &mut blocks {
+            block.server.tick_ns = Some(5500);
+        }
+        let expected = 400.0 * 5500.0 / requests as f64;
+        assert_eq!(first(&blocks).ticks_ns, Some(expected));
+    }
+
     /// To the nanosecond: the rows are whole ones, divided by one number.
     #[test]
     fn rows_sum_to_the_total_with_a_remainder_that_may_be_negative() {
@@ -294,6 +314,11 @@ mod tests {
             server.workers_ns = 3 * helpers_ns;
             let (cpu_ns, n) = (server.cpu_ns, server.figures.served.answered);
             let column = first(&blocks);
+            assert_eq!(
+                column.ticks_ns,
+                Some(0.0),
+                "they are in the others and in no sum"
+            );
             let rows: f64 = column.rows.iter().map(|row| row.ns).sum();
             let sum =
                 (rows + column.helpers_ns + column.workers_ns + column.unexplained_ns) * n as f64;

@@ -72,6 +72,8 @@ pub(super) fn report(cpu_ns: u64, requests: u64, now_ns: u64) -> Report {
         minor_faults: 0,
         major_faults: 0,
         reset_bytes: 0,
+        ticks: 0,
+        tick_ns: None,
     }
 }
 

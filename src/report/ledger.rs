@@ -44,12 +44,16 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
     if columns.iter().any(|column| column.workers_ns >= 0.5) {
         lines.push(line("workers", &|column| whole(column.workers_ns)));
     }
+    let absent_or_whole = |ns: Option<f64>| ns.map_or_else(absent, whole);
     lines.extend([
         line("helper threads", &|column| whole(column.helpers_ns)),
         line("unexplained", &|column| whole(column.unexplained_ns)),
         line("total, recording", &|column| whole(column.total_ns)),
+        line("of that, ticks", &|column| {
+            column.ticks_ns.map_or_else(absent, |ns| format!("{ns:.1}"))
+        }),
         line("total, not recording", &|column| {
-            column.plain_ns.map_or_else(absent, whole)
+            absent_or_whole(column.plain_ns)
         }),
         line("price of recording", &|column| {
             let price = column.price();
@@ -62,7 +66,7 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
             bounds(&column.control_interval)
         }),
         line("all cores, generator included", &|column| {
-            column.machine_ns.map_or_else(absent, whole)
+            absent_or_whole(column.machine_ns)
         }),
     ]);
     let shown = tables(&heading, &lines, |cell| cell != NOWHERE);
@@ -99,6 +103,7 @@ mod tests {
             ],
             helpers_ns: 0.0,
             workers_ns: 12_345.0,
+            ticks_ns: Some(12.3),
             unexplained_ns: -1234.0,
             total_ns: 234_567.0,
             plain_ns: Some(223_456.0),

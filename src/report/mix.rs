@@ -60,7 +60,8 @@ pub fn mix(mix: &Mix) -> String {
 }
 
 const NOTE: &str = "Latency is from the planned send. p99.9 needs 10 000 light requests a row: raise \
-                    --rounds or --rate. Other CPU is what neither handler used, in percent of a core: \
+                    --rounds, --window or --rate. `≥`: all connections waited, and some requests were not \
+                    sent. Other CPU is what neither handler used, in percent of a core: \
                     I/O, HTTP, switches, ticks, hand-offs.";
 
 fn heading(plan: &Plan) -> String {
@@ -187,7 +188,24 @@ fn sentences(plan: &Plan, rows: &[Row], model: &str) -> Vec<String> {
         });
         said.push(format!("Of inline's heavy requests are answered: {heavy}."));
     }
+    said.extend(ticks(rows, model));
     said
+}
+
+/// What the ticks take of the core where they take most, and beside nothing.
+fn ticks(rows: &[Row], model: &str) -> Option<String> {
+    let most = |is_beside: bool| {
+        let of_it = move |row: &&Row| row.model == model && row.heavy.is_some() == is_beside;
+        let known = rows.iter().filter(of_it);
+        let known = known.filter_map(|row| Some((row.ticks_percent?, row)));
+        known.max_by(|(one, _), (other, _)| one.total_cmp(other))
+    };
+    let ((alone, _), (loaded, row)) = (most(false)?, most(true)?);
+    Some(format!(
+        "Ticks on {model} take at most {alone:.2} % of the core beside nothing, and {loaded:.1} % with {} beside {}.",
+        row.policy,
+        beside(row.heavy.as_ref()),
+    ))
 }
 
 #[cfg(test)]
@@ -213,6 +231,7 @@ mod tests {
             latency_ns_max: Some(1_912_345_678),
             heavy_per_s: Some(1234.5),
             other_cpu_percent: 100.0,
+            ticks_percent: Some(2.5),
             cpu_percent: 100.0,
         };
         let text = table(&[&row, &row], 4).to_string();

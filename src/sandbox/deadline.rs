@@ -15,7 +15,7 @@
 //! (signal(7)). Whoever blocks on such a thread retries.
 
 use super::limits::Limits;
-use super::slice;
+use super::{slice, ticks};
 use nix::errno::Errno;
 use nix::sys::signal::{
     SaFlags, SigAction, SigEvent, SigHandler, SigSet, SigevNotify, Signal, sigaction,
@@ -36,7 +36,7 @@ use wasmtime::{Engine, UpdateDeadline};
 pub(super) const TICK: Duration = Duration::from_millis(4);
 
 /// The only signal in the standard set that means "CPU time of yours has passed".
-const SIGNAL: Signal = Signal::SIGVTALRM;
+pub(super) const SIGNAL: Signal = Signal::SIGVTALRM;
 
 /// Sandboxes that one thread may have at the same time: one for each route, and a few more while
 /// one takes another's place.
@@ -122,7 +122,11 @@ pub(super) fn timer(clock: ClockId) -> io::Result<Timer> {
     })
 }
 
-fn install_handler() -> io::Result<()> {
+/// Has ticks move epochs on, in the whole process.
+///
+/// # Errors
+/// As for `sigaction(2)`, which knows none of this use.
+pub(super) fn install_handler() -> io::Result<()> {
     static INSTALLED: OnceLock<Result<(), Errno>> = OnceLock::new();
     let installed = INSTALLED.get_or_init(|| {
         let action = SigAction::new(
@@ -137,6 +141,7 @@ fn install_handler() -> io::Result<()> {
 }
 
 extern "C" fn on_tick(_signal: libc::c_int) {
+    ticks::count();
     ENGINES.with(|engines| {
         for engine in engines {
             // SAFETY: an entry is null or points to an Engine that its `Slot` owns and lets go only

@@ -33,6 +33,7 @@
 //! | `slice` | the slice that a thread's guest runs in, and the timer that ends it |
 //! | `slicer` | a handler called on stacks of their guests' own, a slice at a time |
 //! | `slots` | how many instances a shard may have, and who waits when all are out |
+//! | `ticks` | how many interruptions those take, and what one costs |
 //! | `tally` | what many threads count: requests, bytes put back |
 //! | `native` | the same handler without a sandbox |
 //! | `trial` | one request to one instance, and what it leaves written |
@@ -73,6 +74,7 @@ mod sticky;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod ticks;
 mod trial;
 mod written_pages;
 
@@ -85,6 +87,7 @@ pub use load_all::{Wanted, load_all};
 pub use load_error::{Fault, LoadError};
 pub use slicer::{HalfRun, Sliced, Slicer};
 pub use slots::{CheckHeaderLines, Sandbox, ShardSandbox, reset_bytes};
+pub use ticks::{tick_ns, ticks};
 pub use trial::{PAGE_BYTES, Touched, touched};
 
 use std::fmt;

@@ -1,15 +1,16 @@
 //! Handlers in slices: what is suspended stands in nobody's way, keeps its instance to itself, and
 //! ends where it began.
 
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use ringlab::swap::{Ask, socket};
 
-use crate::Lab;
 use crate::client::{Client, get, post};
 use crate::guests::{File, misbehaving};
 use crate::server::{PROGRAM, Server};
+use crate::{Lab, PATIENCE};
 
 /// Slices are had where ringlab's own loop is.
 macro_rules! on_every_model_with_turns {
@@ -32,6 +33,7 @@ on_every_model_with_turns![
     what_is_suspended_ends_with_the_handler_it_began_with,
     a_route_in_slices_leaves_the_others_alone,
     what_is_suspended_is_answered_before_the_end,
+    ticks_are_fast_only_while_a_request_is_half_run,
 ];
 
 mod on_every_model_without_turns {
@@ -303,4 +305,41 @@ fn nothing_ticks_when_nothing_is_half_run() {
     // A timer of 500 µs would have woken it 600 times, and a loop that polls would have turned more often.
     assert!(since.voluntary_switches < 100, "{since:?}");
     assert!(since.figures.turns.turns < 100, "{since:?}");
+}
+
+/// The coarse ticks come by CPU time, a few hundred a second at most whatever the clients do; the fine
+/// ones by the wall clock, ten times as often.
+fn ticks_are_fast_only_while_a_request_is_half_run(lab: Lab) {
+    const COARSE_NS: u64 = 4_000_000;
+    let file = File::new("slices.wat", guest());
+    let mut server = lab.in_slices(file.path(), &NO_DEADLINE);
+    let mut light = server.connect();
+    let mut expect_coarse = |server: &mut Server| {
+        let before = server.report();
+        for _ in 0..300 {
+            light.send(get("/"));
+            expect(&mut light, 200, "fine");
+        }
+        let since = server.report().since(&before);
+        let most = since.cpu_ns / COARSE_NS + 2;
+        assert!(since.ticks <= most, "{} of {most}", since.ticks);
+    };
+    expect_coarse(&mut server);
+    let mut heavy = server.connect();
+    heavy.send(ask(RUNS_FOR_EVER));
+    server.until("half run", |now| now.served.half_run == 1);
+    let before = server.report();
+    let start = Instant::now();
+    loop {
+        let since = server.report().since(&before);
+        if since.ticks >= 100 {
+            assert!(since.ticks > 2 * since.cpu_ns / COARSE_NS, "{since:?}");
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "no ticks: {since:?}");
+        sleep(Duration::from_millis(1));
+    }
+    drop(heavy);
+    server.until("cancelled", |now| now.served.cancelled == 1);
+    expect_coarse(&mut server);
 }

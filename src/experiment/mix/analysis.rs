@@ -61,6 +61,9 @@ pub struct Row {
     /// CPU time of the server that neither handler used, in percent of a core: I/O, HTTP, switches,
     /// ticks, hand-offs.
     pub other_cpu_percent: f64,
+    /// Of that, the interruptions that end slices and deadlines; `None` where nobody knows what one
+    /// takes.
+    pub ticks_percent: Option<f64>,
     /// CPU time of the server, in percent of a core.
     pub cpu_percent: f64,
 }
@@ -106,6 +109,7 @@ fn row(own: &[&Block]) -> Row {
     let sum = |figure: fn(&Block) -> u64| own.iter().map(|block| figure(block)).sum::<u64>();
     let wall_ns = sum(|block| block.server.now_ns).max(1) as f64;
     let cpu_ns = sum(|block| block.server.cpu_ns) as f64;
+    let ticks_ns: Option<u64> = own.iter().map(|block| block.server.ticks_ns()).sum();
     let heavy_ns: f64 = own.iter().map(|block| block.heavy_ns()).sum();
     let mut latency = Histogram::<u64>::new(3).expect("three digits are within range");
     for block in own {
@@ -137,6 +141,7 @@ fn row(own: &[&Block]) -> Row {
         latency_ns_max: (!latency.is_empty()).then(|| latency.max()),
         heavy_per_s: (!heavy.is_empty()).then(|| done * 1e9 / wall_ns),
         other_cpu_percent: (cpu_ns - heavy_ns) / wall_ns * 100.0,
+        ticks_percent: ticks_ns.map(|ns| ns as f64 / wall_ns * 100.0),
         cpu_percent: cpu_ns / wall_ns * 100.0,
     }
 }
