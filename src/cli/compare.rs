@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
-use std::{env, fs};
+use std::{env, fmt, fs};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,7 +15,7 @@ mod mix;
 use super::{Cores, Exit, Refusal, fail, not_loaded, parse_cores};
 use crate::experiment::analysis::analyse;
 use crate::experiment::mix::Heavy;
-use crate::experiment::plan::{Plan, arms};
+use crate::experiment::plan::{Arm, Plan, arms, control_of};
 use crate::experiment::result::{Experiment, FORMAT};
 use crate::experiment::{ExperimentError, profile, run};
 use crate::layout::Layout;
@@ -32,8 +32,8 @@ use crate::whole_file::check_writable;
 /// heavy requests do to light ones
 #[derive(Debug, Parser)]
 pub struct Arguments {
-    /// I/O models, or `all`
-    #[arg(long, value_delimiter = ',', default_value = "blocking,epoll,io_uring")]
+    /// I/O models, or `all` [default: blocking,epoll,io_uring; of the mix epoll,io_uring]
+    #[arg(long, value_delimiter = ',')]
     model: Vec<String>,
     /// Isolations, or `all`
     #[arg(long, value_delimiter = ',', default_value = "reuse")]
@@ -52,13 +52,15 @@ pub struct Arguments {
     #[arg(long, default_value = "/")]
     path: String,
     /// `cost`: CPU time per request, throughput, latency. `mix`: light requests (`hello`, in open loop)
-    /// beside heavy ones (`spin`), in some two and a half minutes by default [default: cost; mix where
+    /// beside heavy ones (`spin`), in some four minutes by default, and in one with
+    /// `--rounds 1 --window 300ms`, which has no p99.9 [default: cost; mix where
     /// several --offload are compared]
     #[arg(long, value_enum)]
     measure: Option<Measure>,
     /// The mix: what runs beside the light requests, in turn, as TIME:SHARE: how long each takes, and
     /// which part of the server's cores all take (`10ms:50%`, evenly in open loop) or how many always
-    /// run for each core (`100ms:8`, in closed loop) [default: 1ms:25%,10ms:50%,100ms:8]
+    /// run for each core (`100ms:8`, in closed loop) [default:
+    /// 1ms:25%,1ms:50%,10ms:25%,10ms:50%,100ms:50%,100ms:8]
     #[arg(long, value_delimiter = ',', value_name = "TIME:SHARE")]
     heavy: Vec<Heavy>,
     /// The mix: where light requests run, for who knows beforehand which those are [default: as --offload
@@ -88,13 +90,13 @@ pub struct Arguments {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     ledger_rounds: u32,
     /// Requests per second at the equal rate, or of the mix's light ones [default: half the slowest
-    /// arm's capacity; 1000 of the mix for each of the server's cores]
+    /// arm's capacity; 4000 of the mix for each of the server's cores]
     #[arg(long)]
     rate: Option<f64>,
     /// Load before measuring, in every block
     #[arg(long, default_value = "100ms", value_name = "TIME")]
     warm_up: humantime::Duration,
-    /// The measured part of every block [default: 450ms; 1100ms of the mix]
+    /// The measured part of every block [default: 450ms; 1350ms of the mix]
     #[arg(long, value_name = "TIME")]
     window: Option<humantime::Duration>,
     /// Adds rounds until every ratio at saturation is known this well, such as `2%`
@@ -136,6 +138,8 @@ enum Measure {
     Mix,
 }
 
+/// The models, if nobody says which.
+const MODELS: [&str; 3] = ["blocking", "epoll", "io_uring"];
 /// Rounds at saturation, if nobody says how many.
 const ROUNDS: u32 = 12;
 /// The measured part of a block, if nobody says how long.
@@ -298,21 +302,46 @@ fn carry_out(
 }
 
 fn describe(plan: &Plan) -> String {
-    let labels: Vec<_> = plan.runners().into_iter().map(|arm| arm.label).collect();
-    let mut text = format!(
-        "ringlab: {} on {}; server on core {:?}, generator on core {:?}; {} + {} rounds, about {}\n",
-        labels.join(", "),
-        plan.arms[0].handler,
-        plan.server_cores,
-        plan.client_cores,
-        plan.rounds,
-        plan.equal_rate_rounds,
-        report::duration(plan.estimate()),
-    );
-    for reason in &plan.left_out {
-        text += &format!("ringlab: left out: {reason}\n");
+    Opening {
+        runners: &plan.runners(),
+        what: format!(" on {}", plan.arms[0].handler),
+        server_cores: &plan.server_cores,
+        client_cores: &plan.client_cores,
+        rounds: format!("{} + {}", plan.rounds, plan.equal_rate_rounds),
+        estimate: plan.estimate(),
+        left_out: &plan.left_out,
     }
-    text
+    .to_string()
+}
+
+/// What is said of any experiment before it begins.
+struct Opening<'a> {
+    runners: &'a [Arm],
+    /// What they are asked; follows their names.
+    what: String,
+    server_cores: &'a [usize],
+    client_cores: &'a [usize],
+    rounds: String,
+    estimate: Duration,
+    left_out: &'a [String],
+}
+
+impl fmt::Display for Opening<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let labels: Vec<_> = self.runners.iter().map(|arm| &*arm.label).collect();
+        writeln!(
+            f,
+            "ringlab: {}{}; server on core {:?}, generator on core {:?}; {} rounds, about {}",
+            labels.join(", "),
+            self.what,
+            self.server_cores,
+            self.client_cores,
+            self.rounds,
+            report::duration(self.estimate),
+        )?;
+        let mut reasons = self.left_out.iter();
+        reasons.try_for_each(|reason| writeln!(f, "ringlab: left out: {reason}"))
+    }
 }
 
 struct Shown {
@@ -392,7 +421,7 @@ impl Arguments {
         }
         let mut isolations = self.isolations().map_err(bad)?;
         let layouts = self.layouts().map_err(bad)?;
-        let (models, mut left_out) = self.models().map_err(bad)?;
+        let (models, mut left_out) = self.models(&MODELS).map_err(bad)?;
         if models.is_empty() {
             return Err((Exit::HostCannot, left_out.join("; ")));
         }
@@ -442,26 +471,11 @@ impl Arguments {
             );
         }
         let offloads = self.offloads().map_err(bad)?;
-        let mut arms = arms(&models, &isolations, &layouts, &offloads, &self.handler);
-        arms.retain(|arm| match arm.check() {
-            Ok(()) => true,
-            Err(reason) => {
-                if !left_out.contains(&reason) {
-                    left_out.push(reason);
-                }
-                false
-            }
-        });
-        if arms.is_empty() {
-            return Err(bad(left_out.join("; ")));
-        }
-        let control_of = arms
-            .iter()
-            .position(|arm| arm.model == "epoll")
-            .unwrap_or(0);
+        let arms = arms(&models, &isolations, &layouts, &offloads, &self.handler);
+        let arms = Self::possible(arms, &mut left_out, Arm::check)?;
         Ok(Plan {
+            control_of: control_of(&arms),
             arms,
-            control_of,
             left_out,
             server_cores,
             client_cores,

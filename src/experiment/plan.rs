@@ -132,6 +132,17 @@ pub struct Plan {
     pub max_time: Duration,
 }
 
+/// The arm that is its own control: the first on epoll, which every kernel has, or else the first.
+pub fn control_of(arms: &[Arm]) -> usize {
+    let on_epoll = |arm: &Arm| arm.model == "epoll";
+    arms.iter().position(on_epoll).unwrap_or(0)
+}
+
+/// Both ends on one core: nothing but CPU time can be read from it.
+pub(super) fn share_a_core(server: &[usize], client: &[usize]) -> bool {
+    client.iter().any(|core| server.contains(core))
+}
+
 /// `arms`, and one of them once more as the A/A control.
 pub(super) fn with_control(arms: &[Arm], control_of: usize) -> Vec<Arm> {
     let control = &arms[control_of];
@@ -206,9 +217,7 @@ impl Plan {
 
     /// Both ends on one core: nothing but CPU per request can be read from it.
     pub fn shares_a_core(&self) -> bool {
-        self.client_cores
-            .iter()
-            .any(|core| self.server_cores.contains(core))
+        share_a_core(&self.server_cores, &self.client_cores)
     }
 }
 

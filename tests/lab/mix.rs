@@ -341,14 +341,18 @@ fn a_rate_that_cannot_be_reached_is_refused() {
 #[test]
 fn a_dry_run_of_a_mix_does_nothing() {
     let folder = Folder::new();
-    let options = ["--dry-run", "--offload", "all", "--heavy", "5ms:10%"];
-    let said = start(&folder.path("mix.json"), &options).end();
+    let dry = ["--dry-run", "--offload", "all"];
+    let said = start(&folder.path("mix.json"), &dry).end();
     said.expect_done(0);
     said.expect_words(&[
-        "spin 5ms:10%",
-        "hello at 1000/s",
+        "epoll time-slice, io_uring inline",
+        "spin 1ms:25%, 1ms:50%, 10ms:25%, 10ms:50%, 100ms:50%, 100ms:8",
+        "hello at 4000/s",
         "rounds, about",
-        "left out",
     ]);
+    let options = [&dry[..], &["--model", "blocking", "--heavy", "5ms:10%"]].concat();
+    let said = start(&folder.path("mix.json"), &options).end();
+    said.expect_done(0);
+    said.expect_words(&["spin 5ms:10%", "left out"]);
     assert_eq!(folder.names(), [""; 0]);
 }

@@ -5,20 +5,29 @@ use super::Arguments;
 use crate::cli::Exit;
 use crate::config::cores;
 use crate::descriptors;
+use crate::experiment::plan::Arm;
 use crate::layout::Layout;
 use crate::models::{self, MODELS, Model};
 use crate::offload::Policy;
 use crate::sandbox::Isolation;
 
 impl Arguments {
-    pub(super) fn models(&self) -> Result<(Vec<&'static Model>, Vec<String>), String> {
-        let asked: Vec<&Model> = if self.model.iter().any(|name| name == "all") {
+    /// The models asked for, or else `usual`, that can run here; and why the others cannot.
+    pub(super) fn models(
+        &self,
+        usual: &[&str],
+    ) -> Result<(Vec<&'static Model>, Vec<String>), String> {
+        let names: Vec<&str> = match self.model.is_empty() {
+            true => usual.to_vec(),
+            false => self.model.iter().map(String::as_str).collect(),
+        };
+        let asked: Vec<&Model> = if names.contains(&"all") {
             MODELS.iter().collect()
         } else {
-            let find = |name: &String| {
+            let find = |name: &&str| {
                 models::asked(name).map_err(|sentence| format!("{sentence}, or `all`"))
             };
-            self.model.iter().map(find).collect::<Result<_, _>>()?
+            names.iter().map(find).collect::<Result<_, _>>()?
         };
         let mut models: Vec<&Model> = Vec::new();
         let mut left_out = Vec::new();
@@ -30,6 +39,30 @@ impl Arguments {
             }
         }
         Ok((models, left_out))
+    }
+
+    /// Of `arms` those that `check` lets pass. What keeps the others out is added to `left_out`, each
+    /// reason once.
+    ///
+    /// # Errors
+    /// None is left: the reasons.
+    pub(super) fn possible(
+        arms: Vec<Arm>,
+        left_out: &mut Vec<String>,
+        check: impl Fn(&Arm) -> Result<(), String>,
+    ) -> Result<Vec<Arm>, Refusal> {
+        let mut possible = Vec::new();
+        for arm in arms {
+            match check(&arm) {
+                Ok(()) => possible.push(arm),
+                Err(reason) if left_out.contains(&reason) => {}
+                Err(reason) => left_out.push(reason),
+            }
+        }
+        match possible.is_empty() {
+            true => Err((Exit::BadInput, left_out.join("; "))),
+            false => Ok(possible),
+        }
     }
 
     pub(super) fn isolations(&self) -> Result<Vec<Isolation>, String> {

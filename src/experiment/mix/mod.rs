@@ -24,11 +24,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::Arm;
+use super::plan::{self, Arm};
 
-/// Light requests a second for each core of the server: as many as have their 99th percentile carried
-/// by a block of little more than a second, at about a hundredth of the core.
-pub const LIGHT_RATE: f64 = 1000.0;
+/// Light requests a second for each core of the server: as many as have their 99.9th percentile carried
+/// by less than three seconds, at a few hundredths of the core (but under `spawn`, of which a thread for
+/// each takes a third).
+pub const LIGHT_RATE: f64 = 4000.0;
 /// Heavy requests that may always run, for each core: the handlers' instances bound them.
 pub const ALWAYS_MAX: usize = 64;
 /// How long a heavy request may be.
@@ -119,10 +120,14 @@ impl fmt::Display for Heavy {
 }
 
 impl Heavy {
-    /// The kinds that are run if nobody says otherwise: a quarter of the core, a half, all of it.
-    pub const DEFAULT: [Heavy; 3] = [
+    /// The kinds that are run if nobody says otherwise: of the short ones a quarter of the core and a
+    /// half, of the longest a half and all of it.
+    pub const DEFAULT: [Heavy; 6] = [
         Heavy::new(1, Share::Percent(25.0)),
+        Heavy::new(1, Share::Percent(50.0)),
+        Heavy::new(10, Share::Percent(25.0)),
         Heavy::new(10, Share::Percent(50.0)),
+        Heavy::new(100, Share::Percent(50.0)),
         Heavy::new(100, Share::Always(8)),
     ];
 
@@ -182,7 +187,7 @@ const START: Duration = Duration::from_millis(220);
 impl Plan {
     /// Arms and the control: the control is the last.
     pub fn runners(&self) -> Vec<Arm> {
-        super::plan::with_control(&self.arms, self.control_of)
+        plan::with_control(&self.arms, self.control_of)
     }
 
     /// Beside what the light requests run: first nothing, then each kind of heavy ones.
@@ -216,8 +221,7 @@ impl Plan {
 
     /// Both ends on one core: only CPU time can be read from it.
     pub fn shares_a_core(&self) -> bool {
-        let shared = |core| self.server_cores.contains(core);
-        self.client_cores.iter().any(shared)
+        plan::share_a_core(&self.server_cores, &self.client_cores)
     }
 }
 
