@@ -212,9 +212,8 @@ fn ticks(rows: &[Row], model: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_widest_row_fits_the_terminal() {
-        let row = Row {
+    fn widest() -> Row {
+        Row {
             arm: 4,
             label: "tokio_uring time-slice (control)".to_string(),
             model: "tokio_uring".to_string(),
@@ -233,7 +232,40 @@ mod tests {
             other_cpu_percent: 100.0,
             ticks_percent: Some(2.5),
             cpu_percent: 100.0,
-        };
+        }
+    }
+
+    #[test]
+    fn the_ticks_are_told_where_they_take_most() {
+        let (row, other) = (widest(), "100ms:8".parse().ok());
+        let mut rows = vec![
+            Row {
+                heavy: None,
+                ticks_percent: Some(0.013),
+                ..row.clone()
+            },
+            Row {
+                heavy: other,
+                ticks_percent: Some(2.71),
+                ..row.clone()
+            },
+            row,
+        ];
+        let said = ticks(&rows, "tokio_uring").expect("all is known");
+        for word in [
+            "0.01 % of the core beside nothing",
+            "2.7 % with time-slice beside 8 × 100ms",
+        ] {
+            assert!(said.contains(word), "{said}");
+        }
+        assert_eq!(ticks(&rows, "epoll"), None, "nothing of it");
+        rows[0].ticks_percent = None;
+        assert_eq!(ticks(&rows, "tokio_uring"), None, "nothing to compare with");
+    }
+
+    #[test]
+    fn the_widest_row_fits_the_terminal() {
+        let row = widest();
         let text = table(&[&row, &row], 4).to_string();
         let widest = text
             .lines()

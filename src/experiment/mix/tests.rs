@@ -183,6 +183,23 @@ fn a_row_has_all_blocks_and_what_neither_handler_used() {
 }
 
 #[test]
+fn ticks_are_priced_where_they_are_and_unknown_where_they_have_no_price() {
+    let analysis = analysis(|block| {
+        block.server.ticks = if (block.arm, block.step) == (1, 1) {
+            2000
+        } else {
+            0
+        };
+        block.server.tick_ns = (block.arm < 2).then_some(12_000);
+    });
+    let percent: Vec<_> = analysis.rows.iter().map(|row| row.ticks_percent).collect();
+    let none = Some(0.0);
+    assert_eq!(percent, [none, none, none, none, Some(2.4), none]);
+    let unpriced = self::analysis(|block| block.server.ticks = 1);
+    assert!(unpriced.rows.iter().all(|row| row.ticks_percent.is_none()));
+}
+
+#[test]
 fn a_sound_mix_is_valid_however_late_the_answers_are() {
     check(|_| {}, Level::Valid, "");
     check(|block| block.light.completed = 10, Level::Valid, "");
