@@ -168,6 +168,7 @@ mod tests {
             rows: rows.iter().map(entry).collect(),
             helpers_ns: 0.0,
             workers_ns: 0.0,
+            ticks_ns: None,
             unexplained_ns,
             total_ns: rows.iter().map(|(_, ns)| ns).sum::<f64>() + unexplained_ns,
             plain_ns: None,
