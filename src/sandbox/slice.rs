@@ -85,6 +85,12 @@ fn is_resident(page: usize) -> bool {
     result == 0 && state & 1 == 1
 }
 
+/// Whether the calling thread's guest runs in a slice.
+#[cfg(test)]
+pub(super) fn is_running() -> bool {
+    NOW.get().is_some()
+}
+
 /// What a tick finds.
 #[derive(Clone, Copy)]
 pub(super) struct Found {
