@@ -5,8 +5,9 @@
 //! running request ends with the handler it began with, and the next one begins with the new.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use crate::offload::Workers;
 use crate::sandbox::ShardSandbox;
 
 /// What the threads of one shard are to run.
@@ -14,12 +15,17 @@ use crate::sandbox::ShardSandbox;
 pub struct Handlers {
     generation: AtomicU64,
     current: Mutex<Vec<Arc<ShardSandbox>>>,
+    /// Threads that keep a handler ready beyond the request, and may sleep for long over it.
+    workers: OnceLock<Weak<Workers>>,
 }
 
 impl Handlers {
-    /// Has the shard begin with these, one for each route.
-    pub fn begin(&self, handlers: Vec<Arc<ShardSandbox>>) {
+    /// Has the shard begin with these, one for each route; where there is a pool, `workers` run them.
+    pub fn begin(&self, handlers: Vec<Arc<ShardSandbox>>, workers: Option<&Arc<Workers>>) {
         *self.current() = handlers;
+        if let Some(workers) = workers {
+            let _ = self.workers.set(Arc::downgrade(workers));
+        }
     }
 
     /// Every route's handler now.
@@ -27,14 +33,19 @@ impl Handlers {
         self.current().clone()
     }
 
-    /// Has `handler` run for `route` from now on; returns the one until now.
+    /// Has `handler` run for `route` from now on; returns the one until now, which is retired.
     ///
     /// # Panics
     /// There is no such route.
     pub fn exchange(&self, route: usize, handler: Arc<ShardSandbox>) -> Arc<ShardSandbox> {
         let old = std::mem::replace(&mut self.current()[route], handler);
+        // Before anybody is told: who looks then sees that it is.
+        old.retire();
         // After the handler: who sees the new generation finds it under the lock.
         self.generation.fetch_add(1, Ordering::Release);
+        if let Some(workers) = self.workers.get().and_then(Weak::upgrade) {
+            workers.let_go();
+        }
         old
     }
 

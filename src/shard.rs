@@ -78,7 +78,8 @@ impl Shard {
     /// See [`ShardSandbox::new`].
     pub fn begin(&self) -> Result<Arc<Handlers>, ShardError> {
         let handlers = self.loaded.iter().map(sandbox);
-        self.handlers.begin(handlers.collect::<Result<_, _>>()?);
+        let handlers = handlers.collect::<Result<_, _>>()?;
+        self.handlers.begin(handlers, self.threads.pool.as_ref());
         Ok(self.handlers.clone())
     }
 }

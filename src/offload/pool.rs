@@ -48,10 +48,16 @@ impl Workers {
                     {
                         tracing::warn!(core = id, "a worker could not be pinned to its core");
                     }
-                    work(&queue, Ready::default, Ready::run);
+                    work(&queue, Ready::default, Ready::tidy, Ready::run);
                 })?;
         }
         Ok(Arc::new(workers))
+    }
+
+    /// Has workers that have nothing to do let go of handlers that were exchanged; one that works does
+    /// so when it has done.
+    pub fn let_go(&self) {
+        self.queue.tidy();
     }
 }
 
@@ -114,16 +120,17 @@ impl Drop for Workers {
     }
 }
 
-/// Does errands until the queue is closed, with what `equip` gives a worker. A panic costs the errand it
-/// happens in, and the worker all that it has: another takes its place on the same thread, since a
-/// thread's birth may fail and this cannot.
+/// Does errands until the queue is closed, with what `equip` gives a worker; `tidy` is for when there is
+/// nothing to do. A panic costs the errand it happens in, and the worker all that it has: another takes
+/// its place on the same thread, since a thread's birth may fail and this cannot.
 pub(super) fn work<W>(
     queue: &Queue<Errand>,
     mut equip: impl FnMut() -> W,
+    mut tidy: impl FnMut(&mut W),
     mut run: impl FnMut(&mut W, &mut Errand),
 ) {
     let mut worker = equip();
-    while let Some(mut errand) = queue.pop() {
+    while let Some(mut errand) = queue.pop(|| tidy(&mut worker)) {
         errand.job.begin();
         if !errand.job.cancelled().is_set()
             && catch_unwind(AssertUnwindSafe(|| run(&mut worker, &mut errand))).is_err()
@@ -142,8 +149,13 @@ struct Ready {
 }
 
 impl Ready {
-    fn run(&mut self, errand: &mut Errand) {
+    /// Lets go of what was exchanged: nobody may come for it ever again.
+    fn tidy(&mut self) {
         self.sandboxes.retain(|(handler, _)| !handler.is_retired());
+    }
+
+    fn run(&mut self, errand: &mut Errand) {
+        self.tidy();
         let known = self
             .sandboxes
             .iter()

@@ -23,6 +23,8 @@ struct State<T> {
     asleep: usize,
     /// Workers that were woken and have not looked yet.
     woken: usize,
+    /// How often all were told to tidy up.
+    tidied: u64,
     closed: bool,
 }
 
@@ -34,6 +36,7 @@ impl<T> Queue<T> {
                 waiting: VecDeque::new(),
                 asleep: 0,
                 woken: 0,
+                tidied: 0,
                 closed: false,
             }),
             work: Condvar::new(),
@@ -64,14 +67,24 @@ impl<T> Queue<T> {
     }
 
     /// Takes the first item, and sleeps until there is one. `None`: the queue is closed and empty.
-    pub fn pop(&self) -> Option<T> {
+    /// Calls `tidy` before it sleeps, and again each time that [`Queue::tidy`] was called since.
+    pub fn pop(&self, mut tidy: impl FnMut()) -> Option<T> {
         let mut state = self.state();
+        let mut tidied = None;
         loop {
             if let Some(item) = state.waiting.pop_front() {
                 return Some(item);
             }
             if state.closed {
                 return None;
+            }
+            if tidied != Some(state.tidied) {
+                tidied = Some(state.tidied);
+                // It may take long, and others want the lock; then there may be something to do.
+                drop(state);
+                tidy();
+                state = self.state();
+                continue;
             }
             state.asleep += 1;
             loop {
@@ -93,6 +106,15 @@ impl<T> Queue<T> {
         let mut state = self.state();
         let place = state.waiting.iter().position(is_it)?;
         state.waiting.remove(place)
+    }
+
+    /// Has every worker that has nothing to do tidy up, those that sleep too.
+    pub fn tidy(&self) {
+        let mut state = self.state();
+        state.tidied += 1;
+        state.woken += std::mem::take(&mut state.asleep);
+        drop(state);
+        self.work.notify_all();
     }
 
     /// Nothing more is taken in; workers take what there is and end.

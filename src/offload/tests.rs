@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::pool::work;
+use super::pool::{Workers, work};
 use super::queue::Queue;
-use super::remote::Errand;
-use super::{Home, Job, Offload, Remote, Started, Wake, Workers, encode};
+use super::remote::{Dispatch, Errand};
+use super::{Home, Job, Offload, Remote, Started, Wake, encode};
+use crate::handlers::Handlers;
 use crate::http;
 use crate::io::{Token, Waker};
 use crate::sandbox::{Failure, Handler, Isolation, Limits, ShardSandbox, Source};
@@ -18,12 +19,13 @@ fn what_does_not_fit_comes_back() {
     assert_eq!(queue.push('a'), Ok(()));
     assert_eq!(queue.push('b'), Ok(()));
     assert_eq!(queue.push('c'), Err('c'));
-    assert_eq!(queue.pop(), Some('a'));
+    let pop = || queue.pop(|| ());
+    assert_eq!(pop(), Some('a'));
     assert_eq!(queue.push('c'), Ok(()));
     assert_eq!(queue.remove(|item| *item == 'b'), Some('b'));
     queue.close();
     assert_eq!(queue.push('d'), Err('d'), "closed");
-    assert_eq!((queue.pop(), queue.pop()), (Some('c'), None));
+    assert_eq!((pop(), pop()), (Some('c'), None));
 }
 
 #[test]
@@ -48,10 +50,15 @@ fn a_panic_costs_the_request_it_happens_in() {
         workers += 1;
         workers
     };
-    work(&queue, equip, |worker, errand| {
-        assert!(*worker != 1, "the first one is lost");
-        errand.job.fail(Failure::Deadline);
-    });
+    work(
+        &queue,
+        equip,
+        |_| (),
+        |worker, errand| {
+            assert!(*worker != 1, "the first one is lost");
+            errand.job.fail(Failure::Deadline);
+        },
+    );
     assert_eq!(workers, 2, "another took its place");
     let mut home_again = Vec::new();
     assert_eq!(home.take(&mut home_again), 0, "it was awake");
@@ -109,6 +116,42 @@ fn a_worker_that_panics_is_a_500_and_the_next_request_is_served() {
         remote.recycle(job);
     }
     assert_eq!(served.panicked.get(), 1);
+}
+
+/// A worker that slept kept the handler of its last errand for as long as it slept.
+#[test]
+fn a_worker_that_sleeps_lets_go_of_what_was_exchanged() {
+    let patience = std::time::Duration::from_secs(30);
+    let source = Source::Builtin("hello".to_string());
+    let handler = Handler::load(&source, Isolation::Reuse, &Limits::default()).unwrap();
+    let check = |lines: &[u8]| http::check_header_lines(lines).map_err(|bad| bad.reason());
+    let handlers = Handlers::default();
+    let old = ShardSandbox::new(&handler, check).unwrap();
+    let workers = Workers::start(2, 2, &[], 1 << 20).unwrap();
+    handlers.begin(vec![old.clone()], Some(&workers));
+    let home = Home::new(Wake::Thread(std::thread::current()));
+    let errand = Errand {
+        job: Job::default(),
+        handler: old.clone(),
+        home: home.clone(),
+    };
+    assert!(workers.clone().dispatch(errand).is_ok());
+    let mut done = Vec::new();
+    let begun = std::time::Instant::now();
+    let until = |what: &str, come: &mut dyn FnMut() -> bool| {
+        while !come() {
+            assert!(begun.elapsed() < patience, "{what}");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    };
+    until("it is not done", &mut || {
+        home.take(&mut done);
+        !done.is_empty()
+    });
+    // This one's, the route's, and those of the worker that has it ready.
+    assert!(Arc::strong_count(&old) > 2);
+    handlers.exchange(0, ShardSandbox::new(&handler, check).unwrap());
+    until("it is kept", &mut || Arc::strong_count(&old) == 1);
 }
 
 #[test]

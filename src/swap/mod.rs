@@ -238,7 +238,6 @@ impl Desk {
         let engines: Vec<_> = engines.collect::<Result<_, _>>()?;
         for (target, engine) in self.targets.iter().zip(engines) {
             let old = target.handlers.exchange(route, engine);
-            old.retire();
             self.retired.push(old);
             target.waker.wake();
         }

@@ -138,7 +138,7 @@ impl Toy {
         let sandboxes = loaded.iter().map(ringlab::shard::sandbox);
         let sandboxes: Result<_, _> = sandboxes.collect();
         let handlers = Arc::new(Handlers::default());
-        handlers.begin(sandboxes.expect("they were tried before"));
+        handlers.begin(sandboxes.expect("they were tried before"), None);
         let context = ringlab::shard::context::<Off>(
             &config,
             handlers,

@@ -1,6 +1,7 @@
 //! The queues between I/O threads and workers, under a model checker: every order in which their
 //! threads can run is tried. A lost wake-up is a deadlock, which it reports.
 
+use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::sync::{Arc, Notify};
 use loom::thread;
 
@@ -30,7 +31,7 @@ fn a_queue_loses_nothing_and_wakes_whoever_it_must() {
             let queue = queue.clone();
             thread::spawn(move || {
                 let mut sum = 0;
-                while let Some(item) = queue.pop() {
+                while let Some(item) = queue.pop(|| ()) {
                     sum += item;
                 }
                 sum
@@ -46,6 +47,30 @@ fn a_queue_loses_nothing_and_wakes_whoever_it_must() {
         queue.close();
         let done: u32 = workers.map(|worker| worker.join().unwrap()).iter().sum();
         assert_eq!(done + withdrawn, 3);
+    });
+}
+
+/// A worker with nothing to do, asleep or about to be, tidies up after it was told to. Were it missed,
+/// nobody would end the queue.
+#[test]
+fn who_sleeps_is_told_to_tidy_up() {
+    loom::model(|| {
+        let queue = Arc::new(Queue::<u32>::new(1));
+        let exchanged = Arc::new(AtomicBool::new(false));
+        let worker = {
+            let (queue, exchanged) = (queue.clone(), exchanged.clone());
+            thread::spawn(move || {
+                let end = || {
+                    if exchanged.load(Ordering::Relaxed) {
+                        queue.close();
+                    }
+                };
+                assert_eq!(queue.pop(end), None);
+            })
+        };
+        exchanged.store(true, Ordering::Relaxed);
+        queue.tidy();
+        worker.join().expect("it does not panic");
     });
 }
 
