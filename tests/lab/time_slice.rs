@@ -321,13 +321,16 @@ fn ticks_are_fast_only_while_a_request_is_half_run(lab: Lab) {
             expect(&mut light, 200, "fine");
         }
         let since = server.report().since(&before);
-        let most = since.cpu_ns / COARSE_NS + 2;
+        // A coarse tick may meet a light request, which is half run then, for a moment.
+        let met = since.figures.served.half_run;
+        let most = since.cpu_ns / COARSE_NS + 2 + met;
         assert!(since.ticks <= most, "{} of {most}", since.ticks);
     };
     expect_coarse(&mut server);
+    let already = server.figures().served.half_run;
     let mut heavy = server.connect();
     heavy.send(ask(RUNS_FOR_EVER));
-    server.until("half run", |now| now.served.half_run == 1);
+    server.until("half run", |now| now.served.half_run > already);
     let before = server.report();
     let start = Instant::now();
     loop {
