@@ -70,15 +70,17 @@ fn every_arm_is_measured_at_both_loads_and_in_the_ledger() {
     let level = experiment.analysis.verdict.level.to_string();
     assert!(said.out.lines().any(|line| line.starts_with(&level)));
     // A row each at both loads; an arm has a column in both ledgers besides.
-    for runner in &runners {
-        let rows = said.out.lines().filter(|line| {
-            let rest = line.strip_prefix(&runner.label);
-            rest.is_some_and(|rest| {
-                rest.starts_with("  ")
-                    || rest.trim_start().starts_with(|c: char| c.is_ascii_digit())
-            })
-        });
-        assert_eq!(rows.count(), 2, "{}: {}", runner.label, said.out);
+    for heading in ["Saturation: ", "Equal rate: "] {
+        let (_, part) = said.out.split_once(heading).expect("said above");
+        let table = part.split("\n\n").nth(1).expect("a table");
+        for runner in &runners {
+            // The control's name may take two lines.
+            let name = |label: &str| label.split(' ').next().map(str::to_owned);
+            let own = name(&runner.label);
+            let rows = table.lines().filter(|line| name(line) == own).count();
+            let expected = runners.iter().filter(|other| name(&other.label) == own);
+            assert_eq!(rows, expected.count(), "{}: {table}", runner.label);
+        }
     }
     for arm in &plan.arms {
         let heads = said.out.lines().filter(|line| {

@@ -192,6 +192,8 @@ fn a_thread_that_is_not_born_is_a_503(lab: Lab) {
     };
     let births = [libc::SYS_clone, libc::SYS_clone3];
     let mut server = lab.serve_answered("hello", &["--offload", "spawn"], &births, rule);
+    // When it answers here, the threads are born that it serves with.
+    server.figures();
     let mut client = server.connect();
     let mut expect = |status, text: &str| {
         client.send(get("/"));

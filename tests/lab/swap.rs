@@ -356,7 +356,8 @@ fn handlers_that_idle_connections_keep_are_bounded() {
     let swapped = Swapped::new(
         Lab { model, isolation },
         files[0].path(),
-        &["--instances", "1"],
+        // A keeper must not be closed while the compiler has to wait for a core.
+        &["--instances", "1", "--keep-alive", "1h"],
     );
     let mut keepers = Vec::new();
     let refusal = (1..=200).find_map(|nth: usize| {
