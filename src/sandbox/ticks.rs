@@ -80,8 +80,14 @@ mod tests {
     #[test]
     fn a_tick_is_counted_and_takes_some_time() {
         let before = ticks();
-        let ns = measure().expect("a timer").expect("ticks come");
-        assert!(ticks() - before >= MEASURED as u64);
+        // A thread that does not get a core in time sees few of them, or none: it looks again.
+        let all_came = || {
+            let before = ticks();
+            let ns = measure().expect("a timer");
+            ns.filter(|_| ticks() - before >= MEASURED as u64)
+        };
+        let ns = (0..100).find_map(|_| all_came()).expect("ticks come");
+        assert!(ticks() > before);
         // Two switches between user and kernel at the least, and no time slice of another's.
         assert!((100..1_000_000).contains(&ns), "{ns} ns");
     }
