@@ -12,6 +12,9 @@ use wasmtime::{
     ProfilingStrategy, Strategy,
 };
 
+/// Addresses that each memory has for itself, in bytes: all that 32 bits reach.
+pub(super) const RESERVED_BYTES: usize = 1 << 32;
+
 /// Tables of a module: compilers make one, hand-written modules a few.
 const TABLES: u32 = 4;
 
@@ -111,6 +114,7 @@ fn config(limits: &Limits, data: Data) -> Config {
         .async_stack_size(limits.thread_stack_bytes())
         // A slot's memory grows in place, so its base address never changes.
         .memory_may_move(false)
+        .memory_reservation(RESERVED_BYTES as u64)
         .memory_init_cow(data == Data::Mapped)
         // Failures are counted by class and nobody walks the guest's frames.
         .wasm_backtrace_max_frames(None)

@@ -5,14 +5,16 @@ use super::deadline::{Ticker, Watch, first_look};
 use super::engine::{Data, KEEP_RESIDENT_BYTES};
 use super::failure::Refused;
 use super::first_bytes::FirstBytes;
+use super::growth::Growth;
 use super::limits::Limits;
 use super::load_error::Fault;
 use super::memories::Memories;
 use super::snapshot::Snapshot;
-use super::{Answer, Call, Failure, Isolation, abi, engine, slice};
+use super::{Answer, Call, Failure, Isolation, abi, engine, growth, slice};
 use crate::measure::probe::{Probe, Stage};
 use std::io;
 use std::pin::Pin;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use wasmtime::unix::StoreExt;
 use wasmtime::{
@@ -56,6 +58,7 @@ impl Blueprint {
         isolation: Isolation,
         limits: &Limits,
     ) -> Result<Blueprint, Fault> {
+        growth::look_for_huge_pages();
         let memory_bytes = artifact.memory_bytes();
         let data = artifact.data();
         // Guests that run in slices need stacks, which wasmtime's pool keeps too.
@@ -149,6 +152,7 @@ impl Blueprint {
                 memory_bytes: self.limits.memory_bytes,
                 table_entries: self.limits.table_entries,
                 memory_now_bytes: 0,
+                growth: None,
                 refused: None,
             },
         );
@@ -209,6 +213,8 @@ struct Host {
     memory_bytes: usize,
     /// What it has of it.
     memory_now_bytes: usize,
+    /// How it gets more, once the instance is made.
+    growth: Option<Growth>,
     table_entries: usize,
     /// What the guest was refused last during this request.
     refused: Option<Refused>,
@@ -227,13 +233,17 @@ impl Host {
 impl ResourceLimiter for Host {
     fn memory_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let granted = desired <= self.memory_bytes;
         if granted {
             self.memory_now_bytes = desired;
+            if let Some(growth) = &mut self.growth {
+                let most_bytes = maximum.unwrap_or(usize::MAX).min(self.memory_bytes);
+                growth.prepare(current, desired, most_bytes)?;
+            }
         } else {
             self.refused = Some(Refused::Memory);
         }
@@ -311,6 +321,11 @@ impl Instance {
         };
         // SAFETY: our engines never move a memory, and the store goes where this goes.
         let first_bytes = unsafe { FirstBytes::of(memory, &mut store) };
+        let base = NonNull::new(memory.data_ptr(&store)).expect("a memory has an address");
+        // SAFETY: our engines reserve so much for each memory, between guards, and open what it has of
+        // it; `Drop` ends this before the store.
+        let growth = unsafe { Growth::of(base, memory.data_size(&store), engine::RESERVED_BYTES) };
+        store.data_mut().growth = Some(growth);
         Ok(Box::new(Instance {
             store,
             memory,
@@ -432,5 +447,13 @@ impl Instance {
     pub(super) fn reset(&mut self) -> Option<usize> {
         let snapshot = self.snapshot.as_mut().expect("made for reset");
         snapshot.restore(&mut self.store)
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if let Some(growth) = &mut self.store.data_mut().growth {
+            growth.end();
+        }
     }
 }

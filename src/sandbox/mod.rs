@@ -23,6 +23,7 @@
 //! | `engine` | every switch of wasmtime that this program sets, with its reason |
 //! | `instance` | a module made ready to run, and one running copy of it |
 //! | `resettable` | whether a module's state can be put back, and the module rewritten so that it can |
+//! | `growth` | pages for memory that guests grow into |
 //! | `memories` | the memories of `fresh` instances, zeroed in between |
 //! | `snapshot` | how an instance began, and how it is put back |
 //! | `sticky` | which of them are put back after a request |
@@ -56,6 +57,7 @@ mod deadline;
 mod engine;
 mod failure;
 mod first_bytes;
+mod growth;
 mod handler;
 mod inspect;
 mod instance;

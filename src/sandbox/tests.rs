@@ -4,6 +4,7 @@
 mod answers;
 mod deadlines;
 mod failures;
+mod growth;
 mod instances;
 mod leaks;
 mod loading;

@@ -1,0 +1,97 @@
+//! A guest whose memory grows by much gets zeros, and what lies behind them is not its own.
+
+use super::*;
+use nix::sys::resource::{UsageWho, getrusage};
+
+/// Taken at a time, in pages of 64 KiB: no multiple of a huge page.
+const BITE: u32 = 17;
+/// Of the guest below, in bytes: its one page and fifteen bites, and a page that no bite fits in.
+const LIMIT_BYTES: usize = 65536 * (1 + 15 * BITE as usize + 1);
+
+/// Takes memory as many times as the body has bytes, and writes one word on each 4 KiB of it, where it
+/// must find zero. Then it reads the byte behind its memory, if the body begins with `x`.
+fn growing() -> String {
+    let (length, body) = (AREA + 8 + 24, RECORD);
+    guest(
+        record(0, 200, (0, 0), (TEXTS, 4)),
+        b"fine",
+        &format!(
+            "(local $at i32) (local $end i32) (local $left i32) (local $first i32)
+            (local.set $first (i32.load8_u (i32.sub
+                (i32.add (i32.const {first}) (local.get $length)) (i32.const 1))))
+            (local.set $left (i32.load (i32.const {length})))
+            (block $done (loop $more
+                (br_if $done (i32.eqz (local.get $left)))
+                (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+                (local.set $at (i32.mul (memory.size) (i32.const 65536)))
+                (br_if $done (i32.eq (memory.grow (i32.const {BITE})) (i32.const -1)))
+                (local.set $end (i32.mul (memory.size) (i32.const 65536)))
+                (loop $write
+                    (if (i64.ne (i64.load (local.get $at)) (i64.const 0)) (then unreachable))
+                    (i64.store (local.get $at) (i64.const -1))
+                    (local.set $at (i32.add (local.get $at) (i32.const 4096)))
+                    (br_if $write (i32.lt_u (local.get $at) (local.get $end))))
+                (br $more)))
+            (if (i32.eq (local.get $first) (i32.const 120))
+                (then (drop (i32.load8_u (i32.mul (memory.size) (i32.const 65536))))))
+            (i32.const {body})",
+            first = AREA + 8,
+        ),
+    )
+}
+
+fn minor_faults() -> i64 {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD);
+    usage.expect("of the calling thread").minor_page_faults()
+}
+
+#[test]
+fn what_grows_is_zeros_and_what_lies_behind_is_out_of_bounds() {
+    for isolation in SANDBOXED {
+        let limits = Limits {
+            memory_bytes: LIMIT_BYTES,
+            // The host's first pages may take some time.
+            deadline: Some(Duration::from_secs(1)),
+            ..limits()
+        };
+        let shard = shard(&growing(), isolation, &limits);
+        let mut sandbox = Sandbox::new(shard).expect("a timer");
+        // Their memories are lent again where a pool has them.
+        for bites in (1..=15).chain([15, 1, 7, 2]) {
+            let beyond = call(&mut sandbox, BAD, &vec![b'x'; bites]);
+            assert_eq!(
+                beyond,
+                Err(trap("memory out of bounds")),
+                "{isolation:?}, {bites}"
+            );
+        }
+    }
+}
+
+#[test]
+fn who_takes_much_memory_does_not_fault_for_every_page_of_it() {
+    if crate::sandbox::growth::huge_page_bytes().is_none() {
+        eprintln!("skipped: the kernel gives no huge pages");
+        return;
+    }
+    let pages = (15 * BITE * 65536 / 4096) as i64;
+    for isolation in SANDBOXED {
+        let limits = Limits {
+            memory_bytes: LIMIT_BYTES,
+            // The host's first pages may take some time.
+            deadline: Some(Duration::from_secs(1)),
+            ..limits()
+        };
+        let shard = shard(&growing(), isolation, &limits);
+        let mut sandbox = Sandbox::new(shard).expect("a timer");
+        let before = minor_faults();
+        let (status, ..) = call(&mut sandbox, BAD, &[b'y'; 15]).expect("it has the room");
+        let faults = minor_faults() - before;
+        assert_eq!(status, 200);
+        // Up to the first huge page, and behind the last that there is room for, they are small.
+        assert!(
+            faults < pages / 3,
+            "{isolation:?}: {faults} for {pages} pages"
+        );
+    }
+}
