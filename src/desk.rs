@@ -22,6 +22,9 @@ use crate::shard::{Book, Hub, SPARE_CONNECTIONS, Stage};
 
 /// Deadlines are looked at this often, or four times within the shortest, in milliseconds.
 const SWEEP_MS: u64 = 250;
+/// How soon a stream that was ended from here is looked at again for the rest of a request, in
+/// milliseconds.
+pub const LOOK_MS: u64 = 5;
 /// No deadline.
 const NEVER_MS: u64 = u64::MAX;
 
@@ -32,6 +35,8 @@ struct Desk {
     deadline_ms: AtomicU64,
     doing: AtomicU8,
     expired: AtomicBool,
+    /// Receiving was ended because the server goes down: the client may not have ended its stream.
+    silenced: AtomicBool,
     /// The thread that is parked while a handler is awaited; a task has none.
     parked: OnceLock<Thread>,
 }
@@ -100,6 +105,7 @@ impl Room {
                 deadline_ms: AtomicU64::new(NEVER_MS),
                 doing: AtomicU8::new(Doing::Receiving as u8),
                 expired: AtomicBool::new(false),
+                silenced: AtomicBool::new(false),
                 parked: OnceLock::new(),
             }),
             room: self.clone(),
@@ -137,15 +143,14 @@ impl Room {
 
     /// Ends the calls of those that wait for a request.
     ///
-    /// A request that comes whole before its thread runs again is still answered. One of which a part
-    /// comes then is cut off: a socket that is shut down for reading says at once that its stream is
-    /// over, whatever is still to come (tcp_recvmsg), and nothing opens it again. Every model has
-    /// such a moment, between its last look and the close; here it is as long as a thread takes to
-    /// wake. A client knows that an idle connection may end as it sends (RFC 9112, section 9.5).
+    /// Of a request that comes before its thread runs again all that is there is still delivered, and
+    /// its rest is waited for ([`Seat::may_still_come`]). What is left is the moment that every model
+    /// has, between its last look and the close; a client knows that an idle connection may end as it
+    /// sends (RFC 9112, section 9.5).
     pub fn end_idle(&self) {
         for desk in self.desks().values() {
             if desk.doing.load(Ordering::SeqCst) == Doing::Idle as u8 {
-                desk.ender.end_receiving(&self.book.io);
+                desk.silence(&self.book.io);
             }
         }
     }
@@ -185,7 +190,13 @@ impl Desk {
         }
     }
 
-    /// Whether a call ended because of that; asked once.
+    /// The server goes down and the connection is idle: its receive returns.
+    fn silence(&self, counts: &Counts) {
+        self.silenced.store(true, Ordering::SeqCst);
+        self.ender.end_receiving(counts);
+    }
+
+    /// Whether a call ended because its deadline had passed; asked once.
     fn has_expired(&self) -> bool {
         self.expired.swap(false, Ordering::Relaxed)
     }
@@ -297,9 +308,19 @@ impl<C: Single> Seat<C> {
             session.drain();
             if session.is_idle() {
                 // A request that came before is still delivered.
-                self.desk.ender.end_receiving(&self.book.io);
+                self.desk.silence(&self.book.io);
             }
         }
+    }
+
+    /// Whether the rest of a request may come although a receive has just brought nothing: the stream
+    /// was ended from here, and a part of the request was there already or came just then. Whoever is
+    /// told so looks again in [`LOOK_MS`], until the request's deadline.
+    pub fn may_still_come(&self, session: &Session) -> bool {
+        self.desk.silenced.load(Ordering::SeqCst)
+            && !session.is_idle()
+            && !self.desk.expired.load(Ordering::Relaxed)
+            && self.desk.ender.is_established(&self.book.io)
     }
 
     /// Receiving is over: with bytes, with none at the stream's end, or with an error.

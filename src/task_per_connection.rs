@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{self, Poll};
 
 use crate::clock::{Clock, Coarse, now_ms};
-use crate::desk::{Room, Seat};
+use crate::desk::{LOOK_MS, Room, Seat};
 use crate::io::tokio_uring::{self, Acceptor, Connection, Either, RECEIVE_BYTES, either};
 use crate::io::{Op, Token};
 use crate::measure::probe::Probe;
@@ -259,6 +259,12 @@ async fn serve<P: Probe>(tasks: Rc<Tasks<P>>, seat: Seat<Connection>) {
             false => Poll::Pending,
         };
         match either::<P, _, _>(receiving.as_mut(), answer).await {
+            Either::Operation((Ok(()), back))
+                if back.is_empty() && seat.may_still_come(&session) =>
+            {
+                buffer = Some(back);
+                tokio_uring::sleep::<P>(LOOK_MS).await;
+            }
             Either::Operation((received, back)) => {
                 let received = received.map(|()| &back[..]);
                 tasks.with(|context| seat.received(&mut session, received, context));

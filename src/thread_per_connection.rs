@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use crate::clock::{Clock, Coarse, now_ms};
-use crate::desk::{Room, Seat};
+use crate::desk::{LOOK_MS, Room, Seat};
 use crate::handlers::Handlers;
 use crate::io::Op;
 use crate::io::blocking::{Acceptor, Connection, RECEIVE_BYTES};
@@ -161,6 +162,10 @@ fn serve<P: Probe>(seat: &Seat<Connection>, handlers: Arc<Handlers>) -> Result<(
         seat.begin_receiving(&mut session);
         context.offload.rest();
         let received = connection.receive::<P>(&mut buffer, &book.io);
+        if matches!(received, Ok(0)) && seat.may_still_come(&session) {
+            thread::sleep(Duration::from_millis(LOOK_MS));
+            continue;
+        }
         clock.tick(&mut context);
         let received = received.map(|n| &buffer[..n]);
         seat.received(&mut session, received, &mut context);

@@ -22,6 +22,8 @@ crate::measure::counter::counters! {
     read,
     /// shutdown(2).
     shutdown,
+    /// getsockopt(2): whether a stream that was ended from here may go on.
+    getsockopt,
     /// close(2) of a connection.
     close,
     /// timerfd_settime(2).

@@ -23,6 +23,30 @@ impl Ender {
         let _ = shutdown(self.0, Shutdown::Read);
     }
 
+    /// Whether neither end has sent its FIN. A socket that is shut down for reading alone says at once
+    /// that its stream is over, once its bytes are taken, and yet delivers what comes later
+    /// (tcp_recvmsg; seen on Linux 6.18): so a stream that ended may go on.
+    pub fn is_established(&self, counts: &Counts) -> bool {
+        /// `TCP_ESTABLISHED` of include/net/tcp_states.h.
+        const ESTABLISHED: u8 = 1;
+        counts.getsockopt.add(1);
+        // `tcpi_state` of `struct tcp_info`, which begins with it.
+        let mut state = 0_u8;
+        let mut length: libc::socklen_t = 1;
+        // SAFETY: both point to values of this function, and the kernel writes at most as many bytes of
+        // the first as the second says (tcp(7), TCP_INFO).
+        let asked = unsafe {
+            libc::getsockopt(
+                self.0,
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut state).cast(),
+                &raw mut length,
+            )
+        };
+        asked == 0 && state == ESTABLISHED
+    }
+
     /// Makes every waiting call return.
     pub fn end_all(&self, counts: &Counts) {
         counts.shutdown.add(1);
