@@ -16,6 +16,9 @@ use std::sync::Arc;
 const SWEEP_MS: u64 = 250;
 /// The same while draining.
 const DRAIN_SWEEP_MS: u64 = 10;
+/// Turns in a row that must bring nothing before the kernel is taken to have nothing: a signal may have
+/// ended one of them early.
+const QUIET_TURNS: u32 = 2;
 
 /// Serves until the hub says otherwise. Runs on the shard's own thread.
 ///
@@ -55,6 +58,7 @@ pub fn run_by<D: Driver, P: Probe, T: Time>(
         driver,
         sessions: Vec::new(),
         live: 0,
+        places,
         context,
         clock_step_ms: time.step_ms(),
         clock: Clock::new(time),
@@ -76,6 +80,8 @@ struct Loop<D, P: Probe, T> {
     driver: D,
     sessions: Vec<Option<Entry>>,
     live: usize,
+    /// How many there may be.
+    places: usize,
     context: Context<P>,
     clock: Clock<T>,
     clock_step_ms: u64,
@@ -102,13 +108,14 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
             // A timer only while somebody has a deadline: an idle shard sleeps.
             let timed = self.live > 0 || self.accept_again;
             let until_ms = self.next_sweep_ms + self.clock_step_ms;
-            self.turn(timed.then_some(until_ms * 1_000_000))?;
+            let brought = self.turn(timed.then_some(until_ms * 1_000_000))?;
             if self.context.now_ms >= self.next_sweep_ms {
                 self.sweep();
             }
             match self.hub.stage() {
                 Stage::Running => {}
                 Stage::Draining if !self.draining => self.drain()?,
+                Stage::Draining if brought => self.end_idle()?,
                 Stage::Draining => {}
                 Stage::Stopping => return self.give_up(),
             }
@@ -118,15 +125,17 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
         }
     }
 
-    /// Waits, then takes in everything that has happened.
-    fn turn(&mut self, until_ns: Option<u64>) -> std::io::Result<()> {
+    /// Waits, then takes in everything that has happened; says whether anything has.
+    fn turn(&mut self, until_ns: Option<u64>) -> std::io::Result<bool> {
         let may_sleep = self.context.offload.may_sleep();
         let until_ns = if may_sleep { until_ns } else { Some(NOW_NS) };
         self.driver.wait(until_ns)?;
         let served = &self.context.served;
         let begun = self.turns.begin(self.turns_recorded, served);
         self.clock.tick(&mut self.context);
+        let mut brought = false;
         while let Some((token, done)) = self.driver.next() {
+            brought = true;
             let entry = self
                 .sessions
                 .get_mut(token.index())
@@ -159,7 +168,7 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
         if let Some(begun) = begun {
             self.turns.end(begun, &self.context.served);
         }
-        Ok(())
+        Ok(brought)
     }
 
     /// An answer has come from elsewhere. Its owner is there still, or would have cancelled it.
@@ -256,14 +265,39 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
 
     /// Takes in what the kernel has already accepted and received, then ends what is idle.
     fn drain(&mut self) -> std::io::Result<()> {
-        self.turn(Some(NOW_NS))?;
-        self.driver.submit(Token::LISTENER, crate::io::Op::Close);
-        self.turn(Some(NOW_NS))?;
         self.draining = true;
+        self.for_each(|session, _| session.drain());
+        // Who was let in by the kernel already is not turned away.
+        self.take_in()?;
+        self.driver.submit(Token::LISTENER, crate::io::Op::Close);
         // Drivers may be slow to tell of sends that nobody waited for; now somebody does.
         self.sweep_ms = self.sweep_ms.min(DRAIN_SWEEP_MS);
         self.next_sweep_ms = self.context.now_ms + self.sweep_ms;
-        self.for_each(|session, _| session.drain());
+        self.end_idle()
+    }
+
+    /// Ends who is idle and of whom nothing more has come: one whose request has begun to arrive is
+    /// answered.
+    fn end_idle(&mut self) -> std::io::Result<()> {
+        self.take_in()?;
+        self.for_each(|session, _| session.end_idle());
+        Ok(())
+    }
+
+    /// Takes in all that the kernel has: a driver may take a share of it in each turn (a ring 20
+    /// completions, signalfd 128 signals). Clients who send on and on cannot hold it up: there are at
+    /// most as many turns as there may be connections.
+    fn take_in(&mut self) -> std::io::Result<()> {
+        let mut quiet = 0;
+        for _ in 0..self.places {
+            quiet = match self.turn(Some(NOW_NS))? {
+                true => 0,
+                false => quiet + 1,
+            };
+            if quiet == QUIET_TURNS || self.hub.stage() == Stage::Stopping {
+                break;
+            }
+        }
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Three groups of verbs. What came: [`Session::absorb`], [`Session::end_of_stream`],
 //! [`Session::sent`], [`Session::broken`], [`Session::closed`]. What changed: [`Session::expire`],
-//! [`Session::drain`]. What goes: [`Session::next_op`], asked until it says `None`. Whoever owns the
+//! [`Session::drain`], [`Session::end_idle`]. What goes: [`Session::next_op`], asked until it says `None`. Whoever owns the
 //! connection, an event loop or a thread, does no more than carry these to and fro.
 //!
 //! Requests are answered in the order in which they came. While an answer is being sent, later ones
@@ -132,7 +132,7 @@ pub struct Session {
     awaiting: Option<http::Reply>,
     /// The client sends no more.
     ended: bool,
-    /// The server is going down: what was received is answered, then it is over.
+    /// The server is going down: the last answer says that it is over.
     draining: bool,
     state: State,
     /// What the deadline is for. A new one is set only when this changes.
@@ -333,9 +333,17 @@ impl Session {
         }
     }
 
-    /// The server goes down: what was received is answered, then the connection ends.
+    /// The server goes down: what was received is answered, and the last answer says that the connection
+    /// ends.
     pub fn drain(&mut self) {
         self.draining = true;
+    }
+
+    /// The server goes down, and nothing more has come: the connection ends if it is idle.
+    pub fn end_idle(&mut self) {
+        if self.is_idle() {
+            self.state = State::Finishing { linger: false };
+        }
     }
 
     /// The connection has nothing of a request and nothing to send.
@@ -362,10 +370,7 @@ impl Session {
                 awaited: self.stalled || self.draining || self.ended || self.state != State::Open,
             });
         }
-        if self.state == State::Open
-            && !self.stalled
-            && (self.ended || self.draining && self.is_idle())
-        {
+        if self.state == State::Open && !self.stalled && self.ended {
             self.state = State::Finishing { linger: false };
         }
         match self.state {

@@ -131,7 +131,7 @@ pub struct Arguments {
     /// Time for a client to take an answer
     #[arg(long, default_value = "30s", value_name = "TIME")]
     send_timeout: humantime::Duration,
-    /// Time to answer what was accepted, after SIGINT or SIGTERM
+    /// Time to answer what was accepted or has begun to arrive, after SIGINT or SIGTERM
     #[arg(long, default_value = "10s", value_name = "TIME")]
     drain: humantime::Duration,
     /// Record how long the loop of each core is away from its events, at two looks at a clock a turn, and

@@ -28,6 +28,7 @@ on_every_model![
     asking_on_does_not_put_off_the_deadline_to_read,
     a_stalled_pipeline_is_drained_to_its_end,
     requests_that_came_with_the_signal_are_answered,
+    a_request_that_comes_in_part_with_the_signal_is_answered,
     a_crowd_over_the_limit_is_told_or_closed,
 ];
 
@@ -281,6 +282,34 @@ fn requests_that_came_with_the_signal_are_answered(lab: Lab) {
         let (status, said) = server.end();
         assert_eq!((status.code(), &*said), (Some(0), ""));
     }
+}
+
+/// One that had come in part was cut off: where a thread or a task waits in its own calls, and where a
+/// driver takes in a share of what has come in each turn.
+fn a_request_that_comes_in_part_with_the_signal_is_answered(lab: Lab) {
+    // More than any driver takes in within three turns.
+    const CLIENTS: usize = 450;
+    let server = lab.serve("hello", &[]);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(Client::expect_open);
+    let request = get("/");
+    let (part, rest) = request.split_at(20);
+    // It goes down with a thread for each still to be woken.
+    server.while_stopped(|| {
+        for client in &mut clients {
+            client.send(part);
+        }
+        server.signal(Signal::SIGTERM);
+    });
+    for mut client in clients {
+        client.send(rest);
+        let response = client.receive();
+        assert_eq!(response.status, 200);
+        assert_eq!(response.header("connection"), Some("close"));
+        client.expect_fin();
+    }
+    let (status, said) = server.end();
+    assert_eq!((status.code(), &*said), (Some(0), ""));
 }
 
 /// Who came when there was not even a place to be refused at waited forever, or took a place.
