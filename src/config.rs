@@ -9,7 +9,7 @@ use crate::measure::probe::Injection;
 use crate::models::{self, Model};
 use crate::offload::Policy;
 use crate::routes::{self, Route};
-use crate::sandbox::{self, Handler, Isolation, LoadError, Source, Wanted};
+use crate::sandbox::{self, Handler, Isolation, LoadError, Quantum, Source, Wanted};
 use crate::session::Timeouts;
 
 /// A server as asked for.
@@ -27,8 +27,8 @@ pub struct Config {
     pub worker_cores: Vec<usize>,
     /// Requests that may wait for a worker or an instance, or have a thread of their own, at a time.
     pub queue: usize,
-    /// CPU time of a slice of [`Policy::TimeSlice`].
-    pub quantum: Duration,
+    /// CPU time of a slice of [`Policy::TimeSlice`]; `None`: what [`Quantum::measured`] says.
+    pub quantum: Option<Duration>,
     /// What runs, where there are no routes.
     pub handler: Source,
     /// What runs for which paths; none: one handler for everything.
@@ -158,7 +158,7 @@ impl Config {
             workers: 4,
             worker_cores: Vec::new(),
             queue: 256,
-            quantum: Duration::from_micros(500),
+            quantum: None,
             handler,
             routes: Vec::new(),
             cores,
@@ -192,7 +192,11 @@ impl Config {
         }
         let wanted = |source: &Source, isolation, policy| {
             let mut limits = self.sandbox.clone();
-            limits.quantum = (policy == Policy::TimeSlice).then_some(self.quantum);
+            limits.quantum = (policy == Policy::TimeSlice).then(|| {
+                // It measures, the first time.
+                let measured = || Quantum::measured().length();
+                self.quantum.unwrap_or_else(measured)
+            });
             Wanted {
                 source: source.clone(),
                 isolation,

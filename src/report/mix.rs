@@ -9,6 +9,8 @@ use super::units::{count, digits};
 use crate::experiment::mix::analysis::Row;
 use crate::experiment::mix::result::Mix;
 use crate::experiment::mix::{Heavy, Plan, Share};
+use crate::offload::Policy;
+use crate::sandbox::Quantum;
 
 /// The whole of it.
 pub fn mix(mix: &Mix) -> String {
@@ -201,11 +203,15 @@ fn ticks(rows: &[Row], model: &str) -> Option<String> {
         known.max_by(|(one, _), (other, _)| one.total_cmp(other))
     };
     let ((alone, _), (loaded, row)) = (most(false)?, most(true)?);
-    Some(format!(
-        "Ticks on {model} take at most {alone:.2} % of the core beside nothing, and {loaded:.1} % with {} beside {}.",
+    let said = format!(
+        "Ticks on {model} take at most {alone:.2} % of the core beside nothing, and {loaded:.1} % with {} beside {}",
         row.policy,
         beside(row.heavy.as_ref()),
-    ))
+    );
+    // Its servers were told of no quantum.
+    let lasts = (row.policy == Policy::TimeSlice.to_string())
+        .then(|| format!(": {}", Quantum::for_ticks_of(row.tick_ns)));
+    Some(said + &lasts.unwrap_or_default() + ".")
 }
 
 #[cfg(test)]
@@ -231,6 +237,7 @@ mod tests {
             heavy_per_s: Some(1234.5),
             other_cpu_percent: 100.0,
             ticks_percent: Some(2.5),
+            tick_ns: Some(18_000),
             cpu_percent: 100.0,
         }
     }
@@ -254,11 +261,17 @@ mod tests {
         let said = ticks(&rows, "tokio_uring").expect("all is known");
         for word in [
             "0.01 % of the core beside nothing",
-            "2.7 % with time-slice beside 8 × 100ms",
+            "2.7 % with time-slice beside 8 × 100ms: slices last 600 µs, of which",
         ] {
             assert!(said.contains(word), "{said}");
         }
         assert_eq!(ticks(&rows, "epoll"), None, "nothing of it");
+        rows[1].policy = "inline".to_string();
+        let said = ticks(&rows, "tokio_uring").expect("all is known");
+        assert!(
+            said.ends_with("2.7 % with inline beside 8 × 100ms."),
+            "{said}"
+        );
         rows[0].ticks_percent = None;
         assert_eq!(ticks(&rows, "tokio_uring"), None, "nothing to compare with");
     }

@@ -50,7 +50,7 @@ thread_local! {
         const { [const { AtomicPtr::new(ptr::null_mut()) }; TICKERS_PER_THREAD] };
 
     /// This thread's timer, as long as it has a ticker.
-    static TIMER: RefCell<Weak<Timer>> = const { RefCell::new(Weak::new()) };
+    static TIMER: RefCell<Weak<RefCell<Timer>>> = const { RefCell::new(Weak::new()) };
 }
 
 /// Moves an engine's epoch on as its thread uses CPU time.
@@ -59,7 +59,7 @@ thread_local! {
 pub(super) struct Ticker {
     _slot: Slot,
     /// One for all of the thread's engines, since a user's timers are bounded.
-    _timer: Rc<Timer>,
+    _timer: Rc<RefCell<Timer>>,
 }
 
 /// One used entry of [`ENGINES`]; emptied on drop.
@@ -88,11 +88,8 @@ impl Ticker {
                 return Ok(timer);
             }
             let mut timer = timer(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
-            timer.set(
-                Expiration::Interval(TICK.into()),
-                TimerSetTimeFlags::empty(),
-            )?;
-            let timer = Rc::new(timer);
+            set(&mut timer)?;
+            let timer = Rc::new(RefCell::new(timer));
             *kept = Rc::downgrade(&timer);
             Ok::<_, io::Error>(timer)
         })?;
@@ -101,6 +98,46 @@ impl Ticker {
             _timer: timer,
         })
     }
+}
+
+fn set(timer: &mut Timer) -> io::Result<()> {
+    let every = Expiration::Interval(TICK.into());
+    Ok(timer.set(every, TimerSetTimeFlags::empty())?)
+}
+
+/// Ends what `timer` was set to.
+pub(super) fn disarm(timer: &mut Timer) {
+    // A time of zero disarms it, and nothing fails that is one (timer_settime(2)).
+    let never = Expiration::OneShot(Duration::ZERO.into());
+    let _ = timer.set(never, TimerSetTimeFlags::empty());
+}
+
+/// Others tick on the calling thread from now on, at least as often, until [`resume`].
+pub(super) fn rest() {
+    with_timer(disarm);
+}
+
+/// The others have stopped.
+pub(super) fn resume() {
+    with_timer(|timer| {
+        // It is a time, as it was before.
+        let _ = set(timer);
+    });
+}
+
+/// The calling thread's timer, if it has one.
+fn with_timer(change: impl FnOnce(&mut Timer)) {
+    if let Some(timer) = TIMER.with_borrow(Weak::upgrade) {
+        change(&mut timer.borrow_mut());
+    }
+}
+
+/// Whether the calling thread's own ticks come.
+#[cfg(test)]
+pub(super) fn is_ticking() -> bool {
+    let mut ticks = false;
+    with_timer(|timer| ticks = matches!(timer.get(), Ok(Some(_))));
+    ticks
 }
 
 /// Ticks on the calling thread by `clock`, once it is set.

@@ -31,6 +31,8 @@
 //! | `abi` | the guest ABI: requests into guest memory, records out of it |
 //! | `limits` | what one request may use, and what it may use by default |
 //! | `deadline` | CPU time per request: the ticker and the watch |
+//! | `beats` | fine ticks, while a request is half run |
+//! | `quantum` | how long a slice is where nobody says |
 //! | `slice` | the slice that a thread's guest runs in, and the timer that ends it |
 //! | `slicer` | a handler called on stacks of their guests' own, a slice at a time |
 //! | `slots` | how many instances a shard may have, and who waits when all are out |
@@ -50,6 +52,7 @@
 
 mod abi;
 mod artifact;
+mod beats;
 mod builtin;
 #[cfg(test)]
 pub(crate) mod counted;
@@ -67,6 +70,7 @@ mod load_error;
 mod memories;
 mod native;
 mod packed;
+mod quantum;
 mod resettable;
 mod slice;
 mod slicer;
@@ -87,6 +91,7 @@ pub use inspect::Inspection;
 pub use limits::{HEADER_LINES_LIMIT, Limits};
 pub use load_all::{Wanted, load_all};
 pub use load_error::{Fault, LoadError};
+pub use quantum::Quantum;
 pub use slicer::{HalfRun, Sliced, Slicer};
 pub use slots::{CheckHeaderLines, Sandbox, ShardSandbox, reset_bytes};
 pub use ticks::{tick_ns, ticks};

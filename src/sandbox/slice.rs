@@ -2,17 +2,18 @@
 //!
 //! As long as no guest runs long, nothing here costs a system call: the thread's coarse ticks, which
 //! the deadline has anyway (see `deadline`), show that one does, and suspend it. From then on, until
-//! no request of the thread is half run, a fine timer beats: CLOCK_MONOTONIC, since CPU clocks look at
-//! nothing finer than the kernel's tick.
+//! no request of the thread is half run, fine ones come (see `beats`), and the coarse ones, which would
+//! only come between them, rest.
 //!
-//! How exact: a slice that begins while others are half run ends within half a quantum of its quantum
-//! of CPU time. One that begins while none is may last until the next coarse tick, 4 ms of CPU
-//! time and one timer interrupt; with a quantum longer than that, a quantum more.
+//! How exact: fine ticks come every quantum and are not set anew for each slice. A slice that follows
+//! another begins just after one and ends with the next: a quantum, less what the loop did in between.
+//! One that begins half-way, since the one before had come to its end, lasts half a quantum to one and
+//! a half. One that begins while nothing is half run may last until the next coarse tick, 4 ms of
+//! CPU time and one timer interrupt; with a quantum longer than that, a quantum more.
 
 use super::PAGE_BYTES;
+use super::beats::Beats;
 use super::deadline::{self, TICK};
-use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
-use nix::time::ClockId;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::{Rc, Weak};
@@ -28,7 +29,7 @@ thread_local! {
     /// The guest that was suspended last.
     static HELD: Cell<Held> = const { Cell::new(Held { stack_at: 0, memory_bytes: 0 }) };
 
-    /// This thread's timer, as long as anybody needs it.
+    /// This thread's ticks, as long as anybody needs them.
     static TIMER: RefCell<Weak<SliceTimer>> = const { RefCell::new(Weak::new()) };
 }
 
@@ -113,17 +114,17 @@ pub(super) fn tick(now: Duration) -> Option<Found> {
         });
     };
     let ran = now.saturating_sub(begun);
-    // The timer beats through slices, and by another clock: the beat that is nearest to a whole quantum
-    // of this one ends the slice. Where others had the core, that is a later one.
+    // Ticks come by another clock, and when this slice began nobody set them: the one that is nearest to
+    // a whole quantum of it ends it. Where others had the core, that is a later one.
     let is_over = ran >= slice.quantum / 2;
     Some(Found { ran, is_over })
 }
 
 /// Ends slices on one thread, for all who run some there.
 pub(super) struct SliceTimer {
-    timer: RefCell<Timer>,
-    /// How often it beats, if it does.
-    beats: Cell<Option<Duration>>,
+    beats: RefCell<Beats>,
+    /// How often they come, if they do.
+    every: Cell<Option<Duration>>,
     /// Requests of this thread that are half run.
     half_run: Cell<usize>,
 }
@@ -142,8 +143,8 @@ impl SliceTimer {
                 return Ok(timer);
             }
             let timer = Rc::new(SliceTimer {
-                timer: RefCell::new(deadline::timer(ClockId::CLOCK_MONOTONIC)?),
-                beats: Cell::new(None),
+                beats: RefCell::new(Beats::new()?),
+                every: Cell::new(None),
                 half_run: Cell::new(0),
             });
             *kept = Rc::downgrade(&timer);
@@ -163,7 +164,7 @@ impl SliceTimer {
         }
         let begun = match self.half_run.get() {
             0 => None,
-            _ if self.beats.get() == Some(quantum) => deadline::cpu_time(),
+            _ if self.every.get() == Some(quantum) => deadline::cpu_time(),
             _ => self.set(quantum),
         };
         NOW.set(Some(Slice { quantum, begun }));
@@ -171,18 +172,15 @@ impl SliceTimer {
         guest()
     }
 
-    /// Sets the timer to a quantum from now and every quantum after that, and returns the thread's CPU
-    /// clock. It is left to beat until nothing is half run: to set it is some microseconds' work on a
-    /// virtual machine, for each slice and each light request between.
+    /// Has ticks come a quantum from now and every quantum after that, until nothing is half run, and
+    /// returns the thread's CPU clock.
     fn set(&self, quantum: Duration) -> Option<Duration> {
-        let every = Expiration::Interval(quantum.into());
-        let set = self
-            .timer
-            .borrow_mut()
-            .set(every, TimerSetTimeFlags::empty());
-        // It fails for times that are none. Were it to, the coarse ticks end the slice.
-        set.ok()?;
-        self.beats.set(Some(quantum));
+        // Were it to fail, the coarse ticks end the slice.
+        self.beats.borrow_mut().set(quantum).ok()?;
+        self.every.set(Some(quantum));
+        if quantum <= TICK {
+            deadline::rest();
+        }
         deadline::cpu_time()
     }
 
@@ -198,11 +196,10 @@ impl Drop for HalfRunMark {
         let left = self.0.half_run.get() - 1;
         self.0.half_run.set(left);
         if left == 0 {
-            // A time of zero disarms it (timer_settime(2)): an idle thread is not woken.
-            self.0.beats.set(None);
-            let never = Expiration::OneShot(Duration::ZERO.into());
-            let mut timer = self.0.timer.borrow_mut();
-            let _ = timer.set(never, TimerSetTimeFlags::empty());
+            // An idle thread is not woken.
+            self.0.every.set(None);
+            self.0.beats.borrow_mut().stop();
+            deadline::resume();
         }
     }
 }

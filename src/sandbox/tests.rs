@@ -8,6 +8,7 @@ mod growth;
 mod instances;
 mod leaks;
 mod loading;
+mod slices;
 mod steady;
 
 use super::*;
@@ -133,6 +134,10 @@ fn call_taking<R>(
     body: &[u8],
     take: impl FnOnce(Result<Answer<'_>, Failure>) -> R,
 ) -> R {
+    parsed(head, body, |call| sandbox.call(call, take))
+}
+
+fn parsed<R>(head: &str, body: &[u8], work: impl FnOnce(&Call<'_>) -> R) -> R {
     let mut headers = [httparse::EMPTY_HEADER; 16];
     let mut request = httparse::Request::new(&mut headers);
     let parsed = request.parse(head.as_bytes()).expect("a valid head");
@@ -144,7 +149,7 @@ fn call_taking<R>(
         headers: request.headers,
         body,
     };
-    sandbox.call(&call, take)
+    work(&call)
 }
 
 fn fine() -> Result<Parts, Failure> {

@@ -4,10 +4,9 @@
 //! of ours tells the ticks' time from its. What one costs is measured instead, on a thread that does
 //! nothing else, when somebody asks; how many there are is counted always.
 
+use super::beats::Beats;
 use super::deadline;
 use nix::sys::signal::SigSet;
-use nix::sys::timer::{Expiration, TimerSetTimeFlags};
-use nix::time::ClockId;
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +32,7 @@ pub fn ticks() -> u64 {
     COUNT.load(Ordering::Relaxed)
 }
 
-/// What a tick takes from the thread that it interrupts, in nanoseconds: the timer's interrupt, the
+/// What a fine tick takes from the thread that it interrupts, in nanoseconds: the timer's interrupt, the
 /// signal's way to the handler and back, and under a hypervisor what that does meanwhile. What the guest
 /// then does about it is not in it. The first call measures, for some 10 ms, on a thread of its own.
 /// `None`: there is no timer to be had, or no tick came.
@@ -51,11 +50,8 @@ fn measure() -> io::Result<Option<u64>> {
     let mut signals = SigSet::empty();
     signals.add(deadline::SIGNAL);
     signals.thread_unblock()?;
-    let mut timer = deadline::timer(ClockId::CLOCK_MONOTONIC)?;
-    timer.set(
-        Expiration::Interval(MEASURED_EVERY.into()),
-        TimerSetTimeFlags::empty(),
-    )?;
+    let mut beats = Beats::new()?;
+    beats.set(MEASURED_EVERY)?;
     let begun = Instant::now();
     let mut lost = Vec::with_capacity(MEASURED);
     let (mut before, mut last, mut seen) = (begun, begun, ticks());

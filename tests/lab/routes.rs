@@ -106,21 +106,19 @@ fn a_route_that_loops_is_ended_beside_nine_others(lab: Lab) {
     }
 }
 
-/// What a server says of its start when nobody but a person has started it.
-fn said_at_start(routes: &[&str]) -> Vec<String> {
+/// What a server says of its start when nobody but a person has started it, to the line that begins with
+/// `last`.
+pub fn said_at_start(options: &[&str], last: &str) -> Vec<String> {
     let mut command = Command::new(PROGRAM);
     command.args(["serve", "--listen", "127.0.0.1:0", "--socket", "none"]);
-    command.args(routes.iter().flat_map(|route| ["--route", route]));
+    command.args(options);
     let process = command.stdout(Stdio::piped()).spawn();
     let mut process = process.expect("the program can be started");
     let output = BufReader::new(process.stdout.take().expect("it is piped"));
     let mut said = Vec::new();
     for line in output.lines() {
         said.push(line.expect("it speaks UTF-8"));
-        if said
-            .last()
-            .is_some_and(|line| line.starts_with("ready in "))
-        {
+        if said.last().is_some_and(|line| line.starts_with(last)) {
             break;
         }
     }
@@ -132,7 +130,8 @@ fn said_at_start(routes: &[&str]) -> Vec<String> {
 #[test]
 fn the_same_source_is_compiled_once_and_that_is_said() {
     let routes = ["/a=hello", "/b=echo", "/c=hello,fresh", "/d=hello,native"];
-    let said = said_at_start(&routes);
+    let options: Vec<_> = routes.iter().flat_map(|route| ["--route", route]).collect();
+    let said = said_at_start(&options, "ready in ");
     let check = |nth: usize, words: &[&str]| {
         for word in words {
             assert!(said[nth].contains(word), "{word:?} is not in {said:?}");

@@ -9,6 +9,7 @@ use ringlab::swap::{Ask, socket};
 
 use crate::client::{Client, get, post};
 use crate::guests::{File, misbehaving};
+use crate::routes::said_at_start;
 use crate::server::{PROGRAM, Server};
 use crate::{Lab, PATIENCE};
 
@@ -276,6 +277,21 @@ fn a_quantum_has_bounds() {
     for quantum in ["49us", "1001ms", "0s", "1 fortnight"] {
         refused(&["--quantum", quantum], "--quantum");
     }
+}
+
+/// What is asked for is obeyed, whatever ticks take then.
+#[test]
+fn how_long_slices_are_is_said_where_nobody_asked() {
+    let check = |handler: &str, options: &[&str], is_said: bool| {
+        // The way back of this route's answers is said last.
+        let routes = ["--route", handler, "--route", "/b=hello,pool"];
+        let said = said_at_start(&[&routes, options].concat(), "answers of other threads");
+        let found = said.iter().filter(|line| line.starts_with("slices last "));
+        assert_eq!(found.count(), usize::from(is_said), "{said:?}");
+    };
+    check("/a=hello,time-slice", &[], true);
+    check("/a=hello,time-slice", &["--quantum", "50us"], false);
+    check("/a=hello,inline", &[], false);
 }
 
 fn refused(options: &[&str], sentence: &str) {

@@ -64,6 +64,10 @@ pub struct Row {
     /// Of that, the interruptions that end slices and deadlines; `None` where nobody knows what one
     /// takes.
     pub ticks_percent: Option<f64>,
+    /// What each of these takes, in nanoseconds, as the blocks' servers found it, each for itself: on the
+    /// average of them.
+    #[serde(default)]
+    pub tick_ns: Option<u64>,
     /// CPU time of the server, in percent of a core.
     pub cpu_percent: f64,
 }
@@ -110,6 +114,7 @@ fn row(own: &[&Block]) -> Row {
     let wall_ns = sum(|block| block.server.now_ns).max(1) as f64;
     let cpu_ns = sum(|block| block.server.cpu_ns) as f64;
     let ticks_ns: Option<u64> = own.iter().map(|block| block.server.ticks_ns()).sum();
+    let tick_ns: Option<u64> = own.iter().map(|block| block.server.tick_ns).sum();
     let heavy_ns: f64 = own.iter().map(|block| block.heavy_ns()).sum();
     let mut latency = Histogram::<u64>::new(3).expect("three digits are within range");
     for block in own {
@@ -142,6 +147,7 @@ fn row(own: &[&Block]) -> Row {
         heavy_per_s: (!heavy.is_empty()).then(|| done * 1e9 / wall_ns),
         other_cpu_percent: (cpu_ns - heavy_ns) / wall_ns * 100.0,
         ticks_percent: ticks_ns.map(|ns| ns as f64 / wall_ns * 100.0),
+        tick_ns: tick_ns.map(|ns| ns / own.len().max(1) as u64),
         cpu_percent: cpu_ns / wall_ns * 100.0,
     }
 }

@@ -190,8 +190,13 @@ fn ticks_are_priced_where_they_are_and_unknown_where_they_have_no_price() {
         } else {
             0
         };
-        block.server.tick_ns = (block.arm < 2).then_some(12_000);
+        // Each server finds its own.
+        let found = 12_000 + 1000 * (block.round as u64 % 3) - 1000;
+        block.server.tick_ns = (block.arm < 2).then_some(found);
     });
+    let each: Vec<_> = analysis.rows.iter().map(|row| row.tick_ns).collect();
+    let (known, unknown) = (Some(12_000), None);
+    assert_eq!(each, [known, known, unknown, known, known, unknown]);
     let percent: Vec<_> = analysis.rows.iter().map(|row| row.ticks_percent).collect();
     let none = Some(0.0);
     assert_eq!(percent, [none, none, none, none, Some(2.4), none]);
