@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
 
 use crate::client::{Client, get};
 use crate::refusals::can_be_asked;
@@ -93,9 +92,7 @@ fn a_flood_without_a_place_is_said_and_survived(lab: Lab) {
     let mut kept = [server.connect(), server.connect()];
     kept.iter_mut().for_each(Client::expect_open);
     let start = Instant::now();
-    server.signal(Signal::SIGSTOP);
-    let flood: Vec<_> = (0..200).map(|_| server.connect()).collect();
-    server.signal(Signal::SIGCONT);
+    let flood: Vec<_> = server.while_stopped(|| (0..200).map(|_| server.connect()).collect());
     kept.iter_mut().for_each(Client::expect_open);
     let figures = server.until("out of places", |now| now.served.accept_failed > 0);
     drop(flood);

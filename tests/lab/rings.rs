@@ -79,6 +79,68 @@ fn buffers_that_run_out_push_back() {
     });
 }
 
+/// Had one way to end a receive kept its buffer, some would be missing afterwards.
+#[test]
+fn every_buffer_comes_back() {
+    on_a_ring(|lab| {
+        const TIMES: usize = 100;
+        let mut server = lab.serve("echo", &[]);
+        let mut crowd = crowd(&server, 20);
+        crowd.iter_mut().for_each(Client::expect_open);
+        let request = post(&pattern(1000));
+        let (part, rest) = request.split_at(500);
+        for _ in 0..TIMES {
+            crowd[0].expect_open();
+            let received = server.figures().served.bytes_in;
+            crowd[1].send(part);
+            server.until_received(received + part.len() as u64);
+            crowd[1].send(rest);
+            assert_eq!(crowd[1].receive().status, 200);
+        }
+        for leave in [drop, Client::reset] {
+            let received = server.figures().served.bytes_in;
+            let mut leaving: Vec<_> = (0..TIMES).map(|_| server.connect()).collect();
+            leaving.iter_mut().for_each(|client| client.send(part));
+            server.until_received(received + (TIMES * part.len()) as u64);
+            leaving.into_iter().for_each(leave);
+        }
+        // What comes behind a fault is read and thrown away; what comes behind a pause may still come.
+        let fault = [&b"G@T\r\n\r\n"[..], &pattern(100_000)].concat();
+        let pipeline = post(&pattern(100_000)).repeat(400);
+        for _ in 0..10 {
+            let mut client = server.connect();
+            client.send(&fault);
+            assert_eq!(client.receive().status, 400);
+            let mut client = server.connect();
+            let sent = client.send_what_fits(&pipeline).expect("it is open");
+            assert!(sent < pipeline.len(), "the server took all");
+            client.reset();
+        }
+        let crowds = crowd.len() as u64;
+        server.until("they have left", |now| {
+            now.served.closed == now.served.accepted - crowds
+        });
+        // The driver has 128, of 2 KiB.
+        assert_eq!(lacking(&mut server, &mut crowd, 6), 0, "of 120 buffers");
+        // Were it otherwise, the line above would say nothing.
+        assert!(lacking(&mut server, &mut crowd, 7) > 0, "of 140 buffers");
+    });
+}
+
+/// Has each of `clients` send a request that takes so many `buffers`, all in one turn; how often there
+/// was none.
+fn lacking(server: &mut Server, clients: &mut [Client], buffers: usize) -> u64 {
+    let before = server.figures().io.enobufs;
+    let head = post(&pattern(10_000)).len() - 10_000;
+    let request = post(&pattern(buffers * 2048 - head));
+    assert_eq!(request.len(), buffers * 2048);
+    server.while_stopped(|| clients.iter_mut().for_each(|client| client.send(&request)));
+    for client in clients {
+        assert_eq!(client.receive().status, 200);
+    }
+    server.figures().io.enobufs - before
+}
+
 /// One turn has more to submit than the queue has room for: all its connections end together.
 #[test]
 fn a_full_submission_queue_loses_nothing() {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use ringlab::control::{Processes, Report};
 use ringlab::shard::Figures;
@@ -258,6 +259,10 @@ impl Server {
     /// Has the server find at once what `act` does.
     pub fn while_stopped<R>(&self, act: impl FnOnce() -> R) -> R {
         self.signal(Signal::SIGSTOP);
+        // Each of its threads stops when it gets a core; until then it takes in what comes.
+        let stopped = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        let status = waitid(Id::Pid(self.pid()), stopped).expect("it is a child");
+        assert!(matches!(status, WaitStatus::Stopped(..)), "{status:?}");
         let done = act();
         self.signal(Signal::SIGCONT);
         done
