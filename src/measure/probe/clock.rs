@@ -225,7 +225,8 @@ impl<C: Clocks> StageClock<C> {
     }
 
     /// Into or out of a stage that may sleep: the CPU clock is read on the inner side, so that its
-    /// own cost falls on this stage and not on the thread's work.
+    /// own cost falls on this stage and not on the thread's work. What is noted besides, of a thread
+    /// whose caches are another's when it wakes, takes longer than some stages: it is told apart too.
     fn cross_sleep(&mut self, stage: Stage) -> Stage {
         let slept = self.stage.may_sleep();
         let next = match slept {
@@ -235,29 +236,43 @@ impl<C: Clocks> StageClock<C> {
         if self.weight == 0 && next == 0 {
             return std::mem::replace(&mut self.stage, stage);
         }
-        let (now, cpu_ns) = if slept {
+        let before = if slept {
             let cpu_ns = self.clocks.cpu_ns();
-            (self.clocks.ticks(), cpu_ns)
-        } else {
             let now = self.clocks.ticks();
-            (now, self.clocks.cpu_ns())
-        };
-        let used_ns = cpu_ns.saturating_sub(self.since_cpu_ns);
-        self.since_cpu_ns = cpu_ns;
-        // What recording takes is not sampled: it counts as it is.
-        self.times.ticks[Stage::Recording as usize].add(ns_to_ticks(self.reading_ns));
-        let before = self.switch(stage, now);
-        if slept {
+            let before = self.switch(stage, now);
+            let used_ns = self.cpu_ns_used(cpu_ns);
             // Half of the reading at each end lies within, as a whole: one of the two.
             let slept_ns = used_ns.saturating_sub(self.reading_ns);
             self.times.cpu_ns[before as usize].add(slept_ns * self.weight);
+            self.note_recording(now);
+            before
         } else {
+            let now = self.clocks.ticks();
+            let before = self.switch(stage, now);
+            self.note_recording(now);
+            let cpu_ns = self.clocks.cpu_ns();
+            let used_ns = self.cpu_ns_used(cpu_ns);
             self.take_back_preemption(used_ns);
-        }
+            before
+        };
         self.weight = next;
         self.awake_ticks = 0;
         self.longest = (stage, 0);
         before
+    }
+
+    /// Nanoseconds of CPU since this was last asked, and `cpu_ns` now.
+    fn cpu_ns_used(&mut self, cpu_ns: u64) -> u64 {
+        cpu_ns.saturating_sub(std::mem::replace(&mut self.since_cpu_ns, cpu_ns))
+    }
+
+    /// What came since `start` was no stage's, nor is the reading of the CPU clock. What recording
+    /// takes is not sampled: it counts as it is.
+    fn note_recording(&mut self, start: u64) {
+        let now = self.clocks.ticks();
+        let noted = now.saturating_sub(start) + ns_to_ticks(self.reading_ns);
+        self.times.ticks[Stage::Recording as usize].add(noted);
+        self.since_ticks = now;
     }
 
     /// The thread was awake for `awake_ticks` by the counter, and ran for `used_ns`.
@@ -374,6 +389,34 @@ mod tests {
         let ns = clock.times.snapshot().ns;
         let near = |stage: Stage| ns[stage as usize].abs_diff(1_000_000) < 10_000;
         assert!(near(Stage::Http) && near(Stage::Guest), "{ns:?}");
+    }
+
+    /// A counter that each look at it takes time of, and a thread that uses no CPU.
+    struct Slow(u64);
+
+    impl Clocks for Slow {
+        fn ticks(&mut self) -> u64 {
+            self.0 += 1000;
+            self.0
+        }
+
+        fn cpu_ns(&mut self) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn what_is_noted_around_a_sleep_is_no_stages() {
+        let mut clock = StageClock::new(Slow(0), Arc::default());
+        let before = clock.times.ticks[Stage::Recording as usize].get();
+        for _ in 0..100 {
+            clock.enter(Stage::EpollWait);
+            clock.enter(Stage::Http);
+        }
+        let ticks = |stage: Stage| clock.times.ticks[stage as usize].get();
+        // From one look to the next at either end; and once between them, but for the last.
+        assert_eq!(ticks(Stage::Recording) - before, 200_000);
+        assert_eq!(ticks(Stage::Http), 99_000);
     }
 
     /// Turns of 1 µs in HTTP, 2 µs in a guest and 3 µs of CPU in a `recv` that also sleeps.

@@ -13,7 +13,7 @@ use ringlab::measure::probe::{Dose, Stage};
 use ringlab::server::Handle;
 use ringlab::shard::Figures;
 
-use super::start;
+use super::{ELSEWHERE, start};
 use crate::Lab;
 
 /// What is put into a stage for each request.
@@ -24,11 +24,11 @@ pub const SLICE: Duration = Duration::from_millis(5);
 const SETTLING: Duration = Duration::from_millis(2);
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// Where a dose is given, and the row that its work belongs to.
+/// Where a dose is given, and whether its work belongs to that row or to the other.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Given {
     pub at: Stage,
-    pub row: Stage,
+    pub moved: bool,
 }
 
 /// What came in one slice, for each request.
@@ -67,7 +67,8 @@ impl Patient {
 
     /// One slice with the dose so given.
     pub fn slice(&mut self, given: Given) -> Slice {
-        self.dose.set_in_row(given.at, given.row, INJECTED_NS);
+        self.dose
+            .set_one_of_two(given.at, ELSEWHERE, given.moved, INJECTED_NS);
         self.clients.drive(SETTLING);
         let before = self.look();
         self.clients.drive(SLICE);

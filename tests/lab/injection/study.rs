@@ -15,6 +15,8 @@ const OFF_NS: f64 = 50.0;
 const FLOOR_NS: f64 = 40.0;
 /// Or until this time is up; `RINGLAB_SECONDS` is another, after which the floor is what it is.
 const LONGEST: Duration = Duration::from_secs(600);
+/// Or that many times as long, while what was injected is not known well enough to be judged.
+const PATIENCE: u32 = 3;
 /// Smaller changes than this are none, however long it was measured: the processor works on what is
 /// before and behind a stage's border at once, and on neither while it spins at that border.
 const NOTHING_NS: f64 = 10.0;
@@ -44,9 +46,9 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(at: Stage, rows: [Stage; 2]) -> Self {
+    fn new(at: Stage, moved: [bool; 2]) -> Self {
         Self {
-            given: rows.map(|row| Given { at, row }),
+            given: moved.map(|moved| Given { at, moved }),
             slices: [const { Vec::new() }; 2],
         }
     }
@@ -116,6 +118,20 @@ impl Study {
         (moved.ns.abs() + moved.error_ns).max(NOTHING_NS)
     }
 
+    /// How far what was injected may be off, where that is known least.
+    fn widest(&self) -> f64 {
+        let stages = &self.pairs[..self.pairs.len() - 1];
+        let own = stages
+            .iter()
+            .map(|pair| self.moved(pair, pair.given[0].at as usize));
+        own.map(|moved| moved.error_ns).fold(0.0, f64::max)
+    }
+
+    /// Whether anything can be said; if not, what was found is chance.
+    pub fn is_conclusive(&self) -> bool {
+        self.widest() <= OFF_NS
+    }
+
     fn highest_floor(&self) -> f64 {
         (0..ROWS).map(|row| self.floor(row)).fold(0.0, f64::max)
     }
@@ -178,7 +194,7 @@ impl Study {
     }
 
     /// What the server itself makes of work at this moment and not at others, the work being in no row
-    /// of its own: the row that moves most.
+    /// of its own: the row that moves most but that in which it is.
     fn of_the_moment(&self, pair: &Pair) -> String {
         let here = &pair.slices[1];
         let others = self
@@ -192,7 +208,8 @@ impl Study {
                 here[round].rows[row] - elsewhere / others.len() as f64
             })
         };
-        let rows = (0..ROWS).map(|row| (row, moved(row)));
+        let rows = (0..ROWS).filter(|row| *row != ELSEWHERE as usize);
+        let rows = rows.map(|row| (row, moved(row)));
         let most = rows.max_by(|a, b| a.1.ns.abs().total_cmp(&b.1.ns.abs()));
         let (row, moved) = most.expect("there are rows");
         format!(
@@ -204,15 +221,18 @@ impl Study {
     }
 }
 
-/// Pairs of doses in balanced rounds, until the floor is low enough.
-pub fn study(patient: &mut Patient) -> Study {
-    let control = Pair::new(CONTROL, [ELSEWHERE; 2]);
+/// Pairs of doses in balanced rounds, until the floor is low enough: one for each of those `stages` that
+/// are entered.
+pub fn study(patient: &mut Patient, stages: fn(Stage) -> bool) -> Study {
+    let control = Pair::new(CONTROL, [true; 2]);
     let entered = patient.slice(control.given[0]).entered;
     // What a request enters, or a turn with few hundred of them.
+    let is_entered = |stage: &&Stage| **stage != ELSEWHERE && entered[**stage as usize] > 0.005;
     let entered = Stage::ALL
         .iter()
-        .filter(|stage| **stage != ELSEWHERE && entered[**stage as usize] > 0.005);
-    let pairs = entered.map(|stage| Pair::new(*stage, [*stage, ELSEWHERE]));
+        .filter(is_entered)
+        .filter(|stage| stages(**stage));
+    let pairs = entered.map(|stage| Pair::new(*stage, [false, true]));
     let mut study = Study {
         pairs: pairs.chain([control]).collect(),
         took: Duration::ZERO,
@@ -231,7 +251,11 @@ pub fn study(patient: &mut Patient) -> Study {
             }
         }
         study.took = started.elapsed();
-        if study.highest_floor() <= FLOOR_NS || study.took > longest {
+        let (is_known, patience) = match study.is_conclusive() {
+            true => (study.highest_floor() <= FLOOR_NS, 1),
+            false => (false, PATIENCE),
+        };
+        if is_known || study.took > longest * patience {
             break;
         }
     }
