@@ -392,6 +392,36 @@ mod tests {
         assert_eq!(hub.figures().io.recv, 7);
     }
 
+    /// One thread is there when the pass begins, another is born and gone in it.
+    #[test]
+    fn times_of_threads_that_come_and_go_are_in_the_sum() {
+        let hub = Hub::new(1);
+        let on_http = |book: &Book| {
+            book.begin::<probe::On>(1);
+            probe::On::within(probe::Stage::Http, || {});
+        };
+        let times = || hub.figures().stages.entered[probe::Stage::Http as usize];
+        std::thread::scope(|scope| {
+            let (go, gone) = std::sync::mpsc::channel();
+            let book = hub.open_book();
+            let staying = scope.spawn(move || {
+                on_http(&book);
+                gone.recv().expect("the other one is gone");
+                probe::On::within(probe::Stage::Http, || {});
+                probe::On::enter(probe::Stage::Loop);
+            });
+            let passing = scope.spawn(|| {
+                let book = hub.open_book();
+                on_http(&book);
+                hub.close_book(&book);
+            });
+            passing.join().expect("it closes its book");
+            go.send(()).expect("it waits for that");
+            staying.join().expect("its book stays open");
+        });
+        assert_eq!(times(), 3);
+    }
+
     #[test]
     fn the_limit_is_exact() {
         let hub = Hub::new(1);

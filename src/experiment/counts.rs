@@ -425,6 +425,34 @@ mod tests {
     }
 
     #[test]
+    fn counters_that_took_turns_are_named_in_their_column() {
+        let stretch = report(44_000_000, 10_000, 150_000_000);
+        let shares = [("cache misses", 0.43), ("branch misses", 0.57)];
+        let mut counting = block(0, 0, 4000.0);
+        counting.pass = Pass::Counts;
+        let counted = |multiplexed| {
+            Some(Stretch {
+                least: stretch,
+                most: stretch,
+                kernel: Counted {
+                    cache_misses: Reading::Value(20_000),
+                    multiplexed,
+                    ..Counted::default()
+                },
+            })
+        };
+        counting.calls = counted(Vec::new());
+        counting.work = counted(shares.map(|(name, share)| (name.to_string(), share)).into());
+        let columns = counts(&plan(), &[counting], &mut Verdict::default());
+        let named = columns[0].multiplexed.iter();
+        let named: Vec<_> = named.map(|(name, share)| (&**name, *share)).collect();
+        assert_eq!(named, shares);
+        let misses = |row: &&CountRow| row.name == "cache misses";
+        let misses = columns[0].rows.iter().find(misses);
+        assert_eq!(misses.map(|row| &row.kernel), Some(&Reading::Value(2.0)));
+    }
+
+    #[test]
     fn what_the_kernel_does_not_count_is_missing_and_has_no_price() {
         let (columns, verdict) = counted(Reading::missing("a test"), 0);
         assert_eq!(verdict.level, Level::Valid);

@@ -209,6 +209,28 @@ mod tests {
         assert!(text.contains(table), "{text}");
     }
 
+    /// Of whichever arm: what is small in one may be what tells another apart.
+    #[test]
+    fn rows_are_in_the_order_of_the_largest_change_of_any_arm() {
+        let columns = [
+            column("first", &[(Stage::Receive, 800.0)], 0.0),
+            column(
+                "second",
+                &[(Stage::Receive, 700.0), (Stage::Send, 20.0)],
+                0.0,
+            ),
+            column(
+                "third",
+                &[(Stage::Receive, 790.0), (Stage::Send, 900.0)],
+                0.0,
+            ),
+        ];
+        let text = words(&text(&columns, &Calls::new()));
+        let table = "ns against first second share third share send +20 -25 % +900 101 % recv -100 \
+                     125 % -10 -1 %";
+        assert!(text.contains(table), "{text}");
+    }
+
     /// However large it is.
     #[test]
     fn a_remainder_is_said_apart_and_is_no_cause() {

@@ -116,6 +116,15 @@ mod tests {
             columns: (0..6).map(column).collect(),
         };
         let text = text(&ledger, &Calls::new());
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for price in [
+            "price of recording +5.0 %",
+            "its 95 % interval -9.0 to +23.0",
+            "the same of nothing -11.0 to +11.0",
+            "unexplained -1234",
+        ] {
+            assert!(words.contains(price), "{price}: {text}");
+        }
         let widest = text.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(COLUMNS), "{text}");
         for nth in 0..6 {

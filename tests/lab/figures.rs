@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use ringlab::config::Config;
+use ringlab::measure::probe::{Stage, calibrate};
+use ringlab::sandbox::Source;
+
 use crate::client::{Client, get, post};
+use crate::server::some_core;
 use crate::{Lab, on_every_model, on_every_model_that_sleeps};
 
 on_every_model![
@@ -13,6 +18,7 @@ on_every_model![
 on_every_model_that_sleeps![
     a_pipeline_shares_its_system_calls,
     connections_that_are_idle_cost_no_system_calls_but_the_timers,
+    a_server_that_sleeps_shows_no_cpu,
 ];
 
 fn requests_bytes_and_connections_are_counted(lab: Lab) {
@@ -110,4 +116,34 @@ fn connections_that_are_idle_cost_no_system_calls_but_the_timers(lab: Lab) {
     // Deadlines are looked at four times a second, for a few calls each.
     assert!(io.system_calls() + io.sqe < 200, "{io:?}");
     clients.iter_mut().for_each(Client::expect_open);
+}
+
+/// Though its clock of stages counts sleep too.
+fn a_server_that_sleeps_shows_no_cpu(lab: Lab) {
+    const ASLEEP: Duration = Duration::from_millis(400);
+    calibrate();
+    let mut config = Config::new(Source::Builtin("hello".to_string()), vec![some_core()]);
+    config.model = lab.model;
+    config.isolation = lab.isolation;
+    config.probed = true;
+    let server = ringlab::server::Server::start(config).expect("a server can be started");
+    let handle = server.handle();
+    let mut clients: Vec<_> = (0..4).map(|_| Client::connect(server.address())).collect();
+    let mut ask_all = || clients.iter_mut().for_each(Client::expect_open);
+    ask_all();
+    let before = handle.figures().stages;
+    std::thread::sleep(ASLEEP);
+    // A stage is noted when it is left.
+    ask_all();
+    let rows = handle.figures().stages.since(&before);
+    let slept = Stage::ALL.iter().zip(&rows.entered);
+    let slept: u64 = slept
+        .filter(|(stage, _)| stage.may_sleep())
+        .map(|(_, n)| n)
+        .sum();
+    assert!(slept > 0, "{rows:?}");
+    // On a loaded machine others' time on the core may be among it, where no single stretch has it all.
+    let awake = Duration::from_nanos(rows.ns.iter().sum());
+    assert!(awake < ASLEEP / 2, "{rows:?}");
+    server.drain();
 }

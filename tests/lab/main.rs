@@ -41,6 +41,7 @@
 //! | `load` | `load`: nothing is lost, and what it refuses |
 //! | `injection` | work put into a stage, found in its row (soak only) |
 //! | `ledger` | the blocks of the ledgers, and the kernel's counts beside the program's |
+//! | `ledger_of_others` | the same of a user who is not root, and of a kernel with other names |
 //! | `profile` | flame graphs, and what is said where there can be none |
 //! | `regressions` | bugs that were found once, each by what showed it |
 //! | `modules` | the built-in handlers as WebAssembly |
@@ -68,6 +69,7 @@ mod interruptions;
 mod languages;
 mod layouts;
 mod ledger;
+mod ledger_of_others;
 mod limits;
 mod load;
 mod measuring;

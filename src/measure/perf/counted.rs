@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::event::Event;
+use super::total::Total;
 use crate::measure::reading::Reading;
 
 /// Counts over all threads of a process, and over an interval that [`Counters::take`] ended.
@@ -63,7 +64,15 @@ impl Default for Counted {
 }
 
 impl Counted {
-    pub(super) fn set(&mut self, event: &Event, reading: Reading<u64>) {
+    /// What `event` came to: a figure, or an estimate that is named as one.
+    pub(super) fn set(&mut self, event: &Event, passed: Reading<Total>) {
+        let reading = passed.and_then(|passed| {
+            let share = passed.share_of_time();
+            if share > 0.0 && share < 1.0 {
+                self.multiplexed.push((event.to_string(), share));
+            }
+            passed.estimate()
+        });
         let field = match event {
             Event::SystemCall(name) => {
                 self.by_name.push((name.clone(), reading));
@@ -83,5 +92,54 @@ impl Counted {
             Event::BranchMisses => &mut self.branch_misses,
         };
         *field = reading;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A counter that was wanted for 1 ms, and counted 500 in so much of it.
+    fn set(event: &Event, running_ns: u64) -> Counted {
+        let mut counted = Counted::default();
+        let passed = Total {
+            count: 500,
+            enabled_ns: 1_000_000,
+            running_ns,
+        };
+        counted.set(event, Reading::Value(passed));
+        counted
+    }
+
+    #[test]
+    fn a_counter_that_took_turns_is_named_with_its_share() {
+        let cycles = Event::CyclesUser;
+        let whole = set(&cycles, 1_000_000);
+        assert_eq!(whole.cycles_user, Reading::Value(500));
+        assert_eq!(whole.multiplexed, []);
+        let quarter = set(&cycles, 250_000);
+        assert_eq!(quarter.cycles_user, Reading::Value(2000));
+        assert_eq!(quarter.multiplexed, [("cycles, user".to_owned(), 0.25)]);
+        // Without a turn there is no estimate, and nothing to be named as one.
+        let none = set(&cycles, 0);
+        assert!(none.cycles_user.value().is_none(), "{none:?}");
+        assert_eq!(none.multiplexed, []);
+    }
+
+    #[test]
+    fn each_event_has_its_own_field() {
+        let named = Event::SystemCall("read".to_owned());
+        let events = [
+            Event::SOFTWARE,
+            Event::HARDWARE,
+            &[Event::SystemCalls, named],
+        ]
+        .concat();
+        let mut seen: Vec<Counted> = vec![Counted::default()];
+        for event in &events {
+            let counted = set(event, 1_000_000);
+            assert!(!seen.contains(&counted), "{event} is in another's field");
+            seen.push(counted);
+        }
     }
 }

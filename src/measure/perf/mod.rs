@@ -211,17 +211,11 @@ impl Counters {
     pub fn take(&mut self) -> Counted {
         let mut counted = Counted::default();
         for (event, counter) in &mut self.counters {
-            let reading = match counter {
-                Ok(open) => open.take().and_then(|passed| {
-                    let share = passed.share_of_time();
-                    if share > 0.0 && share < 1.0 {
-                        counted.multiplexed.push((event.to_string(), share));
-                    }
-                    passed.estimate()
-                }),
+            let passed = match counter {
+                Ok(open) => open.take(),
                 Err(reason) => Reading::missing(reason.clone()),
             };
-            counted.set(event, reading);
+            counted.set(event, passed);
         }
         counted
     }

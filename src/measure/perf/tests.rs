@@ -200,6 +200,28 @@ fn without_tracefs_system_calls_are_missing() {
     check_missing(&mut counters, "tracefs is not mounted");
 }
 
+/// io_uring's are renamed now and then, and its tracepoint is one of those asked for with the switches.
+#[test]
+fn a_renamed_tracepoint_is_missing_by_its_name_and_spoils_no_other() {
+    let renamed = "sys/kernel/tracing/events/io_uring/io_uring_queued_async_work/id";
+    let fixture = Fixture::new().with(renamed, "7");
+    let mut counters = Counters::attach_to(
+        &mut || Ok(BTreeSet::from([gettid().as_raw()])),
+        &Tracefs::find(fixture.root()),
+        SelfTest::default,
+        &software_and_hardware(),
+    );
+    let counted = counters.take();
+    let punts = counted.io_wq_punts.to_string();
+    let expected = "n/a: this kernel has no tracepoint io_uring:io_uring_queue_async_work";
+    assert!(punts.starts_with(expected), "{punts}");
+    assert!(punts.contains("perf list 'io_uring:*'"), "{punts}");
+    match counted.context_switches {
+        Reading::Value(_) => {}
+        Reading::Missing(reason) => assert!(reason.contains("perf_event"), "{reason}"),
+    }
+}
+
 #[test]
 fn an_unknown_name_spoils_no_other() {
     if !can_count_by_name() {
