@@ -20,7 +20,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use ringlab::config::cores;
-use ringlab::load::{self, Arrivals, Mode, Outcome, Plan, Target};
+use ringlab::load::{self, Arrivals, Failure, Mode, Outcome, Plan, Target};
 use ringlab::measure::stats::{Interval, paired_log_ratio};
 
 use crate::Lab;
@@ -259,6 +259,12 @@ fn bad_target(misdeed: &Misdeed) -> Target {
     target
 }
 
+/// Whether its deadline may end the misdeed first, with this status: `hog`, where memory comes from the host of a
+/// virtual machine, which may take its time for pages that nobody has had before.
+fn may_take_too_long(misdeed: &Misdeed, status: u16) -> bool {
+    misdeed.target == "/hog" && status == 504
+}
+
 /// How long an idle server is busy with the misdeed, what is cleaned up after it included: until a good
 /// request behind it on the same connection is answered. The median of [`ALONE`].
 fn keeps_its_core(server: &Server, misdeed: &Misdeed) -> Duration {
@@ -266,8 +272,12 @@ fn keeps_its_core(server: &Server, misdeed: &Misdeed) -> Duration {
     let mut took = [(); ALONE].map(|()| {
         let begun = Instant::now();
         client.send([get(&misdeed.target), get("/fine")].concat());
-        let statuses = [client.receive().status, client.receive().status];
-        assert_eq!(statuses, [misdeed.status, 200], "{misdeed:?}");
+        let [bad, good] = [client.receive().status, client.receive().status];
+        assert!(
+            bad == misdeed.status || may_take_too_long(misdeed, bad),
+            "{misdeed:?}: {bad}"
+        );
+        assert_eq!(good, 200, "{misdeed:?}");
         begun.elapsed()
     });
     took.sort();
@@ -290,8 +300,13 @@ fn window(good: &Plan, misdeed: Option<&Misdeed>) -> Outcome {
     let mut outcomes = outcomes.expect("it can be loaded");
     if let Some(misdeed) = misdeed {
         let bad = outcomes.pop().expect("one for each plan");
-        let found = (bad.in_window.answered, bad.failed.total());
+        let wrong_status = bad.failed.of(Failure::WrongStatus);
+        let found = (bad.in_window.answered, bad.failed.total() - wrong_status);
         assert_eq!(found, (1, 0), "{misdeed:?}: {:?}", bad.failed);
+        assert!(
+            wrong_status == 0 || may_take_too_long(misdeed, 504),
+            "{misdeed:?}"
+        );
     }
     let good = outcomes.pop().expect("one for each plan");
     assert_eq!(good.failed.total(), 0, "{misdeed:?}: {:?}", good.failed);
@@ -388,7 +403,12 @@ fn waits_beside_bad_ones(lab: Lab) {
         );
     }
     let bad = (ALONE + 2 * ROUNDS) * misdeeds.len();
-    assert_eq!(server.figures().served.failed, bad as u64);
+    let figures = server.figures();
+    assert_eq!(figures.served.failed, bad as u64);
+    // `loop` always does.
+    let each = (ALONE + 2 * ROUNDS) as u64;
+    let late = figures.served.deadline_passed - each;
+    println!("  /hog ended by its deadline: {late} of {each}");
     for (nth, misdeed) in misdeeds.iter().enumerate() {
         let unnoticed = is_loop(nth) || alone[nth] < NOTICED_FROM;
         assert!(unnoticed, "{misdeed:?} takes {:?}", alone[nth]);
