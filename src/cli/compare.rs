@@ -17,6 +17,7 @@ use crate::experiment::analysis::analyse;
 use crate::experiment::mix::Heavy;
 use crate::experiment::plan::{Arm, Plan, arms, control_of};
 use crate::experiment::result::{Experiment, FORMAT};
+use crate::experiment::setting::Setting;
 use crate::experiment::{ExperimentError, profile, run};
 use crate::layout::Layout;
 use crate::measure::host::{self, Host};
@@ -252,7 +253,7 @@ fn over(experiment: &Experiment, threshold: Option<f64>) -> bool {
     let Some(threshold) = threshold else {
         return false;
     };
-    let last = experiment.plan.arms.len();
+    let last = experiment.plan.setting.arms.len();
     let mut any = false;
     for table in &experiment.analysis.tables {
         for row in &table.rows[1..last] {
@@ -276,7 +277,7 @@ fn carry_out(
     stop: &Arc<AtomicBool>,
     quiet: bool,
 ) -> Result<Experiment, ExperimentError> {
-    let handler = Source::parse(&plan.arms[0].handler);
+    let handler = Source::parse(&plan.setting.arms[0].handler);
     let started_s = SystemTime::UNIX_EPOCH
         .elapsed()
         .map_or(0, |since| since.as_secs());
@@ -303,13 +304,13 @@ fn carry_out(
 
 fn describe(plan: &Plan) -> String {
     Opening {
-        runners: &plan.runners(),
-        what: format!(" on {}", plan.arms[0].handler),
-        server_cores: &plan.server_cores,
-        client_cores: &plan.client_cores,
+        runners: &plan.setting.runners(),
+        what: format!(" on {}", plan.setting.arms[0].handler),
+        server_cores: &plan.setting.server_cores,
+        client_cores: &plan.setting.client_cores,
         rounds: format!("{} + {}", plan.rounds, plan.equal_rate_rounds),
         estimate: plan.estimate(),
-        left_out: &plan.left_out,
+        left_out: &plan.setting.left_out,
     }
     .to_string()
 }
@@ -474,13 +475,15 @@ impl Arguments {
         let arms = arms(&models, &isolations, &layouts, &offloads, &self.handler);
         let arms = Self::possible(arms, &mut left_out, Arm::check)?;
         Ok(Plan {
-            control_of: control_of(&arms),
-            arms,
-            left_out,
-            server_cores,
-            client_cores,
+            setting: Setting {
+                control_of: control_of(&arms),
+                arms,
+                left_out,
+                warnings,
+                server_cores,
+                client_cores,
+            },
             path: self.path.clone(),
-            warnings,
             connections,
             rounds: self.rounds.unwrap_or(ROUNDS) as usize,
             equal_rate_rounds: self.equal_rate_rounds as usize,

@@ -119,7 +119,7 @@ pub fn analyse(plan: &Plan, blocks: &[Block], rate: f64, limits: &Limits) -> Ana
 /// The widest interval at saturation, as ± percent; `None` if there is none yet.
 pub fn widest_percent(plan: &Plan, blocks: &[Block]) -> Option<f64> {
     let column = |arm| column(blocks, Load::Saturation, arm, Block::cpu_ns_per_request);
-    (1..plan.arms.len())
+    (1..plan.setting.arms.len())
         .map(|arm| paired_log_ratio(&column(arm), &column(0), 0.95).ok())
         .map(|ratio| ratio.as_ref().map(half_width_percent))
         .try_fold(0.0_f64, |widest, percent| Some(widest.max(percent?)))
@@ -143,13 +143,17 @@ pub(super) fn column(
 
 fn table(plan: &Plan, blocks: &[Block], load: Load, rate: f64, verdict: &mut Verdict) -> LoadTable {
     let cpu = |arm| column(blocks, load, arm, Block::cpu_ns_per_request);
-    let runners = plan.runners();
+    let runners = plan.setting.runners();
     let twin = runners.len() - 1;
     let rows = runners
         .iter()
         .enumerate()
         .map(|(arm, runner)| {
-            let base = if arm == twin { plan.control_of } else { 0 };
+            let base = if arm == twin {
+                plan.setting.control_of
+            } else {
+                0
+            };
             let own: Vec<&Block> = blocks
                 .iter()
                 .filter(|block| block.load == load && block.arm == arm)
@@ -162,7 +166,7 @@ fn table(plan: &Plan, blocks: &[Block], load: Load, rate: f64, verdict: &mut Ver
         })
         .collect();
     let control =
-        Control::new(&cpu(plan.control_of), &cpu(twin)).map_err(|error| error.to_string());
+        Control::new(&cpu(plan.setting.control_of), &cpu(twin)).map_err(|error| error.to_string());
     match &control {
         Ok(control) if !control.valid() => verdict.add(
             Level::Invalid,
@@ -213,7 +217,7 @@ fn row(plan: &Plan, own: &[&Block], arm: &Arm, load: Load) -> Row {
                 .collect::<Vec<_>>(),
         )
     };
-    let cores = plan.server_cores.len();
+    let cores = plan.setting.server_cores.len();
     let busy = mean(
         &own.iter()
             .map(|block| block.server_busy(cores))
@@ -311,7 +315,7 @@ fn drift(
 fn claim_all(tables: &mut [LoadTable], plan: &Plan) {
     let mut judged: Vec<Judged<'_>> = tables
         .iter_mut()
-        .flat_map(|table| judged(table, 1..plan.arms.len()))
+        .flat_map(|table| judged(table, 1..plan.setting.arms.len()))
         .collect();
     let p_values: Vec<f64> = judged.iter().map(|row| row.ratio.p_value).collect();
     for (row, adjusted) in judged.iter_mut().zip(holm(&p_values)) {
@@ -391,7 +395,11 @@ fn check(plan: &Plan, blocks: &[Block], limits: &Limits, verdict: &mut Verdict) 
             "report this: the generator or the server miscounts",
         );
     }
-    warn(&plan.warnings, plan.shares_a_core(), verdict);
+    warn(
+        &plan.setting.warnings,
+        plan.setting.shares_a_core(),
+        verdict,
+    );
 }
 
 /// What was known to limit a run before it began.
@@ -414,7 +422,7 @@ pub(super) fn warn(warnings: &[String], shares_a_core: bool, verdict: &mut Verdi
 
 /// A block without an answer says nothing of its arm, and takes its round's pair with it.
 fn check_answers(plan: &Plan, blocks: &[&Block], load: Load, verdict: &mut Verdict) {
-    for (arm, runner) in plan.runners().iter().enumerate() {
+    for (arm, runner) in plan.setting.runners().iter().enumerate() {
         let own: Vec<_> = blocks.iter().filter(|block| block.arm == arm).collect();
         let silent = own.iter().filter(|block| block.requests() == 0).count();
         if silent > 0 {

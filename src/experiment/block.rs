@@ -214,7 +214,7 @@ pub fn run(
     if !arm.has_clients() {
         options.extend(["--canned", &plan.path]);
     }
-    let mut server = Server::start(arm, &plan.server_cores, CONNECTIONS, &options, stop)?;
+    let mut server = Server::start(arm, &plan.setting.server_cores, CONNECTIONS, &options, stop)?;
     let mut work = saturation(plan, server.address());
     work.seed = plan.seed.wrapping_add(place.round as u64);
     if place.load == Load::EqualRate {
@@ -231,7 +231,7 @@ pub fn run(
         tracer,
         warm: plan.warm_up,
         half: Some(work.warm_up + plan.window / 2),
-        ..Watch::new(server, &plan.server_cores)
+        ..Watch::new(server, &plan.setting.server_cores)
     };
     let outcome = if arm.has_clients() {
         Some(load::run(&work, stop, &mut watch)?)
@@ -279,7 +279,7 @@ pub(super) fn saturation(plan: &Plan, server: SocketAddr) -> load::Plan {
     request.expect.status = Some(200);
     let mut work = load::Plan::new(server, server.to_string(), vec![request]);
     work.connections = plan.connections;
-    work.cores = plan.client_cores.clone();
+    work.cores = plan.setting.client_cores.clone();
     work.warm_up = plan.warm_up;
     work.duration = plan.window;
     work.request_timeout = Duration::from_secs(2);

@@ -90,7 +90,7 @@ pub struct CountRow {
 
 /// A column for each arm that was counted.
 pub fn counts(plan: &Plan, blocks: &[Block], verdict: &mut Verdict) -> Vec<CountColumn> {
-    (0..plan.arms.len())
+    (0..plan.setting.arms.len())
         .filter_map(|arm| column(plan, blocks, arm, verdict))
         .collect()
 }
@@ -106,7 +106,7 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
     let beside = of(Pass::Beside);
     let beside_ns = cpu_ns_beside(&counted, &beside);
     let price = |ns: Option<f64>| Some(ns? / beside_ns? - 1.0);
-    let arm = &plan.arms[arm];
+    let arm = &plan.setting.arms[arm];
     // Every round is checked; the last is shown.
     let checked = counted.iter().filter(|_| arm.counts_its_calls());
     for calls in checked.filter_map(|block| block.calls.as_ref()) {

@@ -47,10 +47,14 @@ pub(super) fn latency(
         return None;
     }
     let p99 = |arm| column(blocks, load, arm, block_p99);
-    let runners = plan.runners();
+    let runners = plan.setting.runners();
     let twin = runners.len() - 1;
     let rows = runners.iter().enumerate().map(|(arm, runner)| {
-        let base = if arm == twin { plan.control_of } else { 0 };
+        let base = if arm == twin {
+            plan.setting.control_of
+        } else {
+            0
+        };
         LatencyRow {
             label: runner.label.clone(),
             p99_ns: median(&p99(arm).into_iter().flatten().collect::<Vec<_>>()),
@@ -59,8 +63,8 @@ pub(super) fn latency(
         }
     });
     let rows = rows.collect();
-    let control =
-        Control::by_median(&p99(plan.control_of), &p99(twin)).map_err(|why| why.to_string());
+    let control = Control::by_median(&p99(plan.setting.control_of), &p99(twin))
+        .map_err(|why| why.to_string());
     if let Ok(control) = &control
         && !control.valid()
     {

@@ -89,12 +89,12 @@ pub fn ledgers(plan: &Plan, blocks: &[Block]) -> Vec<Ledger> {
     Load::ALL
         .into_iter()
         .filter_map(|load| {
-            let columns: Vec<Column> = (0..plan.arms.len())
+            let columns: Vec<Column> = (0..plan.setting.arms.len())
                 .filter_map(|arm| {
                     let recorded = of(load, Pass::Time, arm);
                     let beside = of(load, Pass::Beside, arm);
                     let plain = [of(load, Pass::Plain, arm), beside.clone()].concat();
-                    let mut column = column(&plan.arms[arm].label, &recorded)?;
+                    let mut column = column(&plan.setting.arms[arm].label, &recorded)?;
                     column.plain_ns = cpu_ns_beside(&recorded, &beside);
                     column.price_interval = interval(&recorded, &beside);
                     column.control_interval = interval(&of(load, Pass::Again, arm), &beside);

@@ -3,6 +3,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `plan` | which arms, under which loads, in which order |
+//! | `setting` | what is compared, and on which cores: of every plan |
 //! | `child` | a server process of one block |
 //! | `block` | one arm under one load, once |
 //! | `stretch` | what the kernel counts of it, before the window |
@@ -28,6 +29,7 @@ pub mod plan;
 pub mod profile;
 pub mod result;
 pub mod run;
+pub mod setting;
 pub mod stretch;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::block::Pass;
+use super::setting::Setting;
 use super::stretch::CALLS_COUNTED;
 use crate::layout::Layout;
 use crate::models::{self, Model, Shape};
@@ -92,18 +93,9 @@ impl Load {
 /// An experiment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
-    /// What is compared; the first is the one that the others are read against.
-    pub arms: Vec<Arm>,
-    /// The arm that runs a second time as if it were another: the A/A control.
-    pub control_of: usize,
-    /// What was asked for and cannot be here, each with its reason.
-    pub left_out: Vec<String>,
-    /// What limits this experiment, each with its cause.
-    pub warnings: Vec<String>,
-    /// Cores of the server.
-    pub server_cores: Vec<usize>,
-    /// Cores of the generator.
-    pub client_cores: Vec<usize>,
+    /// What is compared, and where.
+    #[serde(flatten)]
+    pub setting: Setting,
     /// What is requested.
     pub path: String,
     /// Connections of the generator.
@@ -138,21 +130,6 @@ pub fn control_of(arms: &[Arm]) -> usize {
     arms.iter().position(on_epoll).unwrap_or(0)
 }
 
-/// Both ends on one core: nothing but CPU time can be read from it.
-pub(super) fn share_a_core(server: &[usize], client: &[usize]) -> bool {
-    client.iter().any(|core| server.contains(core))
-}
-
-/// `arms`, and one of them once more as the A/A control.
-pub(super) fn with_control(arms: &[Arm], control_of: usize) -> Vec<Arm> {
-    let control = &arms[control_of];
-    let again = Arm {
-        label: format!("{} (control)", control.label),
-        ..control.clone()
-    };
-    arms.iter().cloned().chain([again]).collect()
-}
-
 /// Observed rounds from which on a price has an interval, and a control that takes a block more: of
 /// two rounds an interval is as wide as ten prices.
 pub const PRICED_FROM: usize = 4;
@@ -161,23 +138,20 @@ pub const PRICED_FROM: usize = 4;
 const START: Duration = Duration::from_millis(100);
 
 impl Plan {
-    /// Arms and the control: the control is the last.
-    pub fn runners(&self) -> Vec<Arm> {
-        with_control(&self.arms, self.control_of)
-    }
-
     /// About how long it takes.
     pub fn estimate(&self) -> Duration {
-        let counted = (self.arms.len() * self.count_rounds) as u32;
+        let counted = (self.setting.arms.len() * self.count_rounds) as u32;
         (START + self.warm_up + self.window) * self.blocks() as u32 + CALLS_COUNTED * counted
     }
 
     /// How many blocks there are, if no round is added.
     pub fn blocks(&self) -> usize {
-        let pilot = self.arms.len();
-        let compared = self.runners().len() * (self.rounds + self.equal_rate_rounds);
+        let pilot = self.setting.arms.len();
+        let compared = self.setting.runners().len() * (self.rounds + self.equal_rate_rounds);
         let recorded = Load::ALL.into_iter().flat_map(|load| self.observed(load));
-        pilot + compared + self.arms.len() * recorded.map(|passes| passes.len()).sum::<usize>()
+        pilot
+            + compared
+            + self.setting.arms.len() * recorded.map(|passes| passes.len()).sum::<usize>()
     }
 
     /// The observed blocks of an arm under `load`: for each round those that stand side by side, in
@@ -205,19 +179,14 @@ impl Plan {
 
     /// Whether arms differ in their layout, so that memory is of interest besides cost.
     pub fn has_layouts(&self) -> bool {
-        let first = &self.arms[0].layout;
-        self.arms.iter().any(|arm| arm.layout != *first)
+        let first = &self.setting.arms[0].layout;
+        self.setting.arms.iter().any(|arm| arm.layout != *first)
     }
 
     /// Whether arms differ in their isolation, so that what each costs and buys is of interest.
     pub fn has_isolations(&self) -> bool {
-        let first = &self.arms[0].isolation;
-        self.arms.iter().any(|arm| arm.isolation != *first)
-    }
-
-    /// Both ends on one core: nothing but CPU per request can be read from it.
-    pub fn shares_a_core(&self) -> bool {
-        share_a_core(&self.server_cores, &self.client_cores)
+        let first = &self.setting.arms[0].isolation;
+        self.setting.arms.iter().any(|arm| arm.isolation != *first)
     }
 }
 

@@ -59,7 +59,7 @@ pub fn profile<'a>(
     let Some(perf) = find_perf(search) else {
         return Box::new(std::iter::once(NO_PERF.to_string()));
     };
-    let arms = plan.arms.iter().zip(file_names(&plan.arms));
+    let arms = plan.setting.arms.iter().zip(file_names(&plan.setting.arms));
     let arms = arms.take_while(|_| !stop.load(Ordering::Relaxed));
     Box::new(arms.map(move |(arm, name)| {
         let paths = Paths::new(directory, &name);
@@ -155,7 +155,7 @@ fn one(
     stop: &Arc<AtomicBool>,
 ) -> Result<String, String> {
     let options = ["--handler", &arm.handler, "--perf-map"];
-    let server = Server::start(arm, &plan.server_cores, CONNECTIONS, &options, stop)
+    let server = Server::start(arm, &plan.setting.server_cores, CONNECTIONS, &options, stop)
         .map_err(|error| error.to_string())?;
     let pids: Vec<String> = server.pids().iter().map(i32::to_string).collect();
     let maps = pids.iter().map(|pid| format!("/tmp/perf-{pid}.map"));
@@ -421,6 +421,7 @@ impl Missing {
 
 #[cfg(test)]
 mod tests {
+    use super::super::setting::Setting;
     use super::*;
 
     fn arm(label: &str) -> Arm {
@@ -437,12 +438,14 @@ mod tests {
     #[test]
     fn without_perf_it_says_how_to_get_it() {
         let plan = Plan {
-            arms: vec![arm("epoll")],
-            control_of: 0,
-            left_out: vec![],
-            warnings: vec![],
-            server_cores: vec![0],
-            client_cores: vec![0],
+            setting: Setting {
+                arms: vec![arm("epoll")],
+                control_of: 0,
+                left_out: vec![],
+                warnings: vec![],
+                server_cores: vec![0],
+                client_cores: vec![0],
+            },
             path: "/".to_string(),
             connections: 1,
             rounds: 1,

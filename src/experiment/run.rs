@@ -45,7 +45,7 @@ pub fn run(
         limits,
         stop,
         progress,
-        runners: plan.runners(),
+        runners: plan.setting.runners(),
         run: Run {
             blocks: Vec::new(),
             rate: 0.0,
@@ -94,7 +94,7 @@ impl Runner<'_> {
 
     /// Every arm once, thrown away: it shows that each runs, and pages everything in.
     fn pilot(&mut self) -> Result<(), ExperimentError> {
-        for arm in 0..self.plan.arms.len() {
+        for arm in 0..self.plan.setting.arms.len() {
             let place = Place {
                 arm,
                 load: Load::Saturation,
@@ -142,7 +142,11 @@ impl Runner<'_> {
     fn observe(&mut self) -> Result<(), ExperimentError> {
         let passes = Load::ALL.map(|load| (load, self.plan.observed(load)));
         let count = passes.iter().map(|(_, rounds)| rounds.len()).max();
-        let order = rounds(self.plan.arms.len(), count.unwrap_or(0), self.plan.seed);
+        let order = rounds(
+            self.plan.setting.arms.len(),
+            count.unwrap_or(0),
+            self.plan.seed,
+        );
         for (round, arms) in order.into_iter().enumerate() {
             for (load, passes) in &passes {
                 let Some(passes) = passes.get(round) else {
@@ -230,7 +234,7 @@ impl Runner<'_> {
 
     /// Half the capacity of the slowest arm, to two digits.
     fn half_the_slowest(&self) -> Option<f64> {
-        let slowest = (0..self.plan.arms.len())
+        let slowest = (0..self.plan.setting.arms.len())
             .filter(|&arm| self.can_run(arm, Load::EqualRate))
             .filter_map(|arm| {
                 let of_arm = self.run.blocks.iter().filter(|block| block.arm == arm);

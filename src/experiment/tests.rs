@@ -8,6 +8,7 @@ use super::analysis::{Analysis, analyse};
 use super::block::{Block, Client, Finding, Pass};
 use super::plan::{Load, Plan, arms};
 use super::result::{Experiment, FORMAT, StoreError};
+use super::setting::Setting;
 use super::stretch::Stretch;
 use crate::control::Report;
 use crate::layout::Layout;
@@ -27,18 +28,20 @@ const WINDOW_NS: u64 = 450_000_000;
 pub(super) fn plan() -> Plan {
     let models = [find("epoll").unwrap(), find("io_uring").unwrap()];
     Plan {
-        arms: arms(
-            &models,
-            &[Isolation::Reuse],
-            &[Layout::Threads],
-            &[Policy::Inline],
-            &["hello".to_string()],
-        ),
-        control_of: 0,
-        left_out: Vec::new(),
-        warnings: Vec::new(),
-        server_cores: vec![1],
-        client_cores: vec![0],
+        setting: Setting {
+            arms: arms(
+                &models,
+                &[Isolation::Reuse],
+                &[Layout::Threads],
+                &[Policy::Inline],
+                &["hello".to_string()],
+            ),
+            control_of: 0,
+            left_out: Vec::new(),
+            warnings: Vec::new(),
+            server_cores: vec![1],
+            client_cores: vec![0],
+        },
         ledger_rounds: 0,
         count_rounds: 0,
         path: "/".to_string(),
@@ -196,7 +199,7 @@ fn memory_is_the_median_or_the_reason_why_there_is_none() {
 #[test]
 fn a_runtimes_own_system_calls_are_the_kernels_to_count() {
     let mut plan = plan();
-    plan.arms[1].model = "tokio_uring".to_string();
+    plan.setting.arms[1].model = "tokio_uring".to_string();
     let mut blocks: Vec<Block> = (0..3).map(|arm| block(arm, 0, 4000.0)).collect();
     let mut observed = block(1, 0, 4000.0);
     observed.pass = Pass::Counts;
@@ -328,7 +331,7 @@ fn disturbed_blocks_make_a_run_noisy() {
 #[test]
 fn a_shared_core_makes_a_run_noisy() {
     let mut plan = plan();
-    plan.client_cores = vec![1];
+    plan.setting.client_cores = vec![1];
     let verdict = analysis(&plan, |_| {}).verdict;
     assert_eq!(verdict.level, Level::Noisy);
     assert!(
@@ -378,7 +381,7 @@ fn a_stored_run_reads_back_and_a_foreign_file_is_refused() {
     };
     experiment.store(&path).unwrap();
     let back = Experiment::load(&path).unwrap();
-    assert_eq!(back.plan.arms, experiment.plan.arms);
+    assert_eq!(back.plan.setting.arms, experiment.plan.setting.arms);
     assert_eq!(
         back.blocks[0].server.cpu_ns,
         experiment.blocks[0].server.cpu_ns

@@ -25,7 +25,7 @@ pub(super) fn isolations(plan: &Plan, analysis: &Analysis) -> String {
     ]);
     let absent = || "n/a".to_string();
     let rows = analysis.tables.first().map_or(&[][..], |table| &table.rows);
-    for arm in &plan.arms {
+    for arm in &plan.setting.arms {
         let row = rows.iter().find(|row| row.label == arm.label);
         let counted = analysis
             .counts
@@ -59,7 +59,7 @@ pub(super) fn isolations(plan: &Plan, analysis: &Analysis) -> String {
     let mut text = format!("Isolations\n\n{shown}\n\n");
     for isolation in Isolation::ALL {
         let name = isolation.to_string();
-        if plan.arms.iter().any(|arm| arm.isolation == name) {
+        if plan.setting.arms.iter().any(|arm| arm.isolation == name) {
             let sentence = format!("{name}: {}", isolation.sentence());
             let _ = writeln!(text, "{}", wrap_from("- ", &sentence));
         }

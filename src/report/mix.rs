@@ -16,9 +16,9 @@ use crate::sandbox::Quantum;
 pub fn mix(mix: &Mix) -> String {
     let Mix { plan, analysis, .. } = mix;
     let mut text = format!("{}\n", wrap(&heading(plan)));
-    let runners = plan.runners();
+    let runners = plan.setting.runners();
     let mut models: Vec<&str> = Vec::new();
-    for arm in &plan.arms {
+    for arm in &plan.setting.arms {
         if !models.contains(&&*arm.model) {
             models.push(&arm.model);
         }
@@ -44,7 +44,7 @@ pub fn mix(mix: &Mix) -> String {
         );
         let _ = writeln!(text, "{}", wrap(&sentence));
     }
-    for reason in &plan.left_out {
+    for reason in &plan.setting.left_out {
         let _ = writeln!(text, "{}", wrap(&format!("{reason}.")));
     }
     text.push('\n');
@@ -67,7 +67,7 @@ const NOTE: &str = "Latency is from the planned send. p99.9 needs 10 000 light r
                     I/O, HTTP, switches, ticks, hand-offs.";
 
 fn heading(plan: &Plan) -> String {
-    let cores = match plan.server_cores.as_slice() {
+    let cores = match plan.setting.server_cores.as_slice() {
         [core] => format!("core {core}"),
         cores => format!("{} cores", cores.len()),
     };
@@ -148,7 +148,7 @@ fn ms(ns: u64) -> String {
 /// What the last, heaviest step shows on one model: the light requests' latency, and the heavy
 /// ones' throughput.
 fn sentences(plan: &Plan, rows: &[Row], model: &str) -> Vec<String> {
-    let arms = 0..plan.arms.len();
+    let arms = 0..plan.setting.arms.len();
     let of = |heavy: Option<Heavy>| {
         let is_it = move |row: &&Row| row.model == model && row.heavy == heavy;
         rows.iter()

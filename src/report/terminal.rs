@@ -60,7 +60,7 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
     if plan.has_isolations() {
         let _ = writeln!(text, "{}", isolations(plan, analysis));
     }
-    for reason in &plan.left_out {
+    for reason in &plan.setting.left_out {
         let _ = writeln!(text, "{}", wrap(&format!("{reason}.")));
     }
     for sentence in sentences(analysis) {
@@ -99,7 +99,7 @@ pub(super) fn closing(verdict: &Verdict, kind: &str) -> String {
 }
 
 fn heading(plan: &Plan, table: &LoadTable) -> String {
-    let cores = match plan.server_cores.as_slice() {
+    let cores = match plan.setting.server_cores.as_slice() {
         [core] => format!("server on core {core}"),
         cores => format!("server on {} cores", cores.len()),
     };

@@ -67,7 +67,7 @@ fn policies_are_arms_and_what_cannot_be_is_left_out() {
     ];
     let experiment = compare("offload", "exec \"$0\" \"$@\"", &options);
     let plan = &experiment.plan;
-    let labels: Vec<_> = plan.arms.iter().map(|arm| &*arm.label).collect();
+    let labels: Vec<_> = plan.setting.arms.iter().map(|arm| &*arm.label).collect();
     let expected = [
         "blocking inline",
         "blocking spawn",
@@ -78,7 +78,7 @@ fn policies_are_arms_and_what_cannot_be_is_left_out() {
         "epoll time-slice",
     ];
     assert_eq!(labels, expected);
-    let left_out = &plan.left_out;
+    let left_out = &plan.setting.left_out;
     let reason = |one: &String| one.starts_with("time-slice with blocking n/a: ");
     assert!(left_out.iter().any(reason), "{left_out:?}");
 }
@@ -109,7 +109,7 @@ fn with_rounds_enough_a_price_has_bounds_and_a_control_beside() {
 fn observed_blocks_stand_beside_one_that_is_not_and_swap_their_places() {
     let options = ["--model", "epoll,io_uring", "--equal-rate-rounds", "1"];
     let experiment = compare("order", "exec \"$0\" \"$@\"", &options);
-    for arm in 0..experiment.plan.arms.len() {
+    for arm in 0..experiment.plan.setting.arms.len() {
         let (this, other) = (arm % 2, (arm + 1) % 2);
         let of = |load, round| side_by_side(&experiment, arm, load, round);
         let whole = [Pass::Time, Pass::Beside, Pass::Counts];

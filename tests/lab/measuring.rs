@@ -56,7 +56,7 @@ fn every_arm_is_measured_at_both_loads_and_in_the_ledger() {
     assert_eq!(folder.names(), ["result.json"]);
     let experiment = stored(&json);
     let plan = &experiment.plan;
-    let runners = plan.runners();
+    let runners = plan.setting.runners();
     said.expect_words(&[
         "Saturation: closed loop, 64 in flight",
         "Equal rate: open loop",
@@ -82,7 +82,7 @@ fn every_arm_is_measured_at_both_loads_and_in_the_ledger() {
             assert_eq!(rows, expected.count(), "{}: {table}", runner.label);
         }
     }
-    for arm in &plan.arms {
+    for arm in &plan.setting.arms {
         let heads = said.out.lines().filter(|line| {
             line.starts_with("ns of server CPU")
                 && line.split_whitespace().any(|word| word == arm.label)
@@ -92,7 +92,7 @@ fn every_arm_is_measured_at_both_loads_and_in_the_ledger() {
     assert!(!experiment.partial);
     for (arm, runner) in runners.iter().enumerate() {
         // The control has no ledger: what it would say, its twin says.
-        let recorded = usize::from(arm < plan.arms.len());
+        let recorded = usize::from(arm < plan.setting.arms.len());
         for (load, rounds) in [(Load::Saturation, 2), (Load::EqualRate, 1)] {
             let of = |pass, rounds| blocks(&experiment, load, pass, arm, rounds);
             let label = &runner.label;
@@ -297,5 +297,5 @@ fn a_threshold_that_every_arm_crosses_is_exit_code_1() {
         said.expect_words(&["Over the threshold of 0: epoll at saturation."]);
     }
     // The result is stored all the same.
-    assert_eq!(stored(&json).plan.arms.len(), 2);
+    assert_eq!(stored(&json).plan.setting.arms.len(), 2);
 }

@@ -45,7 +45,12 @@ fn mix(options: &[&str]) -> (Said, Mix) {
 }
 
 fn block<'a>(mix: &'a Mix, label: &str, step: usize) -> &'a Block {
-    let arm = mix.plan.runners().iter().position(|arm| arm.label == label);
+    let arm = mix
+        .plan
+        .setting
+        .runners()
+        .iter()
+        .position(|arm| arm.label == label);
     let arm = arm.unwrap_or_else(|| panic!("no arm {label}"));
     let found = mix
         .blocks
@@ -66,6 +71,7 @@ fn the_numbers_of_light_and_heavy_add_up() {
     ]);
     let labels: Vec<_> = mix
         .plan
+        .setting
         .runners()
         .into_iter()
         .map(|arm| arm.label)

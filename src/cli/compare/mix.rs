@@ -11,6 +11,7 @@ use crate::experiment::mix::analysis::analyse;
 use crate::experiment::mix::result::{FORMAT, Mix};
 use crate::experiment::mix::{self, Heavy, Plan};
 use crate::experiment::plan::{Arm, arms, control_of};
+use crate::experiment::setting::Setting;
 use crate::measure::host::Host;
 use crate::measure::noise::Limits;
 use crate::measure::smt;
@@ -102,13 +103,13 @@ fn describe(plan: &Plan) -> String {
     let heavy: Vec<_> = plan.heavy.iter().map(Heavy::to_string).collect();
     let (rate, heavy) = (report::count(plan.rate), heavy.join(", "));
     Opening {
-        runners: &plan.runners(),
+        runners: &plan.setting.runners(),
         what: format!("; hello at {rate}/s beside nothing and spin {heavy}"),
-        server_cores: &plan.server_cores,
-        client_cores: &plan.client_cores,
+        server_cores: &plan.setting.server_cores,
+        client_cores: &plan.setting.client_cores,
         rounds: plan.rounds.to_string(),
         estimate: plan.estimate(),
-        left_out: &plan.left_out,
+        left_out: &plan.setting.left_out,
     }
     .to_string()
 }
@@ -178,12 +179,14 @@ impl Arguments {
         let (connections, fewer) = Self::affordable(wanted, &server_cores)?;
         warnings.extend(fewer);
         Ok(Plan {
-            control_of: control_of(&arms),
-            arms,
-            left_out,
-            warnings,
-            server_cores,
-            client_cores,
+            setting: Setting {
+                control_of: control_of(&arms),
+                arms,
+                left_out,
+                warnings,
+                server_cores,
+                client_cores,
+            },
             light: self.light.map(|light| light.to_string()),
             rate,
             connections,

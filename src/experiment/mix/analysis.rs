@@ -75,7 +75,7 @@ pub struct Row {
 /// Draws the conclusions.
 pub fn analyse(plan: &Plan, blocks: &[Block], limits: &Limits) -> Analysis {
     let mut verdict = Verdict::default();
-    let runners = plan.runners();
+    let runners = plan.setting.runners();
     let rows = plan
         .steps()
         .into_iter()
@@ -164,7 +164,10 @@ fn control(plan: &Plan, blocks: &[Block], verdict: &mut Verdict) -> Result<Contr
         }
         column
     };
-    let control = Control::new(&column(plan.control_of), &column(plan.arms.len()));
+    let control = Control::new(
+        &column(plan.setting.control_of),
+        &column(plan.setting.arms.len()),
+    );
     match &control {
         Ok(control) if !control.valid() => verdict.add(
             Level::Invalid,
@@ -213,5 +216,9 @@ fn check(plan: &Plan, blocks: &[Block], rows: &[Row], limits: &Limits, verdict: 
             "run `ringlab serve` and `ringlab load` by hand to see which",
         );
     }
-    warn(&plan.warnings, plan.shares_a_core(), verdict);
+    warn(
+        &plan.setting.warnings,
+        plan.setting.shares_a_core(),
+        verdict,
+    );
 }

@@ -146,7 +146,7 @@ fn start(plan: &Plan, arm: &Arm, stop: &Arc<AtomicBool>) -> Result<Server, Exper
         &humantime::format_duration(deadline).to_string(),
     ];
     // One more, to time the handler.
-    Server::start(arm, &plan.server_cores, all + 1, &options, stop)
+    Server::start(arm, &plan.setting.server_cores, all + 1, &options, stop)
 }
 
 /// Connections that the heavy requests have: in open loop enough for all that may be there at a time.
@@ -155,7 +155,7 @@ fn most(plan: &Plan, heavy: &Heavy) -> usize {
         Share::Percent(_) => super::ALWAYS_MAX,
         Share::Always(count) => count,
     };
-    for_each * plan.server_cores.len()
+    for_each * plan.setting.server_cores.len()
 }
 
 /// CPU time in nanoseconds that one step of `spin` takes on an idle server of `arm`, to find out how
@@ -233,7 +233,7 @@ pub fn run(
             .wrapping_add((place.round * 1000 + place.step) as u64);
         work.seed = seed.wrapping_mul(2).wrapping_add(class as u64);
     }
-    let mut watch = Watch::new(server, &plan.server_cores);
+    let mut watch = Watch::new(server, &plan.setting.server_cores);
     let outcomes = load::run_together(&works, stop, &mut watch)?;
     let (server, noise) = watch.window(arm)?;
     let mut outcomes = outcomes.into_iter();
@@ -261,7 +261,7 @@ fn load_of(plan: &Plan, path: String, server: SocketAddr) -> load::Plan {
     let mut request = Target::get(path);
     request.expect.status = Some(200);
     let mut work = load::Plan::new(server, server.to_string(), vec![request]);
-    work.cores = plan.client_cores.clone();
+    work.cores = plan.setting.client_cores.clone();
     work.duration = plan.window;
     work
 }
@@ -282,7 +282,7 @@ fn heavy_load(plan: &Plan, heavy: &Heavy, steps: u64, server: SocketAddr) -> loa
     // A thread of the generator needs a connection of its own.
     work.cores.truncate(work.connections);
     if let Share::Percent(percent) = heavy.share {
-        let cores = plan.server_cores.len() as f64;
+        let cores = plan.setting.server_cores.len() as f64;
         work.mode = Mode::Open {
             rate: percent / 100.0 * cores / heavy.length.as_secs_f64(),
             arrivals: Arrivals::Constant,

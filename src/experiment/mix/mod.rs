@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::{self, Arm};
+use super::setting::Setting;
 
 /// Light requests a second for each core of the server: as many as have their 99.9th percentile carried
 /// by less than three seconds, at a few hundredths of the core (but under `spawn`, of which a thread for
@@ -151,18 +151,9 @@ impl Heavy {
 /// The experiment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
-    /// Policies on models; the handler of each is what its light requests ask for.
-    pub arms: Vec<Arm>,
-    /// The arm that runs a second time as if it were another: the A/A control.
-    pub control_of: usize,
-    /// What was asked for and cannot be here, each with its reason.
-    pub left_out: Vec<String>,
-    /// What limits this experiment, each with its cause.
-    pub warnings: Vec<String>,
-    /// Cores of the server.
-    pub server_cores: Vec<usize>,
-    /// Cores of the generator.
-    pub client_cores: Vec<usize>,
+    /// Policies on models, and where they run; the handler of each arm is what its light requests ask for.
+    #[serde(flatten)]
+    pub setting: Setting,
     /// The policy under which light requests run; `None`: as the heavy ones.
     pub light: Option<String>,
     /// Light requests per second, over all cores.
@@ -185,11 +176,6 @@ pub struct Plan {
 const START: Duration = Duration::from_millis(220);
 
 impl Plan {
-    /// Arms and the control: the control is the last.
-    pub fn runners(&self) -> Vec<Arm> {
-        plan::with_control(&self.arms, self.control_of)
-    }
-
     /// Beside what the light requests run: first nothing, then each kind of heavy ones.
     pub fn steps(&self) -> Vec<Option<Heavy>> {
         let heavy = self.heavy.iter().copied().map(Some);
@@ -198,7 +184,7 @@ impl Plan {
 
     /// How many blocks there are.
     pub fn blocks(&self) -> usize {
-        self.runners().len() * self.steps().len() * self.rounds
+        self.setting.runners().len() * self.steps().len() * self.rounds
     }
 
     /// Load before the window. One turn of all that always run is over then: until it is, who came
@@ -210,18 +196,13 @@ impl Plan {
 
     /// About how long it takes.
     pub fn estimate(&self) -> Duration {
-        let runs = (self.runners().len() * self.rounds) as u32;
+        let runs = (self.setting.runners().len() * self.rounds) as u32;
         let block = |heavy: Option<Heavy>| {
             // What is there when the window closes is answered.
             let drain = heavy.map_or(Duration::ZERO, |heavy| heavy.backlog() / 2);
             START + self.warm_up(heavy) + self.window + drain
         };
         self.steps().into_iter().map(block).sum::<Duration>() * runs
-    }
-
-    /// Both ends on one core: only CPU time can be read from it.
-    pub fn shares_a_core(&self) -> bool {
-        plan::share_a_core(&self.server_cores, &self.client_cores)
     }
 }
 

@@ -55,7 +55,7 @@ fn all(
     progress: &mut dyn Progress,
     blocks: &mut Vec<Block>,
 ) -> Result<(), ExperimentError> {
-    let runners = plan.runners();
+    let runners = plan.setting.runners();
     // For all arms the same work, whatever the time that it takes on each.
     let step_ns = block::time_alone(plan, &runners[0], stop)?;
     let order = rounds(runners.len(), plan.rounds, plan.seed);
@@ -103,7 +103,7 @@ pub(super) fn reaching_its_rate(
 /// Refuses a rate of light requests that an arm does not reach with no heavy one beside them.
 fn check_alone(plan: &Plan, block: &Block) -> Result<(), ExperimentError> {
     let light = &block.light;
-    let runners = plan.runners();
+    let runners = plan.setting.runners();
     let arm = &runners[block.arm];
     if light.answered == 0 && light.sent > 0 && block.step == 0 {
         return Err(ExperimentError::Answer {

@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use super::super::ExperimentError;
 use super::super::block::Finding;
 use super::super::plan::arms;
+use super::super::setting::Setting;
 use super::super::tests::{block as of_cost, report};
 use super::analysis::{Analysis, analyse};
 use super::block::{Block, HeavyDone, Light};
@@ -73,18 +74,20 @@ fn light_requests_have_as_many_connections_as_may_wait() {
 
 fn plan() -> Plan {
     Plan {
-        arms: arms(
-            &[find("epoll").unwrap()],
-            &[Isolation::Reuse],
-            &[Layout::Threads],
-            &[Policy::Inline, Policy::TimeSlice],
-            &["hello".to_string()],
-        ),
-        control_of: 0,
-        left_out: Vec::new(),
-        warnings: Vec::new(),
-        server_cores: vec![1],
-        client_cores: vec![0],
+        setting: Setting {
+            arms: arms(
+                &[find("epoll").unwrap()],
+                &[Isolation::Reuse],
+                &[Layout::Threads],
+                &[Policy::Inline, Policy::TimeSlice],
+                &["hello".to_string()],
+            ),
+            control_of: 0,
+            left_out: Vec::new(),
+            warnings: Vec::new(),
+            server_cores: vec![1],
+            client_cores: vec![0],
+        },
         light: None,
         rate: 2000.0,
         connections: 64,
