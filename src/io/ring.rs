@@ -251,3 +251,45 @@ impl Drop for Ring {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use io_uring::{opcode, types::Fd};
+
+    use super::*;
+    use crate::descriptors;
+    use crate::io::listener;
+    use crate::measure::probe::Off;
+
+    /// One entry completes more often than there is room for. The complaint of a send whose success is
+    /// silent may be what found none: it must be seen before the silence of others is taken for success.
+    #[test]
+    fn what_found_the_completion_queue_full_is_told_by_the_same_enter() {
+        const ROOM: usize = COMPLETIONS as usize;
+        const CLIENTS: usize = ROOM + 40;
+        let Ok(mut ring) = Ring::open() else {
+            return eprintln!("skipped: there can be no ring here");
+        };
+        if descriptors::allow(2 * CLIENTS) < 2 * CLIENTS {
+            return eprintln!("skipped: too few descriptors; raise `ulimit -n`");
+        }
+        let files = ring.submitter().register_files_sparse(CLIENTS as u32);
+        files.expect("a table of files");
+        ring.enable(&[opcode::AcceptMulti::CODE], Flags::empty())
+            .expect("Linux 6.1 can");
+        let local = "127.0.0.1:0".parse().expect("an address");
+        let (listeners, address) = listener::bind(local, 1).expect("a free port");
+        let connect = |_| TcpStream::connect(address).expect("it listens");
+        let _clients: Vec<_> = (0..CLIENTS).map(connect).collect();
+        let accept = opcode::AcceptMulti::new(Fd(listeners[0].as_raw_fd()));
+        // SAFETY: it points to nothing.
+        unsafe { ring.push(accept.allocate_file_index(true).build()) };
+        let (mut completions, counts) = (Vec::new(), Counts::default());
+        ring.enter::<Off>(true, &mut completions, &counts)
+            .expect("the ring is enabled");
+        assert!(counts.snapshot().cq_overflow > 0, "there was room for all");
+        assert!(completions.len() > ROOM, "{} were told", completions.len());
+    }
+}
