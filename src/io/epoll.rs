@@ -118,14 +118,11 @@ impl Notifier for Set {
     ) -> io::Result<()> {
         let later = until.filter(|_| may_sleep && self.timer_set != until);
         if let Some(until) = later {
-            let at = TimeSpec::from_duration(Duration::from_nanos(until));
-            P::within(Stage::OtherCalls, || {
-                self.timer.set(
-                    Expiration::OneShot(at),
-                    TimerSetTimeFlags::TFD_TIMER_ABSTIME,
-                )
-            })?;
+            let at = Expiration::OneShot(TimeSpec::from_duration(Duration::from_nanos(until)));
             counts.timerfd_settime.add(1);
+            P::within(Stage::OtherCalls, || {
+                self.timer.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME)
+            })?;
             self.timer_set = Some(until);
         }
         let timeout = if may_sleep {
@@ -179,8 +176,8 @@ fn unpack(data: u64) -> Token {
 fn ready(events: EpollFlags) -> Ready {
     let ends = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
     Ready {
-        readable: events.intersects(!EpollFlags::EPOLLOUT),
-        sendable: events.intersects(ends | EpollFlags::EPOLLOUT),
+        readable: events.intersects(EpollFlags::EPOLLIN | ends),
+        sendable: events.intersects(EpollFlags::EPOLLOUT | ends),
         hung_up: events.intersects(ends),
     }
 }

@@ -68,8 +68,7 @@ impl<P: Probe> Driver for Null<P> {
 
     fn submit(&mut self, token: Token, op: Op) -> Submitted {
         if token == Token::LISTENER {
-            self.accepting = matches!(op, Op::Receive);
-            return Submitted::Queued;
+            return self.submit_to_listener(op);
         }
         let Some(connection) = self.connections.get(token) else {
             return Submitted::Queued;
@@ -128,5 +127,18 @@ impl<P: Probe> Driver for Null<P> {
 
     fn waker(&self) -> Waker {
         self.woken.waker()
+    }
+}
+
+impl<P: Probe> Null<P> {
+    fn submit_to_listener(&mut self, op: Op) -> Submitted {
+        self.accepting = matches!(op, Op::Receive);
+        match op {
+            Op::Receive | Op::Pause => Submitted::Queued,
+            Op::Close => Submitted::Done(Outcome::Closed),
+            Op::Send { .. } | Op::Shutdown => {
+                unreachable!("a listener neither sends nor shuts down")
+            }
+        }
     }
 }
