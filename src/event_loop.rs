@@ -162,6 +162,7 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
         }
         self.context.offload.go_on(&self.context.served);
         while let Some(job) = self.context.offload.next(&self.context.served) {
+            brought = true;
             self.come_home(&job);
             self.context.offload.recycle(job);
         }
