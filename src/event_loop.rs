@@ -16,6 +16,8 @@ use std::sync::Arc;
 const SWEEP_MS: u64 = 250;
 /// The same while draining.
 const DRAIN_SWEEP_MS: u64 = 10;
+/// Steps of the coarse clock, beyond the first, that a sweep may be put off by.
+const MOST_STEPS_LATE: u64 = 4;
 /// Turns in a row that must bring nothing before the kernel is taken to have nothing: a signal may have
 /// ended one of them early.
 const QUIET_TURNS: u32 = 2;
@@ -67,6 +69,7 @@ pub fn run_by<D: Driver, P: Probe, T: Time>(
         turns_recorded: config.turns,
         sweep_ms: SWEEP_MS.min(config.timeouts.shortest_ms() / 4).max(10),
         next_sweep_ms: 0,
+        steps_late: 0,
         accept_again: false,
         accept_log: AcceptLog::default(),
         draining: false,
@@ -90,6 +93,10 @@ struct Loop<D, P: Probe, T> {
     turns_recorded: bool,
     sweep_ms: u64,
     next_sweep_ms: u64,
+    /// Turns that brought nothing since the last sweep: the timer may have fired before the coarse clock
+    /// showed its time, which is two steps behind where a hypervisor holds ticks back (8 ms were seen,
+    /// of 4). It is set a step later each time: it would fire at once, again and again.
+    steps_late: u64,
     /// Accepting failed and is to be tried again at the next sweep.
     accept_again: bool,
     accept_log: AcceptLog,
@@ -107,10 +114,12 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
         loop {
             // A timer only while somebody has a deadline: an idle shard sleeps.
             let timed = self.live > 0 || self.accept_again;
-            let until_ms = self.next_sweep_ms + self.clock_step_ms;
+            let until_ms = self.next_sweep_ms + self.clock_step_ms * (1 + self.steps_late);
             let brought = self.turn(timed.then_some(until_ms * 1_000_000))?;
             if self.context.now_ms >= self.next_sweep_ms {
                 self.sweep();
+            } else if !brought {
+                self.steps_late = MOST_STEPS_LATE.min(self.steps_late + 1);
             }
             match self.hub.stage() {
                 Stage::Running => {}
@@ -252,6 +261,7 @@ impl<D: Driver, P: Probe, T: Time> Loop<D, P, T> {
     /// Ends what is over its deadline, looks again at who is silent, and tries again what had to rest.
     fn sweep(&mut self) {
         self.next_sweep_ms = self.context.now_ms + self.sweep_ms;
+        self.steps_late = 0;
         if std::mem::take(&mut self.accept_again) && !self.draining {
             self.driver.submit(Token::LISTENER, crate::io::Op::Receive);
         }

@@ -1,6 +1,6 @@
 //! The loop over a driver that plays a script, for what no kernel can be made to do at a given moment.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::mpsc::sync_channel;
 
@@ -74,10 +74,10 @@ fn load(name: &str) -> Handler {
     Handler::load(&source, Isolation::Native, &limits).expect("it is built in")
 }
 
-/// Has a shard with the handler `echo` live through a script that ends it; what it sent.
-fn play(hub: Arc<Hub>, handlers: Arc<Handlers>, script: Vec<(Act, Step)>) -> Vec<Vec<u8>> {
+/// A shard with the handler `echo`.
+fn shard(hub: Arc<Hub>, handlers: Arc<Handlers>) -> Shard {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let shard = Shard {
+    Shard {
         listener: listener.into(),
         loaded: [load("echo")].into(),
         handlers,
@@ -85,13 +85,18 @@ fn play(hub: Arc<Hub>, handlers: Arc<Handlers>, script: Vec<(Act, Step)>) -> Vec
         hub,
         threads: Threads::default(),
         ready: sync_channel(1).0,
-    };
+    }
+}
+
+/// Has a shard live through a script that ends it; what it sent.
+fn play(hub: Arc<Hub>, handlers: Arc<Handlers>, script: Vec<(Act, Step)>) -> Vec<Vec<u8>> {
     let sent = Rc::default();
     let driver = Scripted {
         script: script.into_iter().rev().collect(),
         sent: Rc::clone(&sent),
         sending: None,
     };
+    let shard = shard(hub, handlers);
     run_by::<Scripted, Off, _>(shard, Coarse, |_, _, _| Ok(driver)).expect("it ends");
     sent.take()
 }
@@ -161,4 +166,85 @@ fn what_comes_while_reading_is_paused_is_answered_afterwards() {
     let sent = play(hub, Arc::default(), script);
     let bodies = sent.iter().map(|answer| answer.ends_with(body.as_bytes()));
     assert_eq!(bodies.collect::<Vec<_>>(), [true, true]);
+}
+
+/// A driver with one silent connection, which sleeps as long as it may and counts how often.
+struct Sleeper {
+    now_ms: Rc<Cell<u64>>,
+    waits: Rc<Cell<u64>>,
+    accepted: bool,
+    hub: Arc<Hub>,
+}
+
+/// More waits than a loop that does not turn in vain ever makes here.
+const TOO_MANY_WAITS: u64 = 10_000;
+
+impl Driver for Sleeper {
+    fn open(_: Listener, _: usize, _: Arc<Counts>) -> std::io::Result<Self> {
+        unreachable!("each test opens its own")
+    }
+
+    fn submit(&mut self, token: Token, op: Op) -> Submitted {
+        match op {
+            Op::Close if token != Token::LISTENER => Submitted::Done(Outcome::Closed),
+            _ => Submitted::Queued,
+        }
+    }
+
+    fn wait(&mut self, until_ns: Option<u64>) -> std::io::Result<()> {
+        let until_ms = until_ns.map_or(0, |until| until / 1_000_000);
+        self.now_ms.set(self.now_ms.get().max(until_ms));
+        self.waits.set(self.waits.get() + 1);
+        if self.now_ms.get() > 10 * SWEEP_MS || self.waits.get() > TOO_MANY_WAITS {
+            self.hub.advance(Stage::Draining);
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<(Token, Done<'_>)> {
+        let first = !std::mem::replace(&mut self.accepted, true);
+        first.then_some((Token::numbered(0), Done::Accepted))
+    }
+
+    fn waker(&self) -> Waker {
+        Waker::new().expect("a descriptor")
+    }
+}
+
+/// A clock that is so many milliseconds behind the one that timers keep.
+struct Behind(Rc<Cell<u64>>, u64);
+
+impl Time for Behind {
+    fn now_ms(&self) -> u64 {
+        self.0.get().saturating_sub(self.1)
+    }
+
+    fn of_day(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+
+    fn step_ms(&self) -> u64 {
+        5
+    }
+}
+
+/// The clock stands while the loop turns, so a timer for a time that has passed would be set for ever.
+#[test]
+fn a_clock_that_is_behind_costs_a_wait_for_each_step() {
+    for (behind_ms, waits_a_sweep) in [(0, 1), (4, 1), (8, 2), (20, 4)] {
+        let hub = Arc::new(Hub::new(1));
+        let (now_ms, waits) = (Rc::new(Cell::new(1000)), Rc::<Cell<u64>>::default());
+        let driver = Sleeper {
+            now_ms: now_ms.clone(),
+            waits: waits.clone(),
+            accepted: false,
+            hub: hub.clone(),
+        };
+        let shard = shard(hub, Arc::default());
+        let time = Behind(now_ms, behind_ms);
+        run_by::<Sleeper, Off, _>(shard, time, |_, _, _| Ok(driver)).expect("it ends");
+        // Ten sweeps at most; a few more waits at the beginning and at the end.
+        let most = 10 * waits_a_sweep + 2 * u64::from(QUIET_TURNS) + 4;
+        assert!(waits.get() <= most, "{behind_ms} ms: {}", waits.get());
+    }
 }
