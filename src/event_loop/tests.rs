@@ -248,3 +248,84 @@ fn a_clock_that_is_behind_costs_a_wait_for_each_step() {
         assert!(waits.get() <= most, "{behind_ms} ms: {}", waits.get());
     }
 }
+
+/// A driver with two connections: one is silent, and the other sends a byte of an endless header in each
+/// turn, until the silent one is closed.
+struct Chatty {
+    waits: u64,
+    /// The turn in which the silent one was closed.
+    closed: Rc<Cell<Option<u64>>>,
+    /// The other one was closed.
+    left: bool,
+    /// The last one is told first.
+    events: Vec<(Token, Done<'static>)>,
+    hub: Arc<Hub>,
+}
+
+impl Driver for Chatty {
+    fn open(_: Listener, _: usize, _: Arc<Counts>) -> std::io::Result<Self> {
+        unreachable!("each test opens its own")
+    }
+
+    fn submit(&mut self, token: Token, op: Op) -> Submitted {
+        match op {
+            Op::Close if token != Token::LISTENER => {
+                if token == Token::numbered(0) {
+                    self.closed.set(Some(self.waits));
+                } else {
+                    self.left = true;
+                }
+                Submitted::Done(Outcome::Closed)
+            }
+            _ => Submitted::Queued,
+        }
+    }
+
+    fn wait(&mut self, _: Option<u64>) -> std::io::Result<()> {
+        let [silent, chatty] = [0, 1].map(Token::numbered);
+        self.waits += 1;
+        match self.waits {
+            1 => {
+                let begins = Done::Received(b"GET / HTTP/1.1\r\nX: ");
+                let accepted = [(chatty, Done::Accepted), (silent, Done::Accepted)];
+                self.events.push((chatty, begins));
+                self.events.extend(accepted);
+                self.hub.advance(Stage::Draining);
+            }
+            _ if self.left => {}
+            waits if self.closed.get().is_some() || waits > TOO_MANY_WAITS => {
+                self.events.push((chatty, Done::EndOfStream));
+            }
+            _ => self.events.push((chatty, Done::Received(b"x"))),
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<(Token, Done<'_>)> {
+        self.events.pop()
+    }
+
+    fn waker(&self) -> Waker {
+        Waker::new().expect("a descriptor")
+    }
+}
+
+/// Who is idle is ended when nothing more comes, or when enough was waited for that.
+#[test]
+fn who_sends_on_and_on_does_not_hold_up_a_drain() {
+    let hub = Arc::new(Hub::new(2));
+    let closed = Rc::<Cell<Option<u64>>>::default();
+    let driver = Chatty {
+        waits: 0,
+        closed: closed.clone(),
+        left: false,
+        events: Vec::new(),
+        hub: hub.clone(),
+    };
+    let shard = shard(hub, Arc::default());
+    // Before the listener is closed, and after.
+    let most = 2 * (shard.config.connections + SPARE_CONNECTIONS) as u64 + 1;
+    run_by::<Chatty, Off, _>(shard, Coarse, |_, _, _| Ok(driver)).expect("it ends");
+    let closed = closed.get().expect("it is closed");
+    assert!(closed <= most, "in turn {closed}");
+}
