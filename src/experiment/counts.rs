@@ -317,6 +317,7 @@ fn scheduling(block: &Block, calls: &Stretch) -> Vec<CountRow> {
         ),
         both("io-wq punts", None, kernel.io_wq_punts.clone()),
         row(block, "run-queue wait, ns", None, wait),
+        row(block, "off-CPU, ns", None, block.noise.off_cpu_ns.clone()),
     ]
 }
 

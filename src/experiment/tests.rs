@@ -119,6 +119,7 @@ pub(super) fn block(arm: usize, round: usize, ns: f64) -> Block {
             steal_ns: Reading::Value(0),
             involuntary_switches: Reading::Value(0),
             run_queue_wait_ns: Reading::Value(0),
+            off_cpu_ns: Reading::Value(0),
             crowded: Reading::Value(false),
             threads_gone: Reading::Value(0),
         },

@@ -6,7 +6,8 @@
 //!
 //! Three gauges: time stolen by the hypervisor from the server's cores, involuntary context
 //! switches of the server's threads, and the time these threads were ready but waited for a core.
-//! The last two count the kernel's io_uring workers too, which are threads of the process.
+//! The last two count the kernel's io_uring workers too, which are threads of the process. Beside them
+//! stands how long the threads slept, which disturbs nobody.
 //!
 //! What this cannot see: threads that both start and end within a block, and the last part of
 //! those that end in it (`threads_gone` counts them); so the two gauges of threads are lower
@@ -14,6 +15,8 @@
 
 #[cfg(test)]
 mod tests;
+
+use crate::control::HELPERS;
 
 use super::cpu_clock::{read_cores, tick_ns};
 use super::reading::Reading;
@@ -33,11 +36,19 @@ pub struct Snapshot {
     steal_ticks: Reading<u64>,
     /// CPU time of the whole process, threads that have ended included.
     process_ticks: Reading<u64>,
-    involuntary_switches: Reading<PerThread<u64>>,
+    status: Reading<PerThread<Status>>,
     schedule: Reading<PerThread<Schedule>>,
 }
 
 type PerThread<T> = BTreeMap<i32, T>;
+
+/// Of /proc/PID/task/TID/status (proc_pid_status(5)).
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Status {
+    /// Neither the main thread nor one of [`HELPERS`].
+    serves: bool,
+    involuntary_switches: u64,
+}
 
 /// The first two fields of /proc/PID/task/TID/schedstat (Documentation/scheduler/sched-stats.rst).
 #[derive(Debug, Clone, Copy)]
@@ -54,13 +65,13 @@ impl Snapshot {
             cpus: cpus.len(),
             steal_ticks: read_steal(proc_root, cpus),
             process_ticks: Reading::Value(0),
-            involuntary_switches: Reading::Value(BTreeMap::new()),
+            status: Reading::Value(BTreeMap::new()),
             schedule: Reading::Value(BTreeMap::new()),
         };
         let each = pids.iter().map(|pid| Self::of(proc_root, *pid));
         each.fold(none, |all, one| Self {
             process_ticks: sum(all.process_ticks, one.process_ticks),
-            involuntary_switches: join(all.involuntary_switches, one.involuntary_switches),
+            status: join(all.status, one.status),
             schedule: join(all.schedule, one.schedule),
             ..all
         })
@@ -76,9 +87,15 @@ impl Snapshot {
             cpus: 0,
             steal_ticks: Reading::missing("it is of the cores"),
             process_ticks: read_process_ticks(&process),
-            involuntary_switches: threads
+            status: threads
                 .clone()
-                .and_then(|threads| read_each(&task, threads, "status", parse_involuntary)),
+                .and_then(|threads| read_each(&task, threads, "status", parse_status))
+                .map(|mut status| {
+                    if let Some(main) = status.get_mut(&pid) {
+                        main.serves = false;
+                    }
+                    status
+                }),
             schedule: threads
                 .and_then(|threads| read_each(&task, threads, "schedstat", parse_schedule))
                 .and_then(switched_on),
@@ -97,6 +114,10 @@ pub struct Noise {
     pub involuntary_switches: Reading<u64>,
     /// Sum over the server's threads, so it may exceed the wall time.
     pub run_queue_wait_ns: Reading<u64>,
+    /// Time that threads slept: they neither ran nor waited for a core. Sum over those that serve and
+    /// were there throughout. Older results have none.
+    #[serde(default = "no_time")]
+    pub off_cpu_ns: Reading<u64>,
     /// More threads than cores did the work, as with a thread per connection. They preempt and
     /// wait for each other by design, so neither gauge of threads tells a disturbance.
     pub crowded: Reading<bool>,
@@ -104,19 +125,27 @@ pub struct Noise {
     pub threads_gone: Reading<usize>,
 }
 
+fn no_time() -> Reading<u64> {
+    Reading::missing("not asked for")
+}
+
 impl Noise {
     /// The difference of two snapshots of the same process, `wall` apart.
     pub fn between(before: &Snapshot, after: &Snapshot, wall: Duration) -> Self {
-        let switches = both(&before.involuntary_switches, &after.involuntary_switches);
+        let status = both(&before.status, &after.status);
         let schedule = both(&before.schedule, &after.schedule);
         Self {
             wall_ns: wall.as_nanos() as u64,
             cpus: after.cpus,
             steal_ns: both(&before.steal_ticks, &after.steal_ticks)
                 .map(|(was, is)| is.saturating_sub(*was) * tick_ns()),
-            involuntary_switches: switches
+            involuntary_switches: status
                 .clone()
-                .map(|(was, is)| growth(was, is, |&switches| switches).sum()),
+                .map(|(was, is)| growth(was, is, |thread| thread.involuntary_switches).sum()),
+            off_cpu_ns: status.clone().and_then(|(_, threads)| {
+                let schedule = schedule.clone();
+                schedule.map(|(was, is)| off_cpu_ns(threads, was, is, wall))
+            }),
             run_queue_wait_ns: schedule
                 .clone()
                 .map(|(was, is)| growth(was, is, |thread| thread.run_queue_wait_ns).sum()),
@@ -126,7 +155,7 @@ impl Noise {
                     crowded(on_cpu, is.saturating_sub(*was) * tick_ns(), after.cpus)
                 })
             }),
-            threads_gone: switches
+            threads_gone: status
                 .map(|(was, is)| was.keys().filter(|id| !is.contains_key(id)).count()),
         }
     }
@@ -164,6 +193,24 @@ fn growth<T>(
         let was = before.get(id).map_or(0, &counter);
         is.checked_sub(was).unwrap_or(is)
     })
+}
+
+/// How long those of `threads` slept that serve and were there at both ends of `wall`. The kernel brings a
+/// running thread's time up to date at the tick, so that at either end one may be off.
+fn off_cpu_ns(
+    threads: &PerThread<Status>,
+    was: &PerThread<Schedule>,
+    is: &PerThread<Schedule>,
+    wall: Duration,
+) -> u64 {
+    let slept = |(id, is): (&i32, &Schedule)| {
+        let was = was.get(id)?;
+        let on_cpu_ns = is.on_cpu_ns.checked_sub(was.on_cpu_ns)?;
+        let wait_ns = is.run_queue_wait_ns.saturating_sub(was.run_queue_wait_ns);
+        threads.get(id).filter(|thread| thread.serves)?;
+        Some((wall.as_nanos() as u64).saturating_sub(on_cpu_ns + wait_ns))
+    };
+    is.iter().filter_map(slept).sum()
 }
 
 /// Whether the `cpus` busiest threads did less than four fifths of the process's work. The rest
@@ -387,13 +434,12 @@ fn has_ended(error: &io::Error, thread: &Path) -> bool {
         || error.kind() == io::ErrorKind::NotFound && !thread.exists()
 }
 
-fn parse_involuntary(status: &str) -> Option<u64> {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"))?
-        .trim()
-        .parse()
-        .ok()
+fn parse_status(status: &str) -> Option<Status> {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    Some(Status {
+        serves: !HELPERS.contains(&field("Name:")?.trim()),
+        involuntary_switches: field("nonvoluntary_ctxt_switches:")?.trim().parse().ok()?,
+    })
 }
 
 fn parse_schedule(schedstat: &str) -> Option<Schedule> {

@@ -97,12 +97,45 @@ fn threads_come_and_go() {
     assert_eq!(noise.threads_gone, Reading::Value(1));
 }
 
+/// Of 500 ms, by those that serve: neither the main thread nor a helper does, and who came or went was not
+/// there throughout.
+#[test]
+fn who_serves_and_neither_runs_nor_waits_sleeps() {
+    let check = |after: &[Row], slept_ms: u64| {
+        let before = [
+            (77, 0, 100, 0),
+            (78, 0, 100, 5),
+            (79, 0, 100, 5),
+            (80, 0, 100, 5),
+        ];
+        let helped = |fixture: Fixture| {
+            let name = format!("Name:\t{}\nnonvoluntary_ctxt_switches:\t0\n", HELPERS[0]);
+            fixture.with("77/task/79/status", name)
+        };
+        let (before, after) = (helped(proc(0, 0, &before)), helped(proc(0, 0, after)));
+        let slept = between(&before, &after).off_cpu_ns;
+        assert_eq!(slept, Reading::Value(slept_ms * 1_000_000));
+    };
+    let others = [(77, 0, 101, 0), (79, 0, 102, 5)];
+    let with = |serving: &[Row]| [&others[..], serving].concat();
+    check(&with(&[(78, 0, 100, 5), (80, 0, 100, 5)]), 1000);
+    check(&with(&[(78, 0, 400, 105), (80, 0, 110, 5)]), 100 + 490);
+    // Its last time was brought up to date late.
+    check(&with(&[(78, 0, 604, 5)]), 0);
+    // One of its number that has run less, and one that is new.
+    check(&with(&[(78, 0, 50, 0), (81, 0, 1, 0)]), 0);
+}
+
 #[test]
 fn a_thread_gone_between_listing_and_reading_is_left_out() {
     let fixture = proc(0, 0, &[(77, 5, 100, 5)]);
     let task = fixture.root().join("77/task");
-    let read = read_each(&task, &[77, 78], "status", parse_involuntary);
-    assert_eq!(read, Reading::Value(BTreeMap::from([(77, 5)])));
+    let read = read_each(&task, &[77, 78], "status", parse_status);
+    let expected = Status {
+        serves: true,
+        involuntary_switches: 5,
+    };
+    assert_eq!(read, Reading::Value(BTreeMap::from([(77, expected)])));
 }
 
 #[test]
@@ -128,7 +161,10 @@ fn what_cannot_be_read_is_missing_and_never_zero() {
         "/proc/PID/task/TID/status lacks it",
     );
     check(
-        proc(0, 0, &[thread]).with("77/task/78/status", "nonvoluntary_ctxt_switches:\t1\n"),
+        proc(0, 0, &[thread]).with(
+            "77/task/78/status",
+            "Name:\tx\nnonvoluntary_ctxt_switches:\t1\n",
+        ),
         "/proc/PID/task/TID/schedstat: No such file",
     );
     check(
@@ -160,9 +196,6 @@ fn the_gauges_are_readable_here() {
     let snapshot = Snapshot::take(Path::new("/proc"), &[own], &[]);
     assert_eq!(snapshot.steal_ticks, Reading::Value(0), "of no cores");
     assert!(snapshot.process_ticks.value().is_some(), "{snapshot:?}");
-    let threads = snapshot
-        .involuntary_switches
-        .value()
-        .expect("of all kernels");
+    let threads = snapshot.status.value().expect("of all kernels");
     assert!(threads.contains_key(&own));
 }
