@@ -226,7 +226,8 @@ pub fn run(
     let counting = place.pass == Pass::Counts;
     // Before the load starts: threads born later inherit the counters.
     let tracer = counting.then(|| Tracer::attach(&mut server)).transpose()?;
-    work.warm_up += tracer.as_ref().map_or(Duration::ZERO, Tracer::takes);
+    let takes = tracer.as_ref().map_or(Duration::ZERO, Tracer::takes);
+    work.warm_up += plan.counts_beside(place.load, place.pass).unwrap_or(takes);
     let mut watch = Watch {
         tracer,
         warm: plan.warm_up,

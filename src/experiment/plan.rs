@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::block::Pass;
 use super::setting::Setting;
-use super::stretch::CALLS_COUNTED;
+use super::stretch::{ALL_COUNTED, CALLS_COUNTED};
 use crate::layout::Layout;
 use crate::models::{self, Model, Shape};
 use crate::offload::Policy;
@@ -140,8 +140,25 @@ const START: Duration = Duration::from_millis(100);
 impl Plan {
     /// About how long it takes.
     pub fn estimate(&self) -> Duration {
-        let counted = (self.setting.arms.len() * self.count_rounds) as u32;
-        (START + self.warm_up + self.window) * self.blocks() as u32 + CALLS_COUNTED * counted
+        let observed = self.observed(Load::Saturation);
+        let longer = |pass: &Pass| match self.counts_beside(Load::Saturation, *pass) {
+            Some(longer) => longer,
+            None if *pass == Pass::Counts => CALLS_COUNTED,
+            None => Duration::ZERO,
+        };
+        let longer: Duration = observed.iter().flatten().map(longer).sum();
+        (START + self.warm_up + self.window) * self.blocks() as u32
+            + longer * self.setting.arms.len() as u32
+    }
+
+    /// How much longer a block warms up that is held against counting ones, which serve for as long
+    /// before their window opens; `None` if there is none of them, or too few rounds to tell a price.
+    /// A server that grows cheaper while it serves, as `blocking` does in its first second, would
+    /// otherwise make counting look like a gain.
+    pub(super) fn counts_beside(&self, load: Load, pass: Pass) -> Option<Duration> {
+        let rounds = self.observed(load);
+        let is_priced = rounds.len() >= PRICED_FROM && rounds[0].contains(&Pass::Counts);
+        (is_priced && pass != Pass::Plain).then_some(ALL_COUNTED)
     }
 
     /// How many blocks there are, if no round is added.
@@ -247,7 +264,32 @@ pub fn arms(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::tests::plan;
     use crate::models::find;
+
+    #[test]
+    fn who_is_held_against_a_counting_block_warms_up_for_as_long() {
+        let longer = |ledger_rounds, count_rounds, load| {
+            let plan = Plan {
+                ledger_rounds,
+                count_rounds,
+                equal_rate_rounds: 1,
+                ..plan()
+            };
+            let passes = [Pass::Time, Pass::Beside, Pass::Counts, Pass::Again];
+            assert_eq!(plan.counts_beside(load, Pass::Plain), None);
+            let longer = passes.map(|pass| plan.counts_beside(load, pass));
+            assert!(longer.iter().all(|one| *one == longer[0]), "{longer:?}");
+            longer[0]
+        };
+        let enough = PRICED_FROM;
+        assert_eq!(longer(enough, enough, Load::Saturation), Some(ALL_COUNTED));
+        assert_eq!(longer(0, enough, Load::Saturation), Some(ALL_COUNTED));
+        // Nobody counts, or nobody tells a price of it.
+        assert_eq!(longer(enough, enough, Load::EqualRate), None);
+        assert_eq!(longer(enough, 0, Load::Saturation), None);
+        assert_eq!(longer(enough - 1, enough - 1, Load::Saturation), None);
+    }
 
     fn labels(models: &[&str], isolations: &[Isolation], handlers: &[&str]) -> Vec<String> {
         let models: Vec<_> = models.iter().map(|name| find(name).unwrap()).collect();

@@ -25,6 +25,10 @@ const DETACHING: Duration = Duration::from_millis(450);
 /// What a counting block takes longer than another, without the processor's counters.
 pub(super) const CALLS_COUNTED: Duration =
     SETTLING.saturating_add(STRETCH).saturating_add(DETACHING);
+/// The same with them: the most that it takes.
+pub(super) const ALL_COUNTED: Duration = CALLS_COUNTED
+    .saturating_add(SETTLING)
+    .saturating_add(STRETCH);
 
 /// One stretch, by the program's count and the kernel's.
 ///

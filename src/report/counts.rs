@@ -7,6 +7,7 @@ use super::side_by_side::{Line, tables};
 use super::terminal::wrap;
 use super::units::{digits, percent_bounds};
 use crate::experiment::counts::{CountColumn, CountRow};
+use crate::experiment::plan::PRICED_FROM;
 use crate::measure::reading::Reading;
 
 /// A figure that could not be had; the reason stands below.
@@ -69,8 +70,15 @@ pub(super) fn text(columns: &[CountColumn]) -> String {
         (!prices.is_empty()).then(|| prices.join(", "))
     };
     if let Some(prices) = prices(|column| column.price, &bounds) {
+        // Blocks are made alike where a price is to be told.
+        let rough = match columns.iter().all(|column| column.price_interval.is_none()) {
+            true => format!(
+                " Those had served for less long: {PRICED_FROM} --ledger-rounds or more tell it well."
+            ),
+            false => String::new(),
+        };
         let sentence = format!(
-            "Counting has blocks of its own; its price, against blocks beside them: {prices}."
+            "Counting has blocks of its own; its price, against blocks beside them: {prices}.{rough}"
         );
         let _ = write!(text, "\n{}", wrap(&sentence));
     }
@@ -145,6 +153,7 @@ mod tests {
         let said = "epoll +0.9 % (-0.9 to +3.1; of nothing -2.0 to +2.0).";
         assert!(words.contains(said), "{text}");
         assert!(words.contains("it costs: epoll +20.0 %."), "{text}");
+        assert!(!words.contains("served for less long"), "{text}");
     }
 
     #[test]
@@ -190,6 +199,10 @@ mod tests {
             );
         }
         assert!(text.contains("n/a: cycles, user: a reason."), "{text}");
+        assert!(
+            words.contains("Those had served for less long: 4 --ledger-rounds"),
+            "{text}"
+        );
         let took_turns = "estimates, from so much of the time: cache misses 43 %.";
         assert_eq!(words.matches(took_turns).count(), 6, "{text}");
     }
