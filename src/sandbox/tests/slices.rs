@@ -1,18 +1,22 @@
-//! Slices: which ticks come while a guest is half run, and which do not.
+//! Slices: which ticks come while a guest is half run, and which do not; what becomes of an instance.
 
 use super::*;
 use crate::measure::probe::Off;
 use crate::sandbox::deadline::is_ticking;
 
-/// What is asked of a guest that never returns, and is suspended by whatever ticks.
-fn endless_slicer(quantum: Duration) -> Slicer {
+/// What calls a guest that does `worst`, and is suspended by whatever ticks.
+fn slicer(worst: &str, quantum: Duration) -> Slicer {
     let limits = Limits {
         deadline: None,
         quantum: Some(quantum),
         ..limits()
     };
-    let endless = misbehaving("(loop $again (br $again))");
-    Slicer::new(shard(&endless, Isolation::Reuse, &limits)).expect("timers can be made")
+    let guest = misbehaving(worst);
+    Slicer::new(shard(&guest, Isolation::Reuse, &limits)).expect("timers can be made")
+}
+
+fn endless_slicer(quantum: Duration) -> Slicer {
+    slicer("(loop $again (br $again))", quantum)
 }
 
 fn begin(slicer: &mut Slicer) -> HalfRun {
@@ -28,6 +32,19 @@ fn go_on(slicer: &mut Slicer, half_run: HalfRun) -> HalfRun {
         panic!("it never returns");
     };
     half_run
+}
+
+/// How many slices a request took, and its answer's body.
+fn to_the_end(slicer: &mut Slicer, head: &str, body: &[u8]) -> (u32, Result<Vec<u8>, Failure>) {
+    let take = |answer: Result<Answer<'_>, Failure>| answer.map(|answer| answer.body.to_vec());
+    let mut sliced = parsed(head, body, |call| slicer.start::<Off, _>(call, take));
+    for slices in 1.. {
+        match sliced {
+            Sliced::Over(answer) => return (slices, answer),
+            Sliced::HalfRun(half_run) => sliced = slicer.resume::<Off, _>(half_run, take),
+        }
+    }
+    unreachable!("it ends")
 }
 
 /// Fine ticks come more often, and each takes the thread's time.
@@ -55,4 +72,25 @@ fn coarse_ticks_come_between_rare_fine_ones() {
     let half_run = go_on(&mut slicer, half_run);
     assert!(is_ticking());
     drop(half_run);
+}
+
+/// What it wrote before is gone with it: nobody knows what else it left half done.
+#[test]
+fn a_trap_in_a_later_slice_costs_the_instance() {
+    // Some ten coarse ticks' work, in a memory that has nothing else there.
+    let count = "(i32.const 8192)";
+    let spoil_run_and_trap = format!(
+        "(i32.store8 (i32.const {}) (i32.const 33))
+        (loop $again
+            (i32.store {count} (i32.add (i32.load {count}) (i32.const 1)))
+            (br_if $again (i32.ne (i32.load {count}) (i32.const 30000000))))
+        (unreachable)",
+        TEXTS + 6
+    );
+    let mut slicer = slicer(&spoil_run_and_trap, Duration::from_micros(500));
+    let (slices, trapped) = to_the_end(&mut slicer, BAD, b"x");
+    assert!(slices > 1);
+    assert!(matches!(trapped, Err(Failure::Trap { .. })), "{trapped:?}");
+    let (_, next) = to_the_end(&mut slicer, GOOD, b"");
+    assert_eq!(next, Ok(b"fine".to_vec()));
 }
