@@ -47,7 +47,8 @@ fn who_is_gone_without_a_word_is_closed_in_time(lab: Lab) {
     server.connect().expect_open();
 }
 
-/// Nobody takes the answers any more, and nobody says so.
+/// Nobody takes the answers any more, and nobody says so: a probe of the window finds nobody, or the
+/// deadline passes. With one of the two broken the other still ends it.
 fn who_is_gone_without_a_word_behind_a_full_pipeline_is_closed(lab: Lab) {
     if !can_vanish(lab) {
         return;
