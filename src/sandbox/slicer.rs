@@ -8,7 +8,10 @@
 //! request after request was tried: a guest's loop that asks the host for the next. Of the some 140 ns
 //! that a call on a fiber takes more than one without (wasmtime 48), that saved 25, and with an async
 //! host function nothing: most go into what either needs, two switches of the stack and of what wasmtime
-//! keeps of a thread.
+//! keeps of a thread. By perf (cpu-clock) some 28 ns are loads that wait for narrower stores, as a future
+//! and a fiber's state are moved from one place to another, some 13 allocate and free (the future, the
+//! fiber's closure), and the rest is spread over a dozen functions of wasmtime. Compiled as one unit
+//! instead of four, wasmtime takes 9 ns less.
 
 use super::deadline::Ticker;
 use super::instance::{Instance, Running};
