@@ -40,6 +40,18 @@ fn growing() -> String {
     )
 }
 
+/// The guest above, with the memory that it takes.
+fn with_room(isolation: Isolation) -> Sandbox {
+    let limits = Limits {
+        memory_bytes: LIMIT_BYTES,
+        // The host's first pages may take some time.
+        deadline: Some(Duration::from_secs(1)),
+        ..limits()
+    };
+    let shard = shard(&growing(), isolation, &limits);
+    Sandbox::new(shard).expect("a timer")
+}
+
 fn minor_faults() -> i64 {
     let usage = getrusage(UsageWho::RUSAGE_THREAD);
     usage.expect("of the calling thread").minor_page_faults()
@@ -48,14 +60,7 @@ fn minor_faults() -> i64 {
 #[test]
 fn what_grows_is_zeros_and_what_lies_behind_is_out_of_bounds() {
     for isolation in SANDBOXED {
-        let limits = Limits {
-            memory_bytes: LIMIT_BYTES,
-            // The host's first pages may take some time.
-            deadline: Some(Duration::from_secs(1)),
-            ..limits()
-        };
-        let shard = shard(&growing(), isolation, &limits);
-        let mut sandbox = Sandbox::new(shard).expect("a timer");
+        let mut sandbox = with_room(isolation);
         // Their memories are lent again where a pool has them.
         for bites in (1..=15).chain([15, 1, 7, 2]) {
             let beyond = call(&mut sandbox, BAD, &vec![b'x'; bites]);
@@ -76,14 +81,7 @@ fn who_takes_much_memory_does_not_fault_for_every_page_of_it() {
     }
     let pages = (15 * BITE * 65536 / 4096) as i64;
     for isolation in SANDBOXED {
-        let limits = Limits {
-            memory_bytes: LIMIT_BYTES,
-            // The host's first pages may take some time.
-            deadline: Some(Duration::from_secs(1)),
-            ..limits()
-        };
-        let shard = shard(&growing(), isolation, &limits);
-        let mut sandbox = Sandbox::new(shard).expect("a timer");
+        let mut sandbox = with_room(isolation);
         let before = minor_faults();
         let (status, ..) = call(&mut sandbox, BAD, &[b'y'; 15]).expect("it has the room");
         let faults = minor_faults() - before;
