@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ringlab::http::{self, Decoder, HeaderStorage, Step};
+use ringlab::measure::counter::Counter;
 use ringlab::measure::probe::Off;
 use ringlab::sandbox::{
     Answer, Call, Failure, Handler, Isolation, Limits, Sandbox, ShardSandbox, Sliced, Slicer,
@@ -52,6 +53,7 @@ fn slices(criterion: &mut Criterion) {
         headers: request.headers,
         body: request.body,
     };
+    let copied = Counter::default();
     let mut group = criterion.benchmark_group("slices");
     for isolation in [Isolation::Reuse, Isolation::Reset, Isolation::Fresh] {
         let mut sandbox = Sandbox::new(shard(isolation, None)).expect("the host has a timer");
@@ -62,11 +64,11 @@ fn slices(criterion: &mut Criterion) {
         let mut slicer = Slicer::new(shard(isolation, quantum)).expect("the host has timers");
         group.bench_function(BenchmarkId::new("own stack: yes", isolation), |bencher| {
             bencher.iter(|| {
-                match slicer.start::<Off, _>(black_box(&call), length) {
+                match slicer.start::<Off, _>(black_box(&call), &copied, length) {
                     Sliced::Over(length) => length,
                     // A tick of the deadline's may hit one in a million: it ends in a second slice.
                     Sliced::HalfRun(mut half_run) => loop {
-                        match slicer.resume::<Off, _>(half_run, length) {
+                        match slicer.resume::<Off, _>(half_run, &copied, length) {
                             Sliced::Over(length) => break length,
                             Sliced::HalfRun(again) => half_run = again,
                         }

@@ -83,6 +83,17 @@ crate::measure::counter::counters! {
         bytes_in,
         /// Bytes handed to the kernel.
         bytes_out,
+        /// Bytes that this program copied from one buffer to another. Of a request its head and body:
+        /// into the guest's memory; into the session's own buffer, if they came in parts or had to wait;
+        /// into a job, if another thread answers it or it waits for an instance. Of an answer its header
+        /// lines and body: out of the guest's memory, by way of a job if it has one; and header lines
+        /// into what they are compared with, when they are others than the last.
+        ///
+        /// Not among them: the kernel's own copies (recv, send); what is written anew (a status line, a
+        /// date, the table of a request's headers); what moves within its buffer (a chunked body, a
+        /// buffer that grows); guests' memory that is put back, which is a figure of its own; and what
+        /// guests and their runtime copy.
+        bytes_copied,
     }
 }
 

@@ -406,7 +406,7 @@ impl Session {
         if self.carry.is_empty() {
             go_on = self.decode_lent(bytes, context, &mut answered);
         } else {
-            P::within(Stage::Copy, || self.carry.extend_from_slice(bytes));
+            self.carry_on(bytes, context);
         }
         while go_on && !self.carry.is_empty() {
             go_on = self.decode_carried(context, &mut answered);
@@ -562,6 +562,12 @@ impl Session {
         if self.carry.capacity() == 0 {
             self.carry = context.pool.take();
         }
+        self.carry_on(bytes, context);
+    }
+
+    /// Puts `bytes` behind what is carried already.
+    fn carry_on<P: Probe>(&mut self, bytes: &[u8], context: &Context<P>) {
+        context.served.bytes_copied.add(bytes.len() as u64);
         P::within(Stage::Copy, || self.carry.extend_from_slice(bytes));
     }
 

@@ -54,6 +54,10 @@ const UNCOUNTED: &[&str] = &[
 /// The row of guests' memory that was put back.
 pub const RESET_BYTES: &str = "bytes put back";
 
+/// The row of what this program copied; what is and is not in it says
+/// [`ServedSnapshot::bytes_copied`](crate::served::ServedSnapshot::bytes_copied).
+pub const COPIED_BYTES: &str = "bytes copied by ringlab";
+
 /// One arm.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CountColumn {
@@ -271,6 +275,8 @@ fn ring(block: &Block) -> Vec<CountRow> {
     }
     rows.push(row(block, "bytes in", Some(served.bytes_in), unasked()));
     rows.push(row(block, "bytes out", Some(served.bytes_out), unasked()));
+    let copied = Some(served.bytes_copied);
+    rows.push(row(block, COPIED_BYTES, copied, unasked()));
     if block.server.reset_bytes > 0 {
         let bytes = Some(block.server.reset_bytes);
         rows.push(row(block, RESET_BYTES, bytes, unasked()));
@@ -414,6 +420,9 @@ mod tests {
         let row = |name: &str| columns[0].rows.iter().find(|row| row.name == name).cloned();
         let all = row("system calls").expect("it is the first");
         assert_eq!((all.program, all.kernel), (Some(2.0), Reading::Value(2.0)));
+        let copied = row(COPIED_BYTES).expect("every arm has it");
+        assert_eq!(copied.program, Some(0.0), "counted, and none");
+        assert!(copied.kernel.value().is_none(), "its copies are not in it");
         let futex = row("futex").expect("the kernel counts it");
         assert_eq!((futex.program, futex.kernel), (None, Reading::Value(0.07)));
         // 4.04 µs against 4.00 in the window, 4.40 while calls were traced.

@@ -13,7 +13,7 @@ use crate::measure::noise::Limits;
 use crate::whole_file::write_whole;
 
 /// The version of this format; another one is not read.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// An experiment, whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]

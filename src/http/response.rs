@@ -100,9 +100,10 @@ statuses! {
     505 "HTTP Version Not Supported",
 }
 
-/// Appends a whole answer. `date` is an IMF-fixdate (RFC 9110, section 5.6.7).
+/// Appends a whole answer. `date` is an IMF-fixdate (RFC 9110, section 5.6.7). Says how many bytes of
+/// the answer's own it copied: its header lines, and its body if that is sent.
 #[inline]
-pub fn encode(out: &mut Vec<u8>, date: &[u8; 29], answer: &Answer<'_>, reply: Reply) {
+pub fn encode(out: &mut Vec<u8>, date: &[u8; 29], answer: &Answer<'_>, reply: Reply) -> usize {
     // RFC 9110: 204 has neither body nor length (8.6); 304 has no body, and a length only if it is
     // that of the 200 it stands for, which is not known here; 205 has an empty body (15.3.6).
     let (length, body) = match answer.status {
@@ -120,6 +121,7 @@ pub fn encode(out: &mut Vec<u8>, date: &[u8; 29], answer: &Answer<'_>, reply: Re
         ending(reply),
     );
     out.extend_from_slice(body);
+    answer.header_lines.len() + body.len()
 }
 
 /// Appends the answer that closes a connection: the reason as plain text, or nothing after the head

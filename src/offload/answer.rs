@@ -21,7 +21,8 @@ pub fn encode(
                 header_lines: answer.header_lines,
                 body: answer.body,
             };
-            http::encode(out, date, &answer, reply);
+            let copied = http::encode(out, date, &answer, reply);
+            served.bytes_copied.add(copied as u64);
         }
         Err(failure) => encode_failure(&failure, reply, date, out, served),
     }

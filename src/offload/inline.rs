@@ -45,7 +45,8 @@ impl<P: Probe> Offload for Inline<P> {
             body: request.body,
         };
         let before = P::enter(Stage::Sandbox);
-        self.sandbox.call_probed::<P, _>(&call, |result| {
+        let copied = &served.bytes_copied;
+        self.sandbox.call_probed::<P, _>(&call, copied, |result| {
             P::within(Stage::Http, || encode(result, reply, date, out, served));
         });
         P::enter(before);

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::http::{self, MAX_HEADERS};
 use crate::io::Token;
+use crate::measure::counter::Counter;
+use crate::measure::probe::Off;
 use crate::sandbox::{Answer, Call, Failure, Sandbox, stoppable};
 
 /// A buffer that grew beyond this is not kept for the next job.
@@ -29,6 +31,8 @@ struct Contents {
     since: Option<Instant>,
     /// From then until a thread began it.
     waited: Duration,
+    /// Bytes that were copied on the way to its outcome.
+    bytes_copied: u64,
 }
 
 /// A request's own copy of itself.
@@ -50,8 +54,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Keeps a copy of `result`.
-    pub fn keep(&mut self, result: Result<Answer<'_>, Failure>) {
+    /// Keeps a copy of `result`; says how many bytes it has.
+    pub fn keep(&mut self, result: Result<Answer<'_>, Failure>) -> u64 {
         self.answer.clear();
         self.shape = result.map(|answer| {
             self.answer.extend_from_slice(answer.header_lines);
@@ -61,6 +65,7 @@ impl Outcome {
                 header_lines: answer.header_lines.len(),
             }
         });
+        self.answer.len() as u64
     }
 }
 
@@ -128,13 +133,15 @@ impl Default for Job {
             cancelled: Cancelled::default(),
             since: None,
             waited: Duration::ZERO,
+            bytes_copied: 0,
         }))
     }
 }
 
 impl Job {
-    /// Copies `request` in, to be answered to `owner`. Whatever was in the job is gone.
-    pub fn fill(&mut self, owner: Token, request: &http::Request<'_, '_>) {
+    /// Copies `request` in, to be answered to `owner`; says how many bytes it has. Whatever was in the
+    /// job is gone.
+    pub fn fill(&mut self, owner: Token, request: &http::Request<'_, '_>) -> u64 {
         self.empty(owner);
         let copied = &mut self.0.request;
         let place = |part: &[u8]| Place::of(part, request.head);
@@ -146,6 +153,7 @@ impl Job {
         copied
             .headers
             .extend(headers.map(|header| (place(header.name.as_bytes()), place(header.value))));
+        (copied.head.len() + copied.body.len()) as u64
     }
 
     /// Leaves nothing but an outcome to be kept, for `owner`.
@@ -159,6 +167,7 @@ impl Job {
         this.cancelled = Cancelled::default();
         this.since = None;
         this.waited = Duration::ZERO;
+        this.bytes_copied = 0;
     }
 
     /// It leaves its thread now.
@@ -189,11 +198,21 @@ impl Job {
     /// Lets the handler answer, on the calling thread.
     pub fn run(&mut self, sandbox: &mut Sandbox) {
         let cancelled = self.0.cancelled.clone();
+        // The thread that counts is another: it is told when the job comes home.
+        let copied = Counter::default();
         self.offer(|call, outcome| {
             stoppable(&cancelled.0, || {
-                sandbox.call(call, |result| outcome.keep(result));
+                sandbox.call_probed::<Off, _>(call, &copied, |result| {
+                    copied.add(outcome.keep(result));
+                });
             });
         });
+        self.0.bytes_copied = copied.get();
+    }
+
+    /// Bytes that [`Job::run`] copied: the request into the guest's memory, the answer out of it.
+    pub fn bytes_copied(&self) -> u64 {
+        self.0.bytes_copied
     }
 
     /// Has `answer` answer the request that was filled in, and keep the outcome.

@@ -128,7 +128,7 @@ impl<D: Dispatch> Offload for Remote<D> {
         served: &Served,
     ) -> Started {
         let mut job = self.spare.pop().unwrap_or_default();
-        job.fill(owner, request);
+        served.bytes_copied.add(job.fill(owner, request));
         job.send_off();
         let cancelled = job.cancelled().clone();
         let errand = Errand {
@@ -159,6 +159,7 @@ impl<D: Dispatch> Offload for Remote<D> {
             }
             let job = self.arrived.pop()?;
             self.out -= 1;
+            served.bytes_copied.add(job.bytes_copied());
             if !job.cancelled().is_set() {
                 self.owners.remove(&job.owner());
                 served.queued.add(1);

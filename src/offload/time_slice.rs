@@ -20,7 +20,7 @@ use super::{Job, Offload, Started, encode};
 use crate::http;
 use crate::io::{Buf, Token};
 use crate::measure::probe::{Probe, Stage};
-use crate::sandbox::{Call, Failure, HalfRun, ShardSandbox, Sliced, Slicer};
+use crate::sandbox::{Answer, Call, Failure, HalfRun, ShardSandbox, Sliced, Slicer};
 use crate::served::Served;
 
 /// Jobs kept for the next answers.
@@ -109,9 +109,10 @@ impl<P: Probe> TimeSlice<P> {
         };
         served.queued.add(1);
         served.queued_ns.add(since.elapsed().as_nanos() as u64);
+        let copied = &served.bytes_copied;
         let sliced = job.offer(|call, outcome| {
             let mut slicer = self.slicer.borrow_mut();
-            slicer.start::<P, _>(call, |result| outcome.keep(result))
+            slicer.start::<P, _>(call, copied, |result| copied.add(outcome.keep(result)))
         });
         match sliced {
             Sliced::Over(()) => self.done.push_back(job),
@@ -137,9 +138,9 @@ impl<P: Probe> TimeSlice<P> {
         let mut job = self.spare.pop().unwrap_or_default();
         job.empty(owner);
         let outcome = job.outcome_mut();
-        let sliced = slicer
-            .borrow_mut()
-            .resume::<P, _>(half_run, |result| outcome.keep(result));
+        let copied = &served.bytes_copied;
+        let keep = |result: Result<Answer<'_>, Failure>| copied.add(outcome.keep(result));
+        let sliced = slicer.borrow_mut().resume::<P, _>(half_run, copied, keep);
         match sliced {
             Sliced::Over(()) => self.done.push_back(job),
             Sliced::HalfRun(half_run) => {
@@ -172,7 +173,7 @@ impl<P: Probe> Offload for TimeSlice<P> {
                 return Started::Answered;
             }
             let mut job = self.spare.pop().unwrap_or_default();
-            job.fill(owner, request);
+            served.bytes_copied.add(job.fill(owner, request));
             let since = Instant::now();
             self.waiting.push_back(Waiting { job, since });
             return Started::Later;
@@ -185,9 +186,11 @@ impl<P: Probe> Offload for TimeSlice<P> {
             body: request.body,
         };
         let before = P::enter(Stage::Sandbox);
-        let sliced = self.slicer.borrow_mut().start::<P, _>(&call, |result| {
+        let copied = &served.bytes_copied;
+        let take = |result: Result<Answer<'_>, Failure>| {
             P::within(Stage::Http, || encode(result, reply, date, out, served));
-        });
+        };
+        let sliced = self.slicer.borrow_mut().start::<P, _>(&call, copied, take);
         P::enter(before);
         match sliced {
             Sliced::Over(()) => Started::Answered,

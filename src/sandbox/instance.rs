@@ -11,6 +11,7 @@ use super::load_error::Fault;
 use super::memories::Memories;
 use super::snapshot::Snapshot;
 use super::{Answer, Call, Failure, Isolation, abi, engine, growth, slice};
+use crate::measure::counter::Counter;
 use crate::measure::probe::{Probe, Stage};
 use std::io;
 use std::pin::Pin;
@@ -342,7 +343,8 @@ impl Instance {
         self.memory.data(&self.store)
     }
 
-    /// Lets the guest answer `call`. The answer is lent out of guest memory.
+    /// Lets the guest answer `call`. The answer is lent out of guest memory. Bytes of the request are
+    /// `copied` into it.
     ///
     /// # Errors
     /// All but [`Failure::RequestTooLarge`] leave the instance in an unknown state, such as a
@@ -352,8 +354,9 @@ impl Instance {
         &mut self,
         call: &Call<'_>,
         limits: &Limits,
+        copied: &Counter,
     ) -> Result<Answer<'_>, Failure> {
-        let length = self.write::<P>(call)?;
+        let length = self.write::<P>(call, copied)?;
         // The epoch deadline stays where it was. If ticks passed since, the guest calls its watch
         // at once, once; setting it anew would cost every request more than that costs one.
         let returned = P::within(Stage::Guest, || self.handle.call(&mut self.store, length));
@@ -371,20 +374,26 @@ impl Instance {
         })
     }
 
-    /// Writes the request where the guest expects it, and returns its length.
+    /// Writes the request where the guest expects it, and returns its length there. What of it are
+    /// `copied` bytes, its head and its body, is added to those.
     ///
     /// # Errors
     /// [`Failure::RequestTooLarge`], and the instance is as it was; or the kernel refuses.
     #[inline]
-    pub(super) fn write<P: Probe>(&mut self, call: &Call<'_>) -> Result<u32, Failure> {
+    pub(super) fn write<P: Probe>(
+        &mut self,
+        call: &Call<'_>,
+        copied: &Counter,
+    ) -> Result<u32, Failure> {
         if self.snapshot.is_some() || self.memories.is_some() {
             self.make_writable(call).map_err(|_| Failure::Exhausted)?;
         }
         // The request area is a part of what the memory began with.
         let memory = self.first_bytes.write(&mut self.store);
         let written = P::within(Stage::Copy, || abi::write_request(memory, self.area, call));
-        if written.is_err() {
-            self.store.data_mut().end_request();
+        match written {
+            Ok(_) => copied.add((call.head.len() + call.body.len()) as u64),
+            Err(_) => self.store.data_mut().end_request(),
         }
         written
     }

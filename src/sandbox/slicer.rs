@@ -127,11 +127,13 @@ impl Slicer {
     /// Gives `call` its first slice. `take` gets the answer, if it came to that, lent for as long as
     /// it runs, or the reason why there is none.
     ///
-    /// Without room ([`Slicer::has_room`]) the reason is [`Failure::Exhausted`].
+    /// Without room ([`Slicer::has_room`]) the reason is [`Failure::Exhausted`]. Bytes are `copied` as by
+    /// [`Sandbox::call_probed`](super::Sandbox::call_probed).
     #[inline]
     pub fn start<P: Probe, R>(
         &mut self,
         call: &Call<'_>,
+        copied: &Counter,
         take: impl FnOnce(Result<Answer<'_>, Failure>) -> R,
     ) -> Sliced<R> {
         self.served.add(1);
@@ -150,7 +152,7 @@ impl Slicer {
             Ok(instance) => instance,
             Err(failure) => return Sliced::Over(take(Err(failure))),
         };
-        let length = match instance.write::<P>(call) {
+        let length = match instance.write::<P>(call, copied) {
             Ok(length) => length,
             Err(failure) => {
                 let unwritten = Err(failure);
@@ -161,7 +163,8 @@ impl Slicer {
         let mut running = instance.begin(length);
         match poll::<P>(&self.timer, self.quantum, &mut running) {
             Poll::Ready((instance, returned)) => {
-                let (instance, taken) = self.ends.end(instance, returned, &self.shard, take);
+                let (instance, taken) =
+                    self.ends.end(instance, returned, &self.shard, copied, take);
                 lease.kept = instance;
                 Sliced::Over(taken)
             }
@@ -178,10 +181,11 @@ impl Slicer {
         }
     }
 
-    /// Gives `half_run`, which this has started, one slice more.
+    /// Gives `half_run`, which this has started, one slice more. `copied` as in [`Slicer::start`].
     pub fn resume<P: Probe, R>(
         &mut self,
         mut half_run: HalfRun,
+        copied: &Counter,
         take: impl FnOnce(Result<Answer<'_>, Failure>) -> R,
     ) -> Sliced<R> {
         let running = half_run.running.as_mut();
@@ -189,7 +193,7 @@ impl Slicer {
         match poll::<P>(&self.timer, self.quantum, running) {
             Poll::Ready((instance, returned)) => {
                 half_run.running = None;
-                let (kept, taken) = self.ends.end(instance, returned, &self.shard, take);
+                let (kept, taken) = self.ends.end(instance, returned, &self.shard, copied, take);
                 self.shard.give_back(Lease { kept });
                 Sliced::Over(taken)
             }
@@ -230,6 +234,7 @@ impl Ends {
         mut instance: Box<Instance>,
         returned: wasmtime::Result<u32>,
         shard: &ShardSandbox,
+        copied: &Counter,
         take: impl FnOnce(Result<Answer<'_>, Failure>) -> R,
     ) -> (Option<Box<Instance>>, R) {
         let Runner::Wasm {
@@ -240,7 +245,7 @@ impl Ends {
             unreachable!("checked when the slicer was made")
         };
         let answer = instance.end(returned, &shard.limits);
-        let answer = answer.and_then(|answer| self.checker.accept(answer));
+        let answer = answer.and_then(|answer| self.checker.accept(answer, copied));
         let unharmed = is_unharmed(&answer);
         let taken = take(answer);
         let kept = afterwards.keeps(&mut instance, unharmed, blueprint, &self.reset_bytes);

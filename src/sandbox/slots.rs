@@ -279,14 +279,16 @@ impl Sandbox {
         call: &Call<'_>,
         take: impl FnOnce(Result<Answer<'_>, Failure>) -> R,
     ) -> R {
-        self.call_probed::<Off, R>(call, take)
+        self.call_probed::<Off, R>(call, &Counter::default(), take)
     }
 
-    /// [`Sandbox::call`], with the time of its stages recorded.
+    /// [`Sandbox::call`], with the time of its stages recorded, and the bytes that it `copied` counted:
+    /// into the guest's memory, and header lines that were not seen before.
     #[inline]
     pub fn call_probed<P: Probe, R>(
         &mut self,
         call: &Call<'_>,
+        copied: &Counter,
         take: impl FnOnce(Result<Answer<'_>, Failure>) -> R,
     ) -> R {
         let Sandbox {
@@ -302,7 +304,7 @@ impl Sandbox {
         let (blueprint, afterwards) = match &shard.runner {
             Runner::Native(handler) => {
                 return native::call::<P, R>(*handler, call, limits, |answer| {
-                    take(answer.and_then(|answer| checker.accept(answer)))
+                    take(answer.and_then(|answer| checker.accept(answer, copied)))
                 });
             }
             Runner::Wasm {
@@ -325,8 +327,8 @@ impl Sandbox {
             },
         };
         let answer = instance
-            .call::<P>(call, limits)
-            .and_then(|answer| checker.accept(answer));
+            .call::<P>(call, limits, copied)
+            .and_then(|answer| checker.accept(answer, copied));
         let unharmed = is_unharmed(&answer);
         let taken = take(answer);
         if !afterwards.keeps(instance, unharmed, blueprint, reset_bytes) {
@@ -374,11 +376,16 @@ impl Checker {
     /// # Errors
     /// [`Failure::BadHeaderLines`].
     #[inline]
-    pub(super) fn accept<'a>(&mut self, answer: Answer<'a>) -> Result<Answer<'a>, Failure> {
+    pub(super) fn accept<'a>(
+        &mut self,
+        answer: Answer<'a>,
+        copied: &Counter,
+    ) -> Result<Answer<'a>, Failure> {
         if answer.header_lines != self.accepted.as_slice() {
             (self.check)(answer.header_lines).map_err(Failure::BadHeaderLines)?;
             self.accepted.clear();
             self.accepted.extend_from_slice(answer.header_lines);
+            copied.add(answer.header_lines.len() as u64);
         }
         Ok(answer)
     }

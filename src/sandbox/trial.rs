@@ -5,6 +5,7 @@ use super::instance::{Blueprint, Instance};
 use super::limits::Limits;
 use super::load_error::{Fault, LoadError};
 use super::{Call, Failure, Isolation};
+use crate::measure::counter::Counter;
 use crate::measure::probe::Off;
 
 /// The bytes that are looked at together: a page of x86-64 and most others.
@@ -51,7 +52,7 @@ pub fn touched(handler: &Handler, call: &Call<'_>) -> Result<Option<Touched>, Lo
     };
     let mut instance = Instance::new(&blueprint).map_err(failed)?;
     let before = instance.memory().to_vec();
-    let _ = instance.call::<Off>(call, &limits);
+    let _ = instance.call::<Off>(call, &limits, &Counter::default());
     let after = instance.memory();
     // What grew was zeros.
     let mut padded = before.chunks(PAGE_BYTES);

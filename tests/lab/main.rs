@@ -35,6 +35,7 @@
 //! | `startup`, `drain` | how a server begins and ends |
 //! | `layouts` | a process for each core: sums, shares, and how such a server ends |
 //! | `figures` | what it says about itself |
+//! | `copies` | how many bytes it copies for a request, exactly |
 //! | `turns`, `time_slice` | how long a loop is away from its events; handlers that run in slices |
 //! | `measuring` | `compare`: what it prints and stores |
 //! | `measuring_refused`, `measuring_ended` | what it refuses; signals, and servers that hang |
@@ -57,6 +58,7 @@ mod bodies;
 mod call;
 mod client;
 mod connections;
+mod copies;
 mod drain;
 mod figures;
 mod guests;

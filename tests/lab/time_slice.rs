@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use ringlab::swap::{Ask, socket};
 
 use crate::client::{Client, get, post};
+use crate::copies::of_the_handler;
 use crate::guests::{File, misbehaving};
 use crate::routes::said_at_start;
 use crate::server::{PROGRAM, Server};
@@ -31,6 +32,7 @@ on_every_model_with_turns![
     a_trap_in_a_later_slice_is_its_owners,
     who_finds_no_instance_in_time_is_told,
     who_waited_for_an_instance_is_answered,
+    who_waits_for_an_instance_is_copied_aside_and_so_is_its_answer,
     what_is_suspended_ends_with_the_handler_it_began_with,
     a_route_in_slices_leaves_the_others_alone,
     what_is_suspended_is_answered_before_the_end,
@@ -191,6 +193,26 @@ fn who_waited_for_an_instance_is_answered(lab: Lab) {
     for client in std::iter::once(&mut long).chain(&mut waiting) {
         expect(client, 200, "fine");
     }
+}
+
+/// The lent bytes are another connection's by the time that its turn comes, and its answer is not lent.
+fn who_waits_for_an_instance_is_copied_aside_and_so_is_its_answer(lab: Lab) {
+    let file = File::new("slices.wat", guest());
+    let options = ["--instances", "1", "--instance-wait", "1h"];
+    let mut server = lab.in_slices(file.path(), &[&NO_DEADLINE[..], &options].concat());
+    let (for_ever, light) = (ask(RUNS_FOR_EVER), get("/"));
+    let mut beside = server.connect();
+    beside.send(&for_ever);
+    server.until("half run", |now| now.served.half_run == 1);
+    let mut waiting = server.connect();
+    waiting.send(&light);
+    server.until_received((for_ever.len() + light.len()) as u64);
+    drop(beside);
+    let answer = of_the_handler(&waiting.receive());
+    // It compares its header lines with those of no other answer, if it has any.
+    let compared = answer - "fine".len() as u64;
+    let expected = for_ever.len() as u64 + 2 * (light.len() as u64 + answer) + compared;
+    assert_eq!(server.figures().served.bytes_copied, expected);
 }
 
 fn what_is_suspended_ends_with_the_handler_it_began_with(lab: Lab) {

@@ -1,6 +1,7 @@
 //! Slices: which ticks come while a guest is half run, and which do not; what becomes of an instance.
 
 use super::*;
+use crate::measure::counter::Counter;
 use crate::measure::probe::Off;
 use crate::sandbox::deadline::is_ticking;
 
@@ -20,7 +21,9 @@ fn endless_slicer(quantum: Duration) -> Slicer {
 }
 
 fn begin(slicer: &mut Slicer) -> HalfRun {
-    let sliced = parsed(BAD, b"x", |call| slicer.start::<Off, _>(call, |_| ()));
+    let sliced = parsed(BAD, b"x", |call| {
+        slicer.start::<Off, _>(call, &Counter::default(), |_| ())
+    });
     let Sliced::HalfRun(half_run) = sliced else {
         panic!("it never returns");
     };
@@ -28,7 +31,8 @@ fn begin(slicer: &mut Slicer) -> HalfRun {
 }
 
 fn go_on(slicer: &mut Slicer, half_run: HalfRun) -> HalfRun {
-    let Sliced::HalfRun(half_run) = slicer.resume::<Off, _>(half_run, |_| ()) else {
+    let Sliced::HalfRun(half_run) = slicer.resume::<Off, _>(half_run, &Counter::default(), |_| ())
+    else {
         panic!("it never returns");
     };
     half_run
@@ -37,11 +41,15 @@ fn go_on(slicer: &mut Slicer, half_run: HalfRun) -> HalfRun {
 /// How many slices a request took, and its answer's body.
 fn to_the_end(slicer: &mut Slicer, head: &str, body: &[u8]) -> (u32, Result<Vec<u8>, Failure>) {
     let take = |answer: Result<Answer<'_>, Failure>| answer.map(|answer| answer.body.to_vec());
-    let mut sliced = parsed(head, body, |call| slicer.start::<Off, _>(call, take));
+    let mut sliced = parsed(head, body, |call| {
+        slicer.start::<Off, _>(call, &Counter::default(), take)
+    });
     for slices in 1.. {
         match sliced {
             Sliced::Over(answer) => return (slices, answer),
-            Sliced::HalfRun(half_run) => sliced = slicer.resume::<Off, _>(half_run, take),
+            Sliced::HalfRun(half_run) => {
+                sliced = slicer.resume::<Off, _>(half_run, &Counter::default(), take)
+            }
         }
     }
     unreachable!("it ends")
