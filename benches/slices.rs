@@ -1,11 +1,12 @@
-//! What it costs to be able to suspend a handler: one call of `hello` on the thread's own stack, and
-//! on a stack of the guest's own.
+//! What it costs to be able to suspend a handler: one call of `spin` for a single step, where nothing
+//! is in slices; in a slice on the thread's own stack, as long as the handler is light; and on a stack
+//! of the guest's own, once a request of it has outlasted its slice.
 //!
 //! Unit: time per call, from a parsed request to the answer lent to the caller; no HTTP, no sockets.
 //!
 //! Held equal: the module, the request, the limits, the isolation, the check of the answer's header
-//! lines. No call is suspended: nothing is half run, so no fine timer is set. The difference is the
-//! fiber: its start, two switches, and what wasmtime and the caller allocate for it.
+//! lines. No call measured is suspended: nothing is half run, so no fine timer is set. What a stack of
+//! its own adds is the fiber: its start, two switches, and what wasmtime and the caller allocate for it.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -20,7 +21,9 @@ use ringlab::sandbox::{
     Source,
 };
 
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+const LIGHT: &[u8] = b"GET /?iterations=1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+/// Outlasts every slice.
+const HEAVY: &[u8] = b"GET /?ms=100 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
 
 /// The handler made ready as a shard does it.
 fn shard(isolation: Isolation, quantum: Option<Duration>) -> Arc<ShardSandbox> {
@@ -29,7 +32,7 @@ fn shard(isolation: Isolation, quantum: Option<Duration>) -> Arc<ShardSandbox> {
         ..Limits::default()
     };
     let handler =
-        Handler::load(&Source::parse("hello"), isolation, &limits).expect("it is built in");
+        Handler::load(&Source::parse("spin"), isolation, &limits).expect("it is built in");
     let shard = ShardSandbox::new(&handler, |lines| {
         http::check_header_lines(lines).map_err(http::BadHeaderLine::reason)
     });
@@ -40,41 +43,53 @@ fn length(answer: Result<Answer<'_>, Failure>) -> usize {
     black_box(answer.expect("the handler is fine").body).len()
 }
 
-fn slices(criterion: &mut Criterion) {
+/// Calls `work` with a request.
+fn parsed<R>(bytes: &[u8], work: impl FnOnce(&Call<'_>) -> R) -> R {
     let mut storage = HeaderStorage::new();
-    let step = Decoder::new().decode(REQUEST, &mut storage, &http::Limits::default());
+    let step = Decoder::new().decode(bytes, &mut storage, &http::Limits::default());
     let Step::Request { request, .. } = step else {
         panic!("{step:?}, not a request");
     };
-    let call = Call {
+    work(&Call {
         method: request.method,
         target: request.target,
         head: request.head,
         headers: request.headers,
         body: request.body,
-    };
+    })
+}
+
+/// To the end, in as many slices as it takes.
+fn call_in_slices(slicer: &mut Slicer, call: &Call<'_>, copied: &Counter) -> usize {
+    let mut sliced = slicer.start::<Off, _>(call, copied, length);
+    loop {
+        match sliced {
+            Sliced::Over(length) => return length,
+            Sliced::HalfRun(half_run) => sliced = slicer.resume::<Off, _>(half_run, copied, length),
+        }
+    }
+}
+
+fn slices(criterion: &mut Criterion) {
+    parsed(LIGHT, |call| slices_of(criterion, call));
+}
+
+fn slices_of(criterion: &mut Criterion, call: &Call<'_>) {
     let copied = Counter::default();
     let mut group = criterion.benchmark_group("slices");
     for isolation in [Isolation::Reuse, Isolation::Reset, Isolation::Fresh] {
         let mut sandbox = Sandbox::new(shard(isolation, None)).expect("the host has a timer");
-        group.bench_function(BenchmarkId::new("own stack: no", isolation), |bencher| {
-            bencher.iter(|| sandbox.call(black_box(&call), length));
+        group.bench_function(BenchmarkId::new("none", isolation), |bencher| {
+            bencher.iter(|| sandbox.call(black_box(call), length));
         });
         let quantum = Some(Duration::from_micros(500));
         let mut slicer = Slicer::new(shard(isolation, quantum)).expect("the host has timers");
-        group.bench_function(BenchmarkId::new("own stack: yes", isolation), |bencher| {
-            bencher.iter(|| {
-                match slicer.start::<Off, _>(black_box(&call), &copied, length) {
-                    Sliced::Over(length) => length,
-                    // A tick of the deadline's may hit one in a million: it ends in a second slice.
-                    Sliced::HalfRun(mut half_run) => loop {
-                        match slicer.resume::<Off, _>(half_run, &copied, length) {
-                            Sliced::Over(length) => break length,
-                            Sliced::HalfRun(again) => half_run = again,
-                        }
-                    },
-                }
-            });
+        group.bench_function(BenchmarkId::new("caller's stack", isolation), |bencher| {
+            bencher.iter(|| call_in_slices(&mut slicer, black_box(call), &copied));
+        });
+        parsed(HEAVY, |heavy| call_in_slices(&mut slicer, heavy, &copied));
+        group.bench_function(BenchmarkId::new("own stack", isolation), |bencher| {
+            bencher.iter(|| call_in_slices(&mut slicer, black_box(call), &copied));
         });
     }
     group.finish();

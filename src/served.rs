@@ -52,6 +52,9 @@ crate::measure::counter::counters! {
         cancelled,
         /// Requests whose handler was suspended at least once, to go on in a later turn.
         half_run,
+        /// Of those, the first of their handlers: their first slice ended in vain, and they began again
+        /// on stacks of their own.
+        begun_again,
         /// Times that such a handler went on.
         resumed,
         /// Bytes that such requests held when they were suspended first: the memory of their

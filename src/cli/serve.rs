@@ -68,7 +68,7 @@ pub struct Arguments {
     offload: Policy,
     /// CPU time after which `--offload time-slice` suspends a handler, 50us to 1s: the loop goes on, and
     /// the handler in a later turn. The first slice beside no other is over within 4 ms and one of the
-    /// kernel's ticks [default: 500us, and up to 900us where ticks would take more than 3 % of a core;
+    /// kernel's ticks; the first request of a handler that outlasts its slice is begun again [default: 500us, and up to 900us where ticks would take more than 3 % of a core;
     /// what is asked for is obeyed whatever they take]
     #[arg(long, value_name = "TIME", value_parser = parse_quantum)]
     quantum: Option<Duration>,

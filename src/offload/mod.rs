@@ -152,7 +152,7 @@ impl Policy {
                 "A few worker threads take requests from a bounded queue: libuv's remedy."
             }
             Policy::TimeSlice => {
-                "The handler runs on the I/O thread on a stack of its own, and is suspended when its slice is over: the loop goes on, and so does the handler in a later turn. Go's remedy."
+                "The handler runs on the I/O thread, on a stack of its own once that is needed, and is suspended when its slice is over: the loop goes on, and so does the handler in a later turn. Go's remedy."
             }
         }
     }

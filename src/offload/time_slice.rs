@@ -1,7 +1,7 @@
-//! The handler runs on the I/O thread, in slices, on a stack of its own: Go's remedy.
+//! The handler runs on the I/O thread, in slices, on a stack of its own where it needs one: Go's remedy.
 //!
-//! A request gets its first slice when it comes, and most end in it, at hardly more than the price of
-//! `inline`. One that does not is suspended and goes to the back of the queue, from which each turn of
+//! A request gets its first slice when it comes, and most end in it, at the price of `inline` as long as
+//! all requests of its handler do. One that does not is suspended and goes to the back of the queue, from which each turn of
 //! the loop takes one and gives it one more slice, after the turn's events. So a light request waits
 //! for one slice and never for a heavy request, and heavy ones share what the light ones leave.
 //!
@@ -80,6 +80,7 @@ impl<P: Probe> TimeSlice<P> {
 
     fn suspend(&mut self, owner: Token, half_run: HalfRun, served: &Served) {
         served.half_run.add(1);
+        served.begun_again.add(u64::from(half_run.is_begun_again()));
         served.held_bytes.add(half_run.held_bytes() as u64);
         self.half_run.push_back(Suspended {
             owner,

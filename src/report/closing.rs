@@ -68,8 +68,12 @@ pub fn offload(served: &ServedSnapshot) -> Option<String> {
     }
     if served.half_run > 0 {
         let held_kib = served.held_bytes as f64 / served.half_run as f64 / 1024.0;
+        let begun_again = match served.begun_again {
+            0 => String::new(),
+            again => format!(" ({again} of them begun again, the first of their handlers)"),
+        };
         parts.push(format!(
-            "handlers suspended {}, resumed {}, each holding {held_kib:.0} KiB (its instance's memory \
+            "handlers suspended {}{begun_again}, resumed {}, each holding {held_kib:.0} KiB (its instance's memory \
              and what it had touched of its stack)",
             served.half_run, served.resumed,
         ));
@@ -191,6 +195,14 @@ mod tests {
         assert!(said.contains("suspended 2, resumed 30, each holding 136 KiB"));
         assert!(said.contains("4 requests waited to be begun, 2.50 µs"));
         assert!(!said.contains("wake-ups"));
+        let served = ServedSnapshot {
+            begun_again: 1,
+            ..served
+        };
+        let said = offload(&served).expect("something happened");
+        assert!(
+            said.contains("suspended 2 (1 of them begun again, the first of their handlers), res")
+        );
         let served = ServedSnapshot {
             come_home: 7,
             woken: 3,

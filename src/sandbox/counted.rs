@@ -1,11 +1,12 @@
-//! Slices for tests: a guest is suspended not when its time is up but when it has passed so many loop
-//! heads and function entries, as a seed decides. So the same seed is the same run.
+//! Slices for tests: one ends not when its time is up but when the guest has passed so many loop heads
+//! and function entries, as a seed decides. So the same seed is the same run.
 //!
 //! With a deadline of no epochs at all the guest looks at its watch at each of them (see `deadline`),
 //! whatever the timers do, and the watch asks here.
 
 use std::cell::RefCell;
 
+use super::slice;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use wasmtime::UpdateDeadline;
@@ -18,7 +19,7 @@ struct Slices {
     random: StdRng,
     /// How many looks the guest has until it is suspended.
     left: u32,
-    /// How often one was.
+    /// How often one was, or was ended for want of a stack of its own.
     suspended: u64,
 }
 
@@ -30,7 +31,7 @@ impl Slices {
     }
 }
 
-/// Guests of the calling thread are suspended as `seed` decides, until this is dropped.
+/// Slices of the calling thread's guests end as `seed` decides, until this is dropped.
 pub(crate) struct Counted(());
 
 impl Counted {
@@ -45,7 +46,7 @@ impl Counted {
         Counted(())
     }
 
-    /// How often a guest was suspended so far.
+    /// How many slices ended so far before their guests did.
     pub(crate) fn suspended() -> u64 {
         SLICES.with_borrow(|slices| slices.as_ref().map_or(0, |slices| slices.suspended))
     }
@@ -72,6 +73,6 @@ pub(super) fn look() -> Option<UpdateDeadline> {
         }
         slices.left = Slices::next_length(&mut slices.random);
         slices.suspended += 1;
-        Some(UpdateDeadline::Yield(0))
+        Some(slice::end(0))
     })
 }

@@ -241,8 +241,8 @@ pub fn stoppable<R>(stop: &Arc<AtomicBool>, work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Ticks after which a guest that begins looks at its watch.
-pub(super) fn first_look() -> u64 {
+/// Ticks after which a guest looks at its watch next.
+pub(super) fn next_look() -> u64 {
     #[cfg(test)]
     if super::counted::is_on() {
         return 0;
@@ -304,9 +304,9 @@ impl Watch {
         }
         if slice.is_some_and(|slice| slice.is_over) {
             self.used += ran;
-            return UpdateDeadline::Yield(1);
+            return slice::end(1);
         }
-        UpdateDeadline::Continue(1)
+        UpdateDeadline::Continue(next_look())
     }
 }
 

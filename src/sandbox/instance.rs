@@ -1,7 +1,7 @@
 //! A module made ready to run in one engine, and one running copy of it.
 
 use super::artifact::Artifact;
-use super::deadline::{Ticker, Watch, first_look};
+use super::deadline::{Ticker, Watch, next_look};
 use super::engine::{Data, KEEP_RESIDENT_BYTES};
 use super::failure::Refused;
 use super::first_bytes::FirstBytes;
@@ -168,7 +168,7 @@ impl Blueprint {
                 }
                 Ok(update)
             });
-            store.set_epoch_deadline(1);
+            store.set_epoch_deadline(next_look());
         }
         if let Some(memories) = &self.memories {
             let memories = Arc::clone(memories);
@@ -357,17 +357,24 @@ impl Instance {
         copied: &Counter,
     ) -> Result<Answer<'_>, Failure> {
         let length = self.write::<P>(call, copied)?;
+        let returned = P::within(Stage::Guest, || self.run(length));
+        self.end(returned, limits)
+    }
+
+    /// Runs the guest on the caller's stack, with the request of `length` that was written, until it
+    /// returns.
+    #[inline]
+    pub(super) fn run(&mut self, length: u32) -> wasmtime::Result<u32> {
         // The epoch deadline stays where it was. If ticks passed since, the guest calls its watch
         // at once, once; setting it anew would cost every request more than that costs one.
-        let returned = P::within(Stage::Guest, || self.handle.call(&mut self.store, length));
-        self.end(returned, limits)
+        self.handle.call(&mut self.store, length)
     }
 
     /// Has the guest begin with the request of `length` that was written, on a stack of its own: the
     /// future runs a slice each time it is polled. Dropping it ends the guest where it stands.
     pub(super) fn begin(mut self: Box<Self>, length: u32) -> Running {
         // A tick that came before is nothing to this guest, which would be suspended for it.
-        self.store.set_epoch_deadline(first_look());
+        self.store.set_epoch_deadline(next_look());
         Box::pin(async move {
             let returned = self.handle.call_async(&mut self.store, length).await;
             (self, returned)

@@ -10,6 +10,10 @@
 //! One that begins half-way, since the one before had come to its end, lasts half a quantum to one and
 //! a half. One that begins while nothing is half run may last until the next coarse tick, 4 ms of
 //! CPU time and one timer interrupt; with a quantum longer than that, a quantum more.
+//!
+//! A guest on its caller's stack cannot be suspended, only ended, for nothing, so a tick that may have
+//! met it at its beginning does not end it: it lasts until the second at least. Nobody reads a clock for
+//! it, and most end before the first.
 
 use super::PAGE_BYTES;
 use super::beats::Beats;
@@ -18,6 +22,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
+use wasmtime::UpdateDeadline;
 
 /// What is looked at for a stack, each way, in pages.
 const PAGES_LOOKED_AT: usize = 64;
@@ -36,8 +41,19 @@ thread_local! {
 #[derive(Clone, Copy)]
 struct Slice {
     quantum: Duration,
-    /// The thread's CPU clock when it began. None: nobody looked, since nothing was half run.
+    /// The thread's CPU clock when it began. None: nobody looked, since nothing was half run, or since
+    /// it is not worth it.
     begun: Option<Duration>,
+    stack: Stack,
+}
+
+/// Where a guest in a slice runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stack {
+    /// It can be suspended.
+    Own,
+    /// It can only be ended; `outlasted`: it was, since its slice was over.
+    Callers { outlasted: bool },
 }
 
 /// Where a guest was suspended, and what it had then.
@@ -97,8 +113,26 @@ pub(super) fn is_running() -> bool {
 pub(super) struct Found {
     /// CPU time of the slice so far, as far as it is known.
     pub(super) ran: Duration,
-    /// It was enough.
+    /// It was enough: see [`end`].
     pub(super) is_over: bool,
+}
+
+/// Ends the slice of the calling thread's guest: suspends it until it gets another, of which it looks at
+/// its watch after `delta` ticks, or, where that cannot be, ends the guest.
+pub(super) fn end(delta: u64) -> UpdateDeadline {
+    match NOW.get() {
+        Some(
+            slice @ Slice {
+                stack: Stack::Callers { .. },
+                ..
+            },
+        ) => {
+            let stack = Stack::Callers { outlasted: true };
+            NOW.set(Some(Slice { stack, ..slice }));
+            UpdateDeadline::Interrupt
+        }
+        _ => UpdateDeadline::Yield(delta),
+    }
 }
 
 /// A tick came at `now`, of the thread's CPU clock. `None`: no slice runs.
@@ -110,7 +144,7 @@ pub(super) fn tick(now: Duration) -> Option<Found> {
         let ran = Duration::ZERO;
         return Some(Found {
             ran,
-            is_over: slice.quantum <= TICK,
+            is_over: slice.quantum <= TICK && slice.stack == Stack::Own,
         });
     };
     let ran = now.saturating_sub(begun);
@@ -152,24 +186,39 @@ impl SliceTimer {
         })
     }
 
-    /// Runs `guest` in a slice of `quantum`.
+    /// Runs `guest`, which has a stack of its own, in a slice of `quantum`.
     #[inline]
     pub(super) fn run<R>(&self, quantum: Duration, guest: impl FnOnce() -> R) -> R {
-        /// Ends the slice, also when the guest's host code panics.
-        struct End;
-        impl Drop for End {
-            fn drop(&mut self) {
-                NOW.set(None);
-            }
-        }
         let begun = match self.half_run.get() {
             0 => None,
             _ if self.every.get() == Some(quantum) => deadline::cpu_time(),
             _ => self.set(quantum),
         };
-        NOW.set(Some(Slice { quantum, begun }));
-        let _end = End;
-        guest()
+        let stack = Stack::Own;
+        let now = Now::begin(Slice {
+            quantum,
+            begun,
+            stack,
+        });
+        let returned = guest();
+        drop(now);
+        returned
+    }
+
+    /// Runs `guest`, which has the caller's stack, in a slice of `quantum`. `None`: it was over first,
+    /// and the guest was ended.
+    #[inline]
+    pub(super) fn try_run<R>(&self, quantum: Duration, guest: impl FnOnce() -> R) -> Option<R> {
+        if self.half_run.get() > 0 && self.every.get().is_none() {
+            self.set(quantum);
+        }
+        let now = Now::begin(Slice {
+            quantum,
+            begun: None,
+            stack: Stack::Callers { outlasted: false },
+        });
+        let returned = guest();
+        (!now.is_outlasted()).then_some(returned)
     }
 
     /// Has ticks come a quantum from now and every quantum after that, until nothing is half run, and
@@ -191,6 +240,30 @@ impl SliceTimer {
     }
 }
 
+/// The calling thread's guest is in a slice, until this is dropped: also when its host code panics.
+struct Now;
+
+impl Now {
+    #[inline]
+    fn begin(slice: Slice) -> Now {
+        NOW.set(Some(slice));
+        Now
+    }
+
+    #[inline]
+    fn is_outlasted(&self) -> bool {
+        let stack = NOW.get().map(|slice| slice.stack);
+        stack == Some(Stack::Callers { outlasted: true })
+    }
+}
+
+impl Drop for Now {
+    #[inline]
+    fn drop(&mut self) {
+        NOW.set(None);
+    }
+}
+
 impl Drop for HalfRunMark {
     fn drop(&mut self) {
         let left = self.0.half_run.get() - 1;
@@ -201,5 +274,67 @@ impl Drop for HalfRunMark {
             self.0.beats.borrow_mut().stop();
             deadline::resume();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUANTUM: Duration = Duration::from_micros(500);
+    const AT: Duration = Duration::from_secs(1);
+
+    fn timer() -> Rc<SliceTimer> {
+        SliceTimer::of_this_thread().expect("there are timers")
+    }
+
+    #[track_caller]
+    fn expect(found: Option<Found>, ran: Duration, is_over: bool) {
+        let found = found.expect("a slice runs");
+        assert_eq!((found.ran, found.is_over), (ran, is_over));
+    }
+
+    #[test]
+    fn the_first_tick_ends_a_guest_that_can_be_suspended() {
+        timer().run(QUANTUM, || {
+            expect(tick(AT), Duration::ZERO, true);
+            assert!(matches!(end(3), UpdateDeadline::Yield(3)));
+        });
+        assert!(tick(AT).is_none(), "no slice runs");
+    }
+
+    /// It may have met it at its beginning, and what is ended here was for nothing.
+    #[test]
+    fn the_first_tick_ends_no_guest_that_cannot_be_suspended() {
+        let returned = timer().try_run(QUANTUM, || {
+            expect(tick(AT), Duration::ZERO, false);
+            expect(tick(AT + QUANTUM / 4), QUANTUM / 4, false);
+            7
+        });
+        assert_eq!(returned, Some(7));
+        let returned = timer().try_run(QUANTUM, || {
+            expect(tick(AT), Duration::ZERO, false);
+            expect(tick(AT + QUANTUM), QUANTUM, true);
+            assert!(matches!(end(3), UpdateDeadline::Interrupt));
+        });
+        assert_eq!(returned, None);
+        assert_eq!(timer().try_run(QUANTUM, || 7), Some(7), "that was another");
+    }
+
+    /// Else it would keep the half-run ones waiting until two coarse ticks have come.
+    #[test]
+    fn fine_ticks_come_for_a_guest_that_cannot_be_suspended_too() {
+        let timer = timer();
+        let hour = Duration::from_secs(3600);
+        timer.try_run(hour, || ());
+        assert_eq!(timer.every.get(), None, "nothing is half run");
+        let mark = timer.mark();
+        timer.try_run(hour, || ());
+        assert_eq!(timer.every.get(), Some(hour));
+        // Others' slices are not made another length for it.
+        timer.try_run(QUANTUM, || ());
+        assert_eq!(timer.every.get(), Some(hour));
+        drop(mark);
+        assert_eq!(timer.every.get(), None);
     }
 }

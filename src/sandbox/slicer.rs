@@ -1,22 +1,26 @@
-//! A handler called on stacks of its guests' own, a slice at a time, on one thread.
+//! A handler called a slice at a time on one thread, its guests on stacks of their own as soon as one
+//! needs that.
 //!
 //! A request that ends within its first slice never leaves the caller's hands: its answer is lent as
 //! in [`Sandbox::call`](super::Sandbox::call). One that does not becomes a [`HalfRun`], which keeps
 //! its instance to itself until it is over. This never blocks; whoever finds no room waits elsewhere.
 //!
-//! Each call has a fiber of its own, on the stack that its instance keeps. One that stays and takes
-//! request after request was tried: a guest's loop that asks the host for the next. Of the some 140 ns
-//! that a call on a fiber takes more than one without (wasmtime 48), that saved 25, and with an async
-//! host function nothing: most go into what either needs, two switches of the stack and of what wasmtime
-//! keeps of a thread. By perf (cpu-clock) some 28 ns are loads that wait for narrower stores, as a future
-//! and a fiber's state are moved from one place to another, some 13 allocate and free (the future, the
-//! fiber's closure), and the rest is spread over a dozen functions of wasmtime. Compiled as one unit
-//! instead of four, wasmtime takes 9 ns less.
+//! A handler is taken for a light one at first: called on the thread's own stack, as inline. There a guest
+//! cannot be suspended. The first that outlasts its slice is ended, its instance thrown away, and its
+//! request begun again from nothing, on a stack of its own; and so is every later request of the handler
+//! on this thread, from the start. A guest talks to nobody but its host, which takes nothing from it before
+//! it has returned, so nobody can tell that it ran for a slice before; only what it had kept of earlier
+//! requests, where instances are used again, is gone, as after a trap.
+//!
+//! Otherwise a handler that never is heavy would pay some 140 ns for every call on a fiber (wasmtime 48),
+//! which cannot be had for much less. One fiber that stays and takes request after request was tried: a
+//! guest's loop that asks the host for the next. It saved 25 ns, and with an async host function nothing:
+//! most go into what either needs, two switches of the stack and of what wasmtime keeps of a thread.
 
 use super::deadline::Ticker;
-use super::instance::{Instance, Running};
+use super::instance::{Blueprint, Instance, Running};
 use super::slice::{self, HalfRunMark, SliceTimer};
-use super::slots::{Checker, Lease, RESET_BYTES, Runner, ShardSandbox, is_unharmed};
+use super::slots::{Afterwards, Checker, Lease, RESET_BYTES, Runner, ShardSandbox, is_unharmed};
 use super::{Answer, Call, Failure};
 use crate::measure::counter::Counter;
 use crate::measure::probe::{Probe, Stage};
@@ -34,6 +38,8 @@ pub struct Slicer {
     _ticker: Option<Ticker>,
     timer: Rc<SliceTimer>,
     quantum: Duration,
+    /// No request has outlasted its slice so far.
+    is_light: bool,
     /// The slot for the next request, once it was needed.
     lease: Option<Lease>,
     ends: Ends,
@@ -61,14 +67,20 @@ pub struct HalfRun {
     running: Option<Running>,
     shard: Arc<ShardSandbox>,
     held_bytes: usize,
+    is_begun_again: bool,
     _mark: HalfRunMark,
 }
 
 impl HalfRun {
     /// What it held when it was suspended first: its instance's memory, and what its stack had ever
-    /// been written of, in bytes.
+    /// been written of, in bytes. One that is begun again has nothing on its stack yet.
     pub fn held_bytes(&self) -> usize {
         self.held_bytes
+    }
+
+    /// Whether its first slice was for nothing.
+    pub fn is_begun_again(&self) -> bool {
+        self.is_begun_again
     }
 }
 
@@ -100,6 +112,7 @@ impl Slicer {
             _ticker: blueprint.ticker()?,
             timer: SliceTimer::of_this_thread()?,
             quantum,
+            is_light: true,
             lease: None,
             ends: Ends {
                 checker: Checker::new(shard.check),
@@ -141,9 +154,7 @@ impl Slicer {
             return Sliced::Over(take(Err(Failure::Exhausted)));
         }
         let lease = self.lease.as_mut().expect("there is room");
-        let Runner::Wasm { blueprint, .. } = &self.shard.runner else {
-            unreachable!("checked when this was made")
-        };
+        let (blueprint, _) = runner_of(&self.shard);
         let mut instance = match lease
             .kept
             .take()
@@ -160,6 +171,29 @@ impl Slicer {
                 return Sliced::Over(take(unwritten));
             }
         };
+        if self.is_light {
+            let guest = || self.timer.try_run(self.quantum, || instance.run(length));
+            if let Some(returned) = P::within(Stage::Guest, guest) {
+                let (instance, taken) =
+                    self.ends.end(instance, returned, &self.shard, copied, take);
+                lease.kept = instance;
+                return Sliced::Over(taken);
+            }
+            self.is_light = false;
+            self.ends.discard(instance, &self.shard);
+            let again = Instance::new(blueprint).and_then(|mut instance| {
+                let length = instance.write::<P>(call, copied)?;
+                Ok((instance, length))
+            });
+            return match again {
+                Ok((instance, length)) => {
+                    let held_bytes = instance.memory().len();
+                    let running = instance.begin(length);
+                    Sliced::HalfRun(self.half_run(running, held_bytes, true))
+                }
+                Err(failure) => Sliced::Over(take(Err(failure))),
+            };
+        }
         let mut running = instance.begin(length);
         match poll::<P>(&self.timer, self.quantum, &mut running) {
             Poll::Ready((instance, returned)) => {
@@ -168,16 +202,19 @@ impl Slicer {
                 lease.kept = instance;
                 Sliced::Over(taken)
             }
-            Poll::Pending => {
-                // The slot is the half-run request's from now on.
-                self.lease = None;
-                Sliced::HalfRun(HalfRun {
-                    running: Some(running),
-                    shard: self.shard.clone(),
-                    held_bytes: slice::held_bytes(),
-                    _mark: self.timer.mark(),
-                })
-            }
+            Poll::Pending => Sliced::HalfRun(self.half_run(running, slice::held_bytes(), false)),
+        }
+    }
+
+    /// `running`, which has the slot from now on.
+    fn half_run(&mut self, running: Running, held_bytes: usize, is_begun_again: bool) -> HalfRun {
+        self.lease = None;
+        HalfRun {
+            running: Some(running),
+            shard: self.shard.clone(),
+            held_bytes,
+            is_begun_again,
+            _mark: self.timer.mark(),
         }
     }
 
@@ -226,6 +263,12 @@ fn poll<P: Probe>(
 }
 
 impl Ends {
+    /// A guest was ended in the middle of a request.
+    fn discard(&mut self, mut instance: Box<Instance>, shard: &ShardSandbox) {
+        let (blueprint, afterwards) = runner_of(shard);
+        afterwards.keeps(&mut instance, false, blueprint, &self.reset_bytes);
+    }
+
     /// A guest has returned, or was ended: its answer goes to `take`, and the instance comes back if
     /// it may be used again.
     #[inline]
@@ -237,18 +280,24 @@ impl Ends {
         copied: &Counter,
         take: impl FnOnce(Result<Answer<'_>, Failure>) -> R,
     ) -> (Option<Box<Instance>>, R) {
-        let Runner::Wasm {
-            blueprint,
-            afterwards,
-        } = &shard.runner
-        else {
-            unreachable!("checked when the slicer was made")
-        };
+        let (blueprint, afterwards) = runner_of(shard);
         let answer = instance.end(returned, &shard.limits);
         let answer = answer.and_then(|answer| self.checker.accept(answer, copied));
         let unharmed = is_unharmed(&answer);
         let taken = take(answer);
         let kept = afterwards.keeps(&mut instance, unharmed, blueprint, &self.reset_bytes);
         (kept.then_some(instance), taken)
+    }
+}
+
+/// How the guests of a slicer's `shard` are made, and what becomes of them.
+#[inline]
+fn runner_of(shard: &ShardSandbox) -> (&Blueprint, Afterwards) {
+    match &shard.runner {
+        Runner::Wasm {
+            blueprint,
+            afterwards,
+        } => (blueprint, *afterwards),
+        Runner::Native(_) => unreachable!("no slicer is made for it"),
     }
 }

@@ -125,6 +125,8 @@ fn heavy_requests_share_the_core(lab: Lab) {
     let served = server.figures().served;
     // No slice is as long as a whole request, and each holds its guest's four pages at least.
     assert!(served.resumed > 10, "{served:?}");
+    // The others had stacks of their own from the start.
+    assert_eq!(served.begun_again, 1, "{served:?}");
     assert!(
         served.held_bytes > served.half_run * 4 * 64 * 1024,
         "{served:?}"

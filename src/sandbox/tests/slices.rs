@@ -7,13 +7,16 @@ use crate::sandbox::deadline::is_ticking;
 
 /// What calls a guest that does `worst`, and is suspended by whatever ticks.
 fn slicer(worst: &str, quantum: Duration) -> Slicer {
+    slicer_of(&misbehaving(worst), quantum)
+}
+
+fn slicer_of(guest: &str, quantum: Duration) -> Slicer {
     let limits = Limits {
         deadline: None,
         quantum: Some(quantum),
         ..limits()
     };
-    let guest = misbehaving(worst);
-    Slicer::new(shard(&guest, Isolation::Reuse, &limits)).expect("timers can be made")
+    Slicer::new(shard(guest, Isolation::Reuse, &limits)).expect("timers can be made")
 }
 
 fn endless_slicer(quantum: Duration) -> Slicer {
@@ -85,20 +88,85 @@ fn coarse_ticks_come_between_rare_fine_ones() {
 /// What it wrote before is gone with it: nobody knows what else it left half done.
 #[test]
 fn a_trap_in_a_later_slice_costs_the_instance() {
-    // Some ten coarse ticks' work, in a memory that has nothing else there.
+    // A hundred milliseconds' work and more, in a memory that has nothing else there.
     let count = "(i32.const 8192)";
     let spoil_run_and_trap = format!(
         "(i32.store8 (i32.const {}) (i32.const 33))
         (loop $again
             (i32.store {count} (i32.add (i32.load {count}) (i32.const 1)))
-            (br_if $again (i32.ne (i32.load {count}) (i32.const 30000000))))
+            (br_if $again (i32.ne (i32.load {count}) (i32.const 200000000))))
         (unreachable)",
         TEXTS + 6
     );
     let mut slicer = slicer(&spoil_run_and_trap, Duration::from_micros(500));
     let (slices, trapped) = to_the_end(&mut slicer, BAD, b"x");
-    assert!(slices > 1);
+    assert!(slices > 1, "{trapped:?}");
     assert!(matches!(trapped, Err(Failure::Trap { .. })), "{trapped:?}");
     let (_, next) = to_the_end(&mut slicer, GOOD, b"");
     assert_eq!(next, Ok(b"fine".to_vec()));
+}
+
+/// Counts its requests in its memory; at one with a body it then runs for ever.
+fn counts_and_stays() -> String {
+    guest(
+        record(0, 200, (0, 0), (TEXTS, 1)),
+        b"0",
+        &format!(
+            "(i32.store8 (i32.const {TEXTS}) (i32.add (i32.load8_u (i32.const {TEXTS}))
+                (i32.const 1)))
+            (if (i32.load (i32.const {})) (then (loop $again (br $again))))
+            (i32.const {RECORD})",
+            AREA + 8 + 24
+        ),
+    )
+}
+
+/// Where instances are used again, what is gone shows that a request began again, and that none did.
+#[test]
+fn only_the_first_that_outlasts_its_slice_is_begun_again() {
+    let mut slicer = slicer_of(&counts_and_stays(), Duration::from_micros(500));
+    let count = |slicer: &mut Slicer| to_the_end(slicer, GOOD, b"");
+    assert_eq!(count(&mut slicer), (1, Ok(b"1".to_vec())));
+    assert_eq!(count(&mut slicer), (1, Ok(b"2".to_vec())));
+    let first = begin(&mut slicer);
+    assert!(first.is_begun_again());
+    // It has had no slice since, and nothing on its stack.
+    assert_eq!(first.held_bytes(), 64 << 10);
+    assert_eq!(count(&mut slicer).1, Ok(b"1".to_vec()));
+    let second = begin(&mut slicer);
+    assert!(!second.is_begun_again());
+    assert!(second.held_bytes() > 64 << 10);
+    drop((first, second));
+    let (_, next) = count(&mut slicer);
+    assert_eq!(
+        next,
+        Ok(b"1".to_vec()),
+        "a suspended one's instance is its own"
+    );
+    assert_eq!(count(&mut slicer).1, Ok(b"2".to_vec()));
+}
+
+/// Its time counts anew, and is as long as another's.
+#[test]
+fn the_deadline_holds_for_what_is_begun_again() {
+    let limits = Limits {
+        deadline: Some(Duration::from_millis(40)),
+        quantum: Some(Duration::from_millis(1)),
+        ..limits()
+    };
+    let guest = misbehaving("(loop $again (br $again))");
+    let mut slicer = Slicer::new(shard(&guest, Isolation::Reset, &limits)).expect("timers");
+    let half_run = begin(&mut slicer);
+    assert!(half_run.is_begun_again());
+    let mut sliced = Sliced::HalfRun(half_run);
+    let over = loop {
+        match sliced {
+            Sliced::Over(answer) => break answer,
+            Sliced::HalfRun(half_run) => {
+                sliced = slicer
+                    .resume::<Off, _>(half_run, &Counter::default(), |answer| answer.map(drop));
+            }
+        }
+    };
+    assert_eq!(over, Err(Failure::Deadline));
 }
