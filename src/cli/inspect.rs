@@ -24,22 +24,28 @@ pub fn run(arguments: &Arguments) -> Exit {
         Ok(found) => found,
         Err(fault) => return fail(Exit::BadInput, format_args!("{source}: {fault}")),
     };
-    say(describe(&source, &found));
-    let mut taken = false;
-    for isolation in Isolation::ALL {
-        let verdict = match Handler::load(&source, isolation, &Limits::default()) {
-            Ok(_) => {
-                taken |= isolation != Isolation::Native;
-                "takes it".to_owned()
-            }
+    let limits = Limits::default();
+    let loaded = Isolation::ALL.map(|isolation| Handler::load(&source, isolation, &limits));
+    let sandboxed = Isolation::ALL.iter().zip(&loaded);
+    let taken = sandboxed
+        .filter(|(isolation, _)| **isolation != Isolation::Native)
+        .find_map(|(_, handler)| handler.as_ref().ok());
+    say(describe(&source, &found, taken));
+    for (isolation, handler) in Isolation::ALL.iter().zip(&loaded) {
+        let verdict = match handler {
+            Ok(_) => "takes it".to_owned(),
             Err(error) => format!("does not: {}", error.fault),
         };
         say(format_args!("{}\n", line(isolation, &verdict)));
     }
-    if taken { Exit::Done } else { Exit::BadInput }
+    match taken {
+        Some(_) => Exit::Done,
+        None => Exit::BadInput,
+    }
 }
 
-fn describe(source: &Source, found: &Inspection) -> String {
+/// `taken`: as a sandbox takes it, if one does.
+fn describe(source: &Source, found: &Inspection, taken: Option<&Handler>) -> String {
     let format = if found.is_text { "text" } else { "binary" };
     let abi = match found.abi_version() {
         Some(version) => format!("ringlab, version {version}"),
@@ -61,7 +67,9 @@ fn describe(source: &Source, found: &Inspection) -> String {
     };
     list("imports", &found.imports);
     list("exports", &found.exports);
-    list("memory", &found.memories);
+    let mut memories = found.memories.clone();
+    memories.extend(taken.and_then(|handler| growth(found, handler)));
+    list("memory", &memories);
     list("tables", &found.tables);
     list("state", &state(found));
     text
@@ -70,6 +78,18 @@ fn describe(source: &Source, found: &Inspection) -> String {
 /// A title and what belongs to it, which may take several lines.
 fn line(title: impl Display, text: &str) -> String {
     wrap_from(&format!("{title:<12}"), text)
+}
+
+/// How far `serve` lets its memory grow, if its code asks for that.
+fn growth(found: &Inspection, handler: &Handler) -> Option<String> {
+    let grows = found.state_changing.contains("memory.grow");
+    grows.then(|| match handler.memory_that_may_not_grow() {
+        Some(_) => "`serve` lets it grow only with --memory".to_owned(),
+        None => format!(
+            "`serve` lets it grow to {} bytes, or to what --memory says",
+            handler.limits().memory_bytes
+        ),
+    })
 }
 
 /// What a request may leave behind for the next one in a kept instance.

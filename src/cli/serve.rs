@@ -93,9 +93,10 @@ pub struct Arguments {
     /// does not return
     #[arg(long, conflicts_with = "deadline")]
     no_deadline: bool,
-    /// Memory that a handler may have; 500 if it cannot do with it
-    #[arg(long, default_value = "16MiB", value_name = "SIZE")]
-    memory: ByteSize,
+    /// Memory that a handler may have, from the start or by growing; 500 if it cannot do with it
+    /// [default: 8MiB, or what it starts with, up to 32MiB: with more than 8MiB it may not grow]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
     /// Stack that a handler may use; 500 beyond
     #[arg(long, default_value = "256KiB", value_name = "SIZE")]
     stack: ByteSize,
@@ -375,8 +376,12 @@ fn say_routes(server: &Server, began: Instant) {
             (None, None) => "not compiled".to_owned(),
         };
         let path = if path.is_empty() { "everything" } else { path };
+        let memory = match handler.memory_that_may_not_grow() {
+            Some(bytes) => format!("; its memory of {bytes} bytes may not grow: --memory"),
+            None => String::new(),
+        };
         let (handler, isolation) = (handler.describe(), handler.isolation());
-        println!("{path}: {handler}, {isolation}, {how}");
+        println!("{path}: {handler}, {isolation}, {how}{memory}");
     }
     println!(
         "ready in {:.1} ms, {:.1} of them to compile {compiled} {}",
@@ -541,7 +546,9 @@ impl Arguments {
         config.http.head_bytes = self.head.as_u64() as usize;
         config.http.body_bytes = self.body.as_u64() as usize;
         config.sandbox.deadline = (!self.no_deadline).then(|| self.deadline.into());
-        config.sandbox.memory_bytes = self.memory.as_u64() as usize;
+        if let Some(memory) = self.memory {
+            config.sandbox.set_memory(memory.as_u64() as usize);
+        }
         config.sandbox.stack_bytes = self.stack.as_u64() as usize;
         config.sandbox.table_entries = self.tables as usize;
         config.sandbox.instances = usize::from(self.instances);

@@ -150,10 +150,10 @@ fn check_types(module: &Module, limits: &Limits) -> Result<usize, Fault> {
     };
     let needs = memory.minimum().saturating_mul(memory.page_size());
     match usize::try_from(needs) {
-        Ok(bytes) if bytes <= limits.memory_bytes => Ok(bytes),
+        Ok(bytes) if bytes <= limits.first_memory_bytes => Ok(bytes),
         _ => Err(Fault::Memory {
             needs,
-            limit: limits.memory_bytes,
+            limit: limits.first_memory_bytes,
         }),
     }
 }

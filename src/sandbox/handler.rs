@@ -179,6 +179,16 @@ impl Handler {
         &self.0.limits
     }
 
+    /// The linear memory that its instances begin with, in bytes, if that is as much as they may have:
+    /// it never grows.
+    pub fn memory_that_may_not_grow(&self) -> Option<usize> {
+        match self.program() {
+            Program::Native(_) => None,
+            Program::Wasm(artifact) => Some(artifact.memory_bytes())
+                .filter(|first_bytes| *first_bytes >= self.limits().memory_bytes),
+        }
+    }
+
     pub(super) fn program(&self) -> &Program {
         &self.0.program
     }

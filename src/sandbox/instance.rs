@@ -61,6 +61,7 @@ impl Blueprint {
     ) -> Result<Blueprint, Fault> {
         growth::look_for_huge_pages();
         let memory_bytes = artifact.memory_bytes();
+        let limits = &limits.for_memory_of(memory_bytes);
         let data = artifact.data();
         // Guests that run in slices need stacks, which wasmtime's pool keeps too.
         let lends =

@@ -75,7 +75,7 @@ pub enum Fault {
     /// The request area is not where the module says.
     #[error("its request area {0}; let {area} hold the address of its capacity", area = super::abi::AREA)]
     Area(String),
-    /// It starts with more memory than the limit.
+    /// It starts with more memory than a module may.
     #[error(
         "its memory starts with {needs} bytes, over the limit of {limit}; raise the memory limit, \
          or link the module with less stack and static data"
@@ -83,7 +83,7 @@ pub enum Fault {
     Memory {
         /// Bytes that it starts with.
         needs: u64,
-        /// [`Limits::memory_bytes`](super::Limits::memory_bytes).
+        /// [`Limits::first_memory_bytes`](super::Limits::first_memory_bytes).
         limit: usize,
     },
     /// The module's start function fails.

@@ -38,13 +38,14 @@ const SANDBOXED: [Isolation; 4] = [
 type Parts = (u16, Vec<u8>, Vec<u8>);
 
 fn limits() -> Limits {
-    Limits {
+    let mut limits = Limits {
         deadline: Some(Duration::from_millis(30)),
-        memory_bytes: 4 * 65536,
         response_bytes: 3000,
         instances: 2,
         ..Limits::default()
-    }
+    };
+    limits.set_memory(4 * 65536);
+    limits
 }
 
 /// A module of one page. `handle` is its function's body, after `(param $length i32)`; `record`

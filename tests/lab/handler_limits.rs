@@ -13,6 +13,7 @@ use crate::{Lab, on_every_model};
 
 on_every_model![
     memory_is_limited,
+    memory_is_limited_by_default,
     the_stack_is_limited,
     tables_are_limited,
     the_answers_size_is_limited,
@@ -84,6 +85,25 @@ fn memory_is_limited(lab: Lab) {
         "memory limit",
         |served| served.memory_refused,
     );
+}
+
+/// A small memory grows to 8 MiB, and one that begins with more does not grow.
+fn memory_is_limited_by_default(lab: Lab) {
+    let grow = |pages: u32| {
+        format!("(if (i32.eq (memory.grow (i32.const {pages})) (i32.const -1)) (then unreachable))")
+    };
+    let [fits, too_much] = [grow(124), grow(125)];
+    let small = misbehaving([&*fits, &*too_much]);
+    let large = misbehaving([&*grow(1)]).replace("\"memory\") 4", "\"memory\") 256");
+    let small = File::new("small.wat", small);
+    let server = lab.serve(small.path(), &[]);
+    check(&server, post(b"xx"), 500, "memory limit\n");
+    check(&server, post(b"x"), 200, "fine");
+    let large = File::new("large.wat", large);
+    let server = lab.serve(large.path(), &[]);
+    check(&server, get("/"), 200, "fine");
+    check(&server, post(b"x"), 500, "memory limit\n");
+    check(&server, get("/"), 200, "fine");
 }
 
 /// From one entry to 100.

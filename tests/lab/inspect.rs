@@ -72,13 +72,30 @@ fn a_file_is_not_linked_in() {
     let guest = misbehaving(["(drop (memory.grow (i32.const 1)))"]);
     let words = [
         "text",
-        "262144 bytes at first, without a maximum",
+        "262144 bytes at first, without a maximum `serve` lets it grow to 8388608 bytes, or to what \
+         --memory says",
         "1 entries of funcref",
         "its code has memory.grow",
         "native      does not: isolation native runs handlers that are linked in",
         "reuse       takes it",
     ];
     check_file("plain.wat", guest, 0, &words);
+}
+
+#[test]
+fn a_large_memory_is_taken_and_does_not_grow() {
+    let guest = misbehaving(["(drop (memory.grow (i32.const 1)))"]);
+    let large = |pages| guest.replace("\"memory\") 4", &format!("\"memory\") {pages}"));
+    let words = [
+        "16777216 bytes at first, without a maximum `serve` lets it grow only with --memory",
+        "fresh       takes it",
+    ];
+    check_file("large.wat", large(256), 0, &words);
+    let words = [
+        "33619968 bytes at first, without a maximum\n",
+        "fresh       does not: its memory starts with 33619968 bytes, over the limit of 33554432",
+    ];
+    check_file("too-large.wat", large(513), 2, &words);
 }
 
 #[test]

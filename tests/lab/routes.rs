@@ -144,3 +144,17 @@ fn the_same_source_is_compiled_once_and_that_is_said() {
     check(4, &["/d: hello", "native, not compiled"]);
     check(5, &["to compile 2 modules"]);
 }
+
+#[test]
+fn a_handler_whose_memory_may_not_grow_is_told_of() {
+    let guest = misbehaving([]).replace("\"memory\") 4", "\"memory\") 256");
+    let large = File::new("large.wat", guest);
+    let said = |options: &[&str]| {
+        let options = [&["--handler", large.path()], options].concat();
+        said_at_start(&options, "everything").pop().expect("a line")
+    };
+    let told = "; its memory of 16777216 bytes may not grow: --memory";
+    assert!(said(&[]).ends_with(told), "{}", said(&[]));
+    let more = said(&["--memory", "17MiB"]);
+    assert!(!more.contains("memory"), "{more}");
+}

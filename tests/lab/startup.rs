@@ -140,6 +140,10 @@ fn a_module_that_is_no_guest() {
         memory,
         &["262144000 bytes", "limit", "raise the memory limit"],
     );
+    let sixteen = guest_but("\"memory\") 4", "\"memory\") 256");
+    let sixteen = File::new("sixteen.wat", sixteen);
+    let options = ["--handler", sixteen.path(), "--memory", "8MiB"];
+    check_line(&options, &["16777216 bytes", "limit of 8388608"]);
     let area = guest_but("i32 (i32.const 1024)", "i32 (i32.const -4)");
     check_file("area.wat", area, &["request area", "ringlab_v1"]);
     let start = guest_but("(table", "(func $bad unreachable) (start $bad) (table");

@@ -42,12 +42,12 @@ fn growing() -> String {
 
 /// The guest above, with the memory that it takes.
 fn with_room(isolation: Isolation) -> Sandbox {
-    let limits = Limits {
-        memory_bytes: LIMIT_BYTES,
+    let mut limits = Limits {
         // The host's first pages may take some time.
         deadline: Some(Duration::from_secs(1)),
         ..limits()
     };
+    limits.set_memory(LIMIT_BYTES);
     let shard = shard(&growing(), isolation, &limits);
     Sandbox::new(shard).expect("a timer")
 }
@@ -92,4 +92,24 @@ fn who_takes_much_memory_does_not_fault_for_every_page_of_it() {
             "{isolation:?}: {faults} for {pages} pages"
         );
     }
+}
+
+#[test]
+fn by_default_a_memory_grows_to_8_mib_or_not_at_all_if_it_begins_with_more() {
+    let check = |first: u32, more: u32, expected: &Result<Parts, Failure>| {
+        let failed = format!("(i32.eq (memory.grow (i32.const {more})) (i32.const -1))");
+        let worst = format!("(if {failed} (then unreachable))");
+        let first = format!("(export \"memory\") {first}");
+        let text = misbehaving(&worst).replace("(export \"memory\") 1", &first);
+        for isolation in SANDBOXED {
+            let shard = shard(&text, isolation, &Limits::default());
+            let mut sandbox = Sandbox::new(shard).expect("a timer");
+            let answered = call(&mut sandbox, BAD, b"x");
+            assert_eq!(&answered, expected, "{isolation}, {first} and {more}");
+            assert_eq!(call(&mut sandbox, GOOD, b""), fine(), "{isolation}");
+        }
+    };
+    check(1, 127, &fine());
+    check(1, 128, &Err(Failure::Memory));
+    check(256, 1, &Err(Failure::Memory));
 }
