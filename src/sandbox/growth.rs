@@ -7,9 +7,9 @@
 //! threads beside it wait so long. So the huge page in which a growth ends is asked for before the
 //! memory grows into it, while the addresses behind are opened for the kernel alone.
 //!
-//! It costs three system calls for each 2 MiB that a guest takes, none where it takes less than 1 MiB
-//! more than it began with, and up to 2 MiB of memory that it does not have, for as long as its instance
-//! lives. Where the kernel has no huge pages (`/sys/kernel/mm/transparent_hugepage/enabled` is
+//! It costs three system calls for each 2 MiB that a guest takes and two in the end, none where it takes
+//! less than 1 MiB more than it began with, and up to 2 MiB of memory that it does not have, for as long
+//! as its instance lives. Where the kernel has no huge pages (`/sys/kernel/mm/transparent_hugepage/enabled` is
 //! `never`), nothing is done.
 //!
 //! May touch: the addresses reserved for one memory, behind what the guest has of them. Deliberately
@@ -124,13 +124,20 @@ impl Growth {
         Ok(())
     }
 
-    /// The memory is about to go: gives back what it has not grown into.
+    /// The memory is about to go, and nobody reads or writes any more what it grew by: gives back what
+    /// it has not grown into, and with it all of that huge page. Half of one would leave the kernel's
+    /// table of small pages behind, and who has these addresses next would get small pages there.
+    /// (Linux frees such a table from 6.14 on, if all of it is given back at once.)
     pub(super) fn end(&mut self) {
         let ahead = std::mem::take(&mut self.ahead);
-        if !ahead.is_empty() {
-            // It fails for memory that is locked (mlockall(2)), which stays zeros.
-            let _ = self.advise(ahead, MmapAdvise::MADV_DONTNEED);
-        }
+        let (false, Some(huge)) = (ahead.is_empty(), huge_page_bytes()) else {
+            return;
+        };
+        let page = ahead.end - huge..ahead.end;
+        // Closed as a whole it is one mapping, which the kernel gives back at once. If it cannot, two.
+        let _ = self.protect(&page, ProtFlags::PROT_NONE);
+        // It fails for memory that is locked (mlockall(2)), and what was not grown into stays zeros.
+        let _ = self.advise(page, MmapAdvise::MADV_DONTNEED);
     }
 
     fn at(&self, offset: usize) -> NonNull<libc::c_void> {
@@ -140,15 +147,15 @@ impl Growth {
     }
 
     fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> nix::Result<()> {
-        // SAFETY: the range lies in what is reserved and behind what the guest has, so nobody refers to
-        // any byte of it; none of the three kinds of advice given here changes what is read but
-        // MADV_DONTNEED, after which it is zeros (madvise(2)), as it was.
+        // SAFETY: the range lies in what is reserved and behind what the guest has, or in the end in what
+        // it grew by, so nobody refers to any byte of it; none of the three kinds of advice given here
+        // changes what is read but MADV_DONTNEED, after which it is zeros (madvise(2)).
         unsafe { madvise(self.at(range.start), range.len(), advice) }
     }
 
     fn protect(&self, range: &Range<usize>, protection: ProtFlags) -> nix::Result<()> {
-        // SAFETY: the range lies in what is reserved and behind what the guest has, which does not run;
-        // nobody refers to any byte of it.
+        // SAFETY: the range lies in what is reserved and behind what the guest has, or in the end in what
+        // it grew by; the guest does not run, and nobody refers to any byte of it.
         unsafe { mprotect(self.at(range.start), range.len(), protection) }
     }
 }
