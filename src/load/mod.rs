@@ -14,6 +14,7 @@
 //!               │          ├─ check      is the answer right?
 //!               │          └─ tally      what counts where
 //!               │              └─ typical    latency, but for a few moments
+//!               ├─ short_slices       its core back from others soon
 //!               └─ result ── audit       may the result be believed?
 //! ```
 //!
@@ -38,6 +39,7 @@ mod response;
 mod result;
 mod run;
 mod schedule;
+mod short_slices;
 mod tally;
 #[cfg(test)]
 mod tests;

@@ -41,6 +41,9 @@ pub struct Plan {
     /// One generator thread pinned to each; empty means one thread, not pinned.
     pub cores: Vec<usize>,
     pub mode: Mode,
+    /// Open loop: the last stretch before each planned send is spun, to send on time. Of classes that
+    /// share a core, only one whose latency is looked at should: who spins is in the others' way.
+    pub spins: bool,
     pub reuse: ConnectionUse,
     /// Load before the window. Fixed, and equal for all that is compared.
     pub warm_up: Duration,
@@ -144,6 +147,7 @@ impl Plan {
             idle_connections: 0,
             cores: Vec::new(),
             mode: Mode::Closed { pipeline: 1 },
+            spins: true,
             reuse: ConnectionUse::KeepAlive,
             warm_up: Duration::from_secs(1),
             duration: Duration::from_secs(10),

@@ -22,6 +22,7 @@ use super::live::{Live, Phase, Progress};
 use super::plan::Plan;
 use super::request;
 use super::result::{Ended, Failures, Outcome, WindowCounts, histogram};
+use super::short_slices;
 use super::tally::Timetable;
 use super::typical::Typical;
 use super::worker::{Job, Report, Worker};
@@ -165,6 +166,9 @@ fn work<'a>(
         // Timeouts may otherwise be late by the default slack of 50 µs (prctl(2)).
         nix::sys::prctl::set_timerslack(1)
             .map_err(LoadError::kernel("prctl(PR_SET_TIMERSLACK)"))?;
+        if let Err(error) = short_slices::ask() {
+            tracing::debug!(%error, "a generator thread waits for its core as others do");
+        }
         let mut worker = Worker::new(job, live, index)?;
         worker.connect_all()?;
         // The receiver outlives the scope: a send cannot fail.

@@ -281,6 +281,8 @@ fn heavy_load(plan: &Plan, heavy: &Heavy, steps: u64, server: SocketAddr) -> loa
     work.connections = most(plan, heavy);
     // A thread of the generator needs a connection of its own.
     work.cores.truncate(work.connections);
+    // The light ones are sent from the same cores, and theirs is the latency that is looked at.
+    work.spins = false;
     if let Share::Percent(percent) = heavy.share {
         let cores = plan.setting.server_cores.len() as f64;
         work.mode = Mode::Open {

@@ -95,6 +95,25 @@ fn an_open_loop_sends_every_planned_request() {
     }
 }
 
+/// Who spins looks for events all the time before a send, and who does not sleeps until then.
+#[test]
+fn only_who_is_asked_to_spins_before_a_send() {
+    let server = Server::answering(|_| ok("hello"));
+    let looks = |spins: bool| {
+        let mut plan = plan(&server);
+        plan.mode = open_loop(100.0);
+        plan.spins = spins;
+        let outcome = check_until(&plan, |outcome| outcome.answered > 5);
+        let duties = outcome.planned + outcome.waits.woken;
+        (outcome.waits.empty, duties)
+    };
+    let (in_vain, duties) = looks(false);
+    // A tick is a duty too, fifty times a second.
+    assert!(in_vain < 4 * duties + 50, "{in_vain} for {duties}");
+    let (in_vain, duties) = looks(true);
+    assert!(in_vain > 10 * duties, "{in_vain} for {duties}");
+}
+
 #[test]
 fn classes_run_side_by_side_and_each_is_counted_by_itself() {
     // Which class a request is of is seen by its path; the heavy take 20 ms.
