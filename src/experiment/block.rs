@@ -76,7 +76,7 @@ pub enum Pass {
     Time,
     /// By the kernel's count: system calls, switches and faults, and cycles where there are counters.
     /// All before the window: tracing puts every system call on a slower path, and each counter is
-    /// taken off and put on at every switch between threads.
+    /// taken off and put on at every switch between threads. The loops' turns are timed throughout.
     Counts,
 }
 
@@ -208,8 +208,10 @@ pub fn run(
     stop: &Arc<AtomicBool>,
 ) -> Result<Block, ExperimentError> {
     let mut options = vec!["--handler", &arm.handler];
-    if place.pass == Pass::Time {
-        options.push("--probed");
+    match place.pass {
+        Pass::Time => options.push("--probed"),
+        Pass::Counts => options.push("--turns"),
+        Pass::Plain | Pass::Beside | Pass::Again => {}
     }
     if !arm.has_clients() {
         options.extend(["--canned", &plan.path]);

@@ -1,11 +1,13 @@
 //! What was done for a request: system calls and the ring's own work, by the program's count and by
-//! the kernel's, with switches, faults and, where there are counters, cycles.
+//! the kernel's, with turns, hand-offs, switches, faults and, where there are counters, cycles.
 //!
 //! The program counts what it calls; the kernel counts what it is called. Where the two differ by
 //! more than [`TOLERANCE`] one of them is wrong, and the verdict says so. The kernel's count is of
 //! the threads that serve, and of stretches before the window: tracing puts every system call on a
 //! slower path, so no figure of time comes from there. Where an async runtime owns the loop, its
 //! system calls are in the kernel's count alone.
+
+mod turns;
 
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +126,7 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
         kernel_calls(calls)
     };
     rows.extend(ring(last));
+    rows.extend(turns::rows(last));
     rows.extend(scheduling(last, calls));
     rows.extend(processor(last));
     let traced = calls.kernel.system_calls.value().is_some();

@@ -270,6 +270,16 @@ fn the_time_of_handlers_on_other_threads_is_a_row() {
         assert_eq!(guest.is_some(), !elsewhere, "{policy}: {column:?}");
         let text = ringlab::report::experiment(&experiment, false);
         assert_eq!(text.contains("\nworkers  "), elsewhere, "{policy}: {text}");
+        // What its turns were, and whether there was a way there and back.
+        for (row, stands) in [
+            ("\nrequests per turn  ", true),
+            ("\nturn, ns  ", true),
+            ("\nlongest turn since the start, ns  ", true),
+            ("\nqueue wait, ns  ", elsewhere),
+            ("\nanswers of other threads  ", elsewhere),
+        ] {
+            assert_eq!(text.contains(row), stands, "{policy}: {row:?}: {text}");
+        }
     }
 }
 
