@@ -64,7 +64,8 @@ pub fn mix(mix: &Mix) -> String {
 const NOTE: &str = "Latency is from the planned send. p99.9 needs 10 000 light requests a row: raise \
                     --rounds, --window or --rate. `≥`: all connections waited, and some requests were not \
                     sent. Other CPU is what neither handler used, in percent of a core: \
-                    I/O, HTTP, switches, ticks, hand-offs.";
+                    I/O, HTTP, switches, ticks, hand-offs; `≤`: so little that the heavy ones' own time \
+                    is not known well enough to tell it from nothing.";
 
 fn heading(plan: &Plan) -> String {
     let cores = match plan.setting.server_cores.as_slice() {
@@ -128,7 +129,7 @@ fn table(rows: &[&Row], control: usize) -> Table {
             ms(row.latency_ns_p999),
             ms(row.latency_ns_max),
             row.heavy_per_s.map_or_else(|| "–".to_string(), digits),
-            format!("{:.1}", row.other_cpu_percent),
+            other_cpu(row),
         ]);
     }
     for (nth, column) in shown.column_iter_mut().enumerate() {
@@ -143,6 +144,16 @@ fn table(rows: &[&Row], control: usize) -> Table {
 /// Nanoseconds as milliseconds, three digits that count.
 fn ms(ns: u64) -> String {
     digits(ns as f64 / 1e6)
+}
+
+/// A difference: where it is less than what it is known to, its upper bound.
+fn other_cpu(row: &Row) -> String {
+    let (percent, error) = (row.other_cpu_percent, row.other_cpu_error_percent);
+    match percent {
+        known if known > error => format!("{known:.1}"),
+        small if small + error > 0.0 => format!("≤ {:.1}", small + error),
+        _ => "n/a".to_string(),
+    }
 }
 
 /// What the last, heaviest step shows on one model: the light requests' latency, and the heavy
@@ -191,7 +202,19 @@ fn sentences(plan: &Plan, rows: &[Row], model: &str) -> Vec<String> {
         said.push(format!("Of inline's heavy requests are answered: {heavy}."));
     }
     said.extend(ticks(rows, model));
+    said.extend(held(rows, model));
     said
+}
+
+/// What suspended requests hold.
+fn held(rows: &[Row], model: &str) -> Option<String> {
+    let of_it = rows.iter().filter(|row| row.model == model);
+    let most = of_it.filter_map(|row| row.held_bytes).max()?;
+    Some(format!(
+        "A suspended request on {model} holds {:.0} KiB, its instance's memory and what it had touched of its \
+         stack; a goroutine's stack begins at 2 KiB.",
+        most as f64 / 1024.0
+    ))
 }
 
 /// What the ticks take of the core where they take most, and beside nothing.
@@ -235,7 +258,9 @@ mod tests {
             latency_ns_p999: Some(1_812_345_678),
             latency_ns_max: Some(1_912_345_678),
             heavy_per_s: Some(1234.5),
-            other_cpu_percent: 100.0,
+            other_cpu_percent: -2.0,
+            other_cpu_error_percent: 102.0,
+            held_bytes: Some(140 * 1024),
             ticks_percent: Some(2.5),
             tick_ns: Some(18_000),
             cpu_percent: 100.0,
@@ -274,6 +299,34 @@ mod tests {
         );
         rows[0].ticks_percent = None;
         assert_eq!(ticks(&rows, "tokio_uring"), None, "nothing to compare with");
+    }
+
+    #[test]
+    fn what_is_less_than_its_error_is_a_bound_and_never_negative() {
+        let check = |percent: f64, error: f64, said: &str| {
+            let row = Row {
+                other_cpu_percent: percent,
+                other_cpu_error_percent: error,
+                ..widest()
+            };
+            assert_eq!(other_cpu(&row), said);
+        };
+        check(9.7, 0.0, "9.7");
+        check(1.8, 0.9, "1.8");
+        check(0.5, 0.9, "≤ 1.4");
+        check(-0.5, 0.9, "≤ 0.4");
+        // Then what the heavy ones took was timed wrongly.
+        check(-1.1, 0.9, "n/a");
+    }
+
+    #[test]
+    fn what_is_held_is_said_of_who_suspends() {
+        let said = held(&[widest()], "tokio_uring").expect("it is known");
+        assert!(
+            said.contains("tokio_uring holds 140 KiB, its instance's memory"),
+            "{said}"
+        );
+        assert_eq!(held(&[widest()], "epoll"), None);
     }
 
     #[test]

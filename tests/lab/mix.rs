@@ -203,6 +203,7 @@ fn the_stored_result_has_the_histograms() {
         "/analysis/rows/0/other_cpu_percent",
         "/blocks/0/light/latency_ns/0/1",
         "/blocks/0/server/cpu_ns",
+        "/blocks/0/whole/cpu_ns",
         "/blocks/3/heavy/done",
     ] {
         assert!(

@@ -58,9 +58,12 @@ pub struct Row {
     pub latency_ns_max: Option<u64>,
     /// Heavy requests answered per second, those at the windows' edges in part.
     pub heavy_per_s: Option<f64>,
-    /// CPU time of the server that neither handler used, in percent of a core: I/O, HTTP, switches,
-    /// ticks, hand-offs.
+    /// CPU time of the server that neither handler used, from the load's begin to the last answer, in
+    /// percent of a core: I/O, HTTP, switches, ticks, hand-offs.
     pub other_cpu_percent: f64,
+    /// What that is known to, in the same: it is a difference, of which what the heavy handlers used was
+    /// timed by itself.
+    pub other_cpu_error_percent: f64,
     /// Of that, the interruptions that end slices and deadlines; `None` where nobody knows what one
     /// takes.
     pub ticks_percent: Option<f64>,
@@ -68,6 +71,8 @@ pub struct Row {
     /// average of them.
     #[serde(default)]
     pub tick_ns: Option<u64>,
+    /// What a request held when it was suspended first, in bytes; `None` where none was.
+    pub held_bytes: Option<u64>,
     /// CPU time of the server, in percent of a core.
     pub cpu_percent: f64,
 }
@@ -115,7 +120,12 @@ fn row(own: &[&Block]) -> Row {
     let cpu_ns = sum(|block| block.server.cpu_ns) as f64;
     let ticks_ns: Option<u64> = own.iter().map(|block| block.server.ticks_ns()).sum();
     let tick_ns: Option<u64> = own.iter().map(|block| block.server.tick_ns).sum();
+    let whole_ns = sum(|block| block.whole.wall_ns).max(1) as f64;
     let heavy_ns: f64 = own.iter().map(|block| block.heavy_ns()).sum();
+    let heavy_error = own.iter().map(|block| block.spin_step_error);
+    let heavy_error = heavy_error.fold(0.0, f64::max);
+    let suspended = sum(|block| block.server.figures.served.half_run);
+    let held_bytes = sum(|block| block.server.figures.served.held_bytes);
     let mut latency = Histogram::<u64>::new(3).expect("three digits are within range");
     for block in own {
         // Percentiles are of all blocks' answers together, never averaged.
@@ -145,9 +155,11 @@ fn row(own: &[&Block]) -> Row {
         latency_ns_p999: percentile(0.999),
         latency_ns_max: (!latency.is_empty()).then(|| latency.max()),
         heavy_per_s: (!heavy.is_empty()).then(|| done * 1e9 / wall_ns),
-        other_cpu_percent: (cpu_ns - heavy_ns) / wall_ns * 100.0,
+        other_cpu_percent: (sum(|block| block.whole.cpu_ns) as f64 - heavy_ns) / whole_ns * 100.0,
+        other_cpu_error_percent: heavy_ns * heavy_error / whole_ns * 100.0,
         ticks_percent: ticks_ns.map(|ns| ns as f64 / wall_ns * 100.0),
         tick_ns: tick_ns.map(|ns| ns / own.len().max(1) as u64),
+        held_bytes: held_bytes.checked_div(suspended),
         cpu_percent: cpu_ns / wall_ns * 100.0,
     }
 }

@@ -1,7 +1,7 @@
 //! One arm at one step, once: a fresh server process, its heavy handler timed, a warm-up, a window.
 //!
 //! What a heavy request's own guest takes is measured in each block's own process, by the same handler
-//! on a route of its own that runs inline, before the load begins: hosts grow faster and slower.
+//! on a route of its own that runs inline, before the load and after it: hosts grow faster and slower.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,7 +18,7 @@ use super::super::child::Server;
 use super::super::plan::Arm;
 use super::{Heavy, Plan, Share};
 use crate::control::Report;
-use crate::load::{self, Arrivals, Mode, Outcome, Severity, Target};
+use crate::load::{self, Arrivals, Mode, Observer, Outcome, Progress, Severity, Target};
 use crate::measure::noise::{Limits, Mark, Noise};
 use crate::measure::reading::Reading;
 
@@ -43,8 +43,13 @@ pub struct Block {
     pub round: usize,
     /// What the server did in the window, by its own count and clock.
     pub server: Report,
-    /// CPU time of one step of the heavy handler in this process, alone, in nanoseconds.
+    /// What it used from the load's begin to the last answer.
+    pub whole: Whole,
+    /// CPU time of one step of the heavy handler in this process, alone, in nanoseconds: the mean of
+    /// before the load and after it.
     pub spin_step_ns: f64,
+    /// How far each of these two is from their mean, as a part of it.
+    pub spin_step_error: f64,
     /// The light requests.
     pub light: Light,
     /// The heavy ones, if there were any.
@@ -99,11 +104,45 @@ pub struct HeavyDone {
     pub latency_ns: Histogram<u64>,
 }
 
+/// A server from the load's begin to the last answer. No heavy request lies across an edge of that, as
+/// one does across the window's, when nobody knows how much of it was done inside.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Whole {
+    /// How long that was, in nanoseconds.
+    pub wall_ns: u64,
+    /// CPU time of the server's processes in it, in nanoseconds.
+    pub cpu_ns: u64,
+}
+
 impl Block {
-    /// CPU time of the window that the heavy requests' own guests used, in nanoseconds.
+    /// CPU time that the heavy requests' own guests used, of all that were answered, in nanoseconds.
     pub fn heavy_ns(&self) -> f64 {
-        let steps = |heavy: &HeavyDone| heavy.done * heavy.spin_steps as f64;
+        let steps = |heavy: &HeavyDone| heavy.answered as f64 * heavy.spin_steps as f64;
         self.heavy.as_ref().map_or(0.0, steps) * self.spin_step_ns
+    }
+}
+
+/// Reads the server's figures when the load begins, too.
+struct FromTheBegin {
+    watch: Watch,
+    began: Option<Report>,
+}
+
+impl Observer for FromTheBegin {
+    fn window_opens(&mut self, progress: &Progress) {
+        self.watch.window_opens(progress);
+    }
+
+    fn window_closes(&mut self, progress: &Progress) {
+        self.watch.window_closes(progress);
+    }
+
+    /// The first one comes with the first request; all connections are there.
+    fn tick(&mut self, progress: &Progress) {
+        if self.began.is_none() {
+            self.began = self.watch.server.report().ok();
+        }
+        self.watch.tick(progress);
     }
 }
 
@@ -215,7 +254,7 @@ pub fn run(
     stop: &Arc<AtomicBool>,
 ) -> Result<Block, ExperimentError> {
     let mut server = start(plan, arm, stop)?;
-    let spin_step_ns = step_ns(&mut server, arm)?;
+    let step_ns_before = step_ns(&mut server, arm)?;
     let heavy = plan.steps()[place.step];
     let spin_steps = heavy.map(|heavy| steps_in(heavy.length, step_ns_alone));
     let address = server.address();
@@ -233,9 +272,21 @@ pub fn run(
             .wrapping_add((place.round * 1000 + place.step) as u64);
         work.seed = seed.wrapping_mul(2).wrapping_add(class as u64);
     }
-    let mut watch = Watch::new(server, &plan.setting.server_cores);
+    let mut watch = FromTheBegin {
+        watch: Watch::new(server, &plan.setting.server_cores),
+        began: None,
+    };
     let outcomes = load::run_together(&works, stop, &mut watch)?;
+    let FromTheBegin { mut watch, began } = watch;
     let (server, noise) = watch.window(arm)?;
+    let ended = watch.server.report()?;
+    let began = began.ok_or_else(|| ExperimentError::Server {
+        arm: arm.label.clone(),
+        what: "did not say what it had done when the load began".to_string(),
+    })?;
+    let whole = ended.since(&began);
+    let step_ns_after = step_ns(&mut watch.server, arm)?;
+    let spin_step_ns = (step_ns_before + step_ns_after) / 2.0;
     let mut outcomes = outcomes.into_iter();
     let light = outcomes.next().expect("there are always light ones");
     Ok(Block {
@@ -243,7 +294,12 @@ pub fn run(
         step: place.step,
         round: place.round,
         server,
+        whole: Whole {
+            wall_ns: whole.now_ns,
+            cpu_ns: whole.cpu_ns,
+        },
         spin_step_ns,
+        spin_step_error: (step_ns_after - spin_step_ns).abs() / spin_step_ns,
         light: of_light(light),
         heavy: outcomes.next().zip(spin_steps).map(of_heavy),
         marks: limits.marks(&noise),

@@ -12,7 +12,7 @@ use crate::measure::host::Host;
 use crate::measure::noise::Limits;
 
 /// The version of this format.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// A mix, whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]

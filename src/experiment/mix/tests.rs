@@ -11,7 +11,7 @@ use super::super::plan::arms;
 use super::super::setting::Setting;
 use super::super::tests::{block as of_cost, report};
 use super::analysis::{Analysis, analyse};
-use super::block::{Block, HeavyDone, Light};
+use super::block::{Block, HeavyDone, Light, Whole};
 use super::result::as_pairs;
 use super::run::reaching_its_rate;
 use super::{Heavy, HeavyError, Plan, Share, connections};
@@ -99,8 +99,8 @@ fn plan() -> Plan {
     }
 }
 
-/// 2000 light requests, and beside them in step 1 nine heavy ones: of the core, 90 % is theirs and 5 %
-/// is neither's.
+/// 2000 light requests, and beside them in step 1 nine heavy ones and seventeen in all: of the core, 85 %
+/// is theirs and 5 % is neither's.
 fn block(arm: usize, step: usize, round: usize) -> Block {
     let mut latency_ns = Histogram::new(3).unwrap();
     let wobble = 1.0 + 0.05 * ((round * 7 + arm * 5 + step * 3) as f64).sin();
@@ -123,7 +123,16 @@ fn block(arm: usize, step: usize, round: usize) -> Block {
         step,
         round,
         server: report(cpu_ns, 2000, WINDOW_NS),
+        whole: Whole {
+            wall_ns: 2 * WINDOW_NS,
+            cpu_ns: if step == 1 {
+                1_800_000_000
+            } else {
+                100_000_000
+            },
+        },
         spin_step_ns: 2.0,
+        spin_step_error: 0.01 * round as f64,
         light: Light {
             sent: 2200,
             answered: 2200,
@@ -175,6 +184,15 @@ fn a_row_has_all_blocks_and_what_neither_handler_used() {
     assert_eq!((alone.blocks, alone.planned), (ROUNDS, 6000));
     assert!((alone.other_cpu_percent - 5.0).abs() < 1e-6);
     assert!((beside.other_cpu_percent - 5.0).abs() < 1e-6, "{beside:?}");
+    // Heavy requests at the windows' edges make no difference to it.
+    assert!((beside.cpu_percent - 95.0).abs() < 1e-6, "{beside:?}");
+    // It is known to the worst of what its blocks' handlers were timed to.
+    assert_eq!(alone.other_cpu_error_percent, 0.0);
+    assert!(
+        (beside.other_cpu_error_percent - 1.7).abs() < 1e-6,
+        "{beside:?}"
+    );
+    assert_eq!((alone.held_bytes, beside.held_bytes), (None, None));
     assert!((beside.heavy_per_s.unwrap() - 9.0).abs() < 1e-6);
     assert!(beside.latency_ns_p99.unwrap() > 70_000_000);
     assert!(analysis.rows[4].latency_ns_p99.unwrap() < 120_000);
@@ -183,6 +201,17 @@ fn a_row_has_all_blocks_and_what_neither_handler_used() {
         "6 000 answers do not carry it"
     );
     assert!(beside.latency_ns_max >= beside.latency_ns_p99);
+}
+
+#[test]
+fn what_a_suspended_request_holds_is_the_mean_of_all() {
+    let analysis = analysis(|block| {
+        let served = &mut block.server.figures.served;
+        served.half_run = block.round as u64;
+        served.held_bytes = 100_000 * served.half_run;
+    });
+    let held = analysis.rows.iter().map(|row| row.held_bytes);
+    assert!(held.eq([Some(100_000); 6]), "{:?}", analysis.rows);
 }
 
 #[test]
