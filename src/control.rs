@@ -46,19 +46,28 @@ pub struct Report {
     /// Interruptions of guests, and of whatever else their threads did: see [`sandbox::ticks`].
     #[serde(default)]
     pub ticks: u64,
-    /// What each of them took, in nanoseconds: see [`sandbox::tick_ns`].
+    /// Of those, the coarse ones: see [`sandbox::coarse_ticks`].
+    #[serde(default)]
+    pub coarse_ticks: u64,
+    /// What each of the others took, in nanoseconds: see [`sandbox::tick_ns`].
     #[serde(default)]
     pub tick_ns: Option<u64>,
+    /// What each of the coarse ones took: see [`sandbox::coarse_tick_ns`].
+    #[serde(default)]
+    pub coarse_tick_ns: Option<u64>,
 }
 
 impl Report {
-    /// CPU time of the ticks, in nanoseconds: as many as there were, at what each takes. `None`: nobody
-    /// knows what that is.
+    /// CPU time of the ticks, in nanoseconds: as many of each kind as there were, at what one takes.
+    /// `None`: nobody knows what that is.
     pub fn ticks_ns(&self) -> Option<u64> {
-        match self.ticks {
+        let of = |ticks: u64, each: Option<u64>| match ticks {
             0 => Some(0),
-            ticks => self.tick_ns.map(|each| each * ticks),
-        }
+            ticks => each.map(|each| each * ticks),
+        };
+        // The two are not read at one moment.
+        let fine = of(self.ticks.saturating_sub(self.coarse_ticks), self.tick_ns)?;
+        Some(fine + of(self.coarse_ticks, self.coarse_tick_ns)?)
     }
 
     /// What came since `earlier`.
@@ -76,7 +85,9 @@ impl Report {
             major_faults: self.major_faults - earlier.major_faults,
             reset_bytes: self.reset_bytes - earlier.reset_bytes,
             ticks: self.ticks - earlier.ticks,
+            coarse_ticks: self.coarse_ticks - earlier.coarse_ticks,
             tick_ns: self.tick_ns,
+            coarse_tick_ns: self.coarse_tick_ns,
         }
     }
 
@@ -95,7 +106,9 @@ impl Report {
             major_faults: self.major_faults + other.major_faults,
             reset_bytes: self.reset_bytes + other.reset_bytes,
             ticks: self.ticks + other.ticks,
+            coarse_ticks: self.coarse_ticks + other.coarse_ticks,
             tick_ns: self.tick_ns.max(other.tick_ns),
+            coarse_tick_ns: self.coarse_tick_ns.max(other.coarse_tick_ns),
         }
     }
 
@@ -110,7 +123,7 @@ impl Report {
 
     fn of_a_server(handle: &Handle, helpers: &[i32]) -> Report {
         // The first time this takes a while, which is none of what is reported.
-        let tick_ns = sandbox::tick_ns();
+        let (tick_ns, coarse_tick_ns) = (sandbox::tick_ns(), sandbox::coarse_tick_ns());
         // The clock and the requests stand side by side: whatever delays one delays both.
         let serving = handle.serving_threads();
         let threads = cpu_clock::own_threads_ns();
@@ -139,6 +152,7 @@ impl Report {
             helpers_ns,
             workers_ns,
             tick_ns,
+            coarse_tick_ns,
             ..Report::of_this_process(cpu_ns, figures)
         }
     }
@@ -161,8 +175,11 @@ impl Report {
             minor_faults: count(nix::sys::resource::Usage::minor_page_faults),
             major_faults: count(nix::sys::resource::Usage::major_page_faults),
             reset_bytes: sandbox::reset_bytes(),
+            // In this order, so that the part is never more than the whole.
+            coarse_ticks: sandbox::coarse_ticks(),
             ticks: sandbox::ticks(),
             tick_ns: None,
+            coarse_tick_ns: None,
         }
     }
 }

@@ -301,6 +301,20 @@ mod tests {
         }
         let expected = 400.0 * 5500.0 / requests as f64;
         assert_eq!(first(&blocks).ticks_ns, Some(expected));
+        // Coarse ones are cheaper, and have to have a price of their own.
+        for block in &mut blocks {
+            block.server.coarse_ticks = 150;
+        }
+        assert_eq!(
+            first(&blocks).ticks_ns,
+            None,
+            "nobody knows what these take"
+        );
+        for block in &mut blocks {
+            block.server.coarse_tick_ns = Some(1000);
+        }
+        let expected = (100.0 * 5500.0 + 300.0 * 1000.0) / requests as f64;
+        assert_eq!(first(&blocks).ticks_ns, Some(expected));
     }
 
     /// To the nanosecond: the rows are whole ones, divided by one number.

@@ -76,7 +76,9 @@ pub(super) fn report(cpu_ns: u64, requests: u64, now_ns: u64) -> Report {
         major_faults: 0,
         reset_bytes: 0,
         ticks: 0,
+        coarse_ticks: 0,
         tick_ns: None,
+        coarse_tick_ns: None,
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! CLOCK_MONOTONIC: CPU clocks look at nothing finer than the kernel's tick.
 
-use super::deadline;
+use super::{deadline, ticks};
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::ClockId;
 use std::io;
@@ -42,6 +42,7 @@ impl Beats {
             let expiration = Expiration::IntervalDelayed(at.into(), (2 * every).into());
             timer.set(expiration, TimerSetTimeFlags::empty())?;
         }
+        ticks::are_fine(true);
         Ok(())
     }
 
@@ -50,6 +51,7 @@ impl Beats {
         for timer in &mut self.timers {
             deadline::disarm(timer);
         }
+        ticks::are_fine(false);
     }
 }
 

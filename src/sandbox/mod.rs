@@ -94,7 +94,7 @@ pub use load_error::{Fault, LoadError};
 pub use quantum::Quantum;
 pub use slicer::{HalfRun, Sliced, Slicer};
 pub use slots::{CheckHeaderLines, Sandbox, ShardSandbox, reset_bytes};
-pub use ticks::{tick_ns, ticks};
+pub use ticks::{coarse_tick_ns, coarse_ticks, tick_ns, ticks};
 pub use trial::{PAGE_BYTES, Touched, touched};
 
 use std::fmt;
