@@ -1,6 +1,7 @@
 //! `ringlab serve`: one server, in the foreground, until a signal.
 
-use std::io::Write;
+mod start_lines;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use nix::sys::signal::{SigSet, Signal};
 
+use self::start_lines::Policies;
 use super::{Cores, Exit, fail, parse_cores};
 use crate::cluster::{Cluster, ClusterError, Share};
 use crate::config::{self, Config, ConfigError};
@@ -20,7 +22,7 @@ use crate::models::{self, Model, Shape};
 use crate::offload::Policy;
 use crate::report::closing;
 use crate::routes::Route;
-use crate::sandbox::{Isolation, Quantum, Source};
+use crate::sandbox::{Isolation, Source};
 use crate::server::Server;
 use crate::shard::Stage;
 use crate::swap::socket::{self, Listening};
@@ -214,12 +216,7 @@ pub fn run(arguments: &Arguments) -> Exit {
              and instances; only the size of its answer is held"
         );
     }
-    let elsewhere = |policy| matches!(policy, Policy::Spawn | Policy::Pool);
-    let way_back = config
-        .policies()
-        .any(elsewhere)
-        .then_some(config.model.way_back);
-    let slices = config.policies().any(|policy| policy == Policy::TimeSlice);
+    let policies = Policies::of(&config);
     let server = match Server::start(config) {
         Ok(server) => server,
         Err(error) => return fail(exit_for(error.is_the_hosts()), error),
@@ -229,15 +226,10 @@ pub fn run(arguments: &Arguments) -> Exit {
         Ok(swap) => swap,
         Err(error) => return fail(Exit::HostCannot, error),
     };
-    say_address(server.address());
+    start_lines::address(server.address());
     if !arguments.is_child() {
-        say_routes(&server, began);
-        if slices && arguments.quantum.is_none() {
-            println!("{}", Quantum::measured());
-        }
-        if let Some(way_back) = way_back {
-            println!("answers of other threads come back {}", way_back());
-        }
+        start_lines::routes(&server, &policies, began);
+        start_lines::policies(&policies);
     }
     let handle = server.handle();
     let told = handle.clone();
@@ -271,7 +263,13 @@ fn run_cluster(arguments: &Arguments, mut config: Config, signals: SigSet) -> Ex
     if config.cores.len() == 1 {
         eprintln!("ringlab: on one core the layouts differ in little but a parent process");
     }
-    let own_arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let mut own_arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let policies = Policies::of(&config);
+    if let Some(quantum) = policies.measured_quantum() {
+        // All processes slice alike, as is said below.
+        let length_ns = quantum.length().as_nanos();
+        own_arguments.extend(["--quantum".into(), format!("{length_ns}ns").into()]);
+    }
     let mut cluster = match Cluster::start(&config, &own_arguments) {
         Ok(cluster) => cluster,
         // It has said why, and knows whose fault it is.
@@ -280,7 +278,10 @@ fn run_cluster(arguments: &Arguments, mut config: Config, signals: SigSet) -> Ex
         Err(ClusterError::Start(error)) => return fail(exit_for(error.is_the_hosts()), error),
         Err(error) => return fail(Exit::HostCannot, error),
     };
-    say_address(cluster.address());
+    start_lines::address(cluster.address());
+    if !arguments.is_child() {
+        start_lines::policies(&policies);
+    }
     let handle = cluster.handle();
     watch_signals(signals, None, move |signal| handle.end(signal));
     let spokesman = cluster.spokesman();
@@ -301,11 +302,6 @@ fn run_cluster(arguments: &Arguments, mut config: Config, signals: SigSet) -> Ex
 fn end_with_parent() -> Result<(), String> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(|error| format!("the kernel will not end this process with its parent: {error}"))
-}
-
-fn say_address(address: SocketAddr) {
-    println!("listening on http://{address}");
-    let _ = std::io::stdout().flush();
 }
 
 fn exit_for(the_hosts: bool) -> Exit {
@@ -355,45 +351,6 @@ fn reload(swapper: Option<&Swapper>) {
     if let Some(Err(refusal)) = asked {
         eprintln!("ringlab: {refusal}; the old one stays");
     }
-}
-
-/// Says what answers which path, and what compiling and the whole start took.
-fn say_routes(server: &Server, began: Instant) {
-    let routes = server.routes();
-    let mut compiled = 0;
-    for (nth, (path, handler)) in routes.iter().enumerate() {
-        let before = &routes[..nth];
-        let same = before.iter().find(|(_, one)| one.shares_code_with(handler));
-        let how = match (same, handler.describe().module) {
-            (Some((path, _)), _) => format!("compiled with {path}"),
-            (None, Some(_)) => {
-                compiled += 1;
-                format!(
-                    "compiled in {:.1} ms",
-                    milliseconds_of(handler.compile_time())
-                )
-            }
-            (None, None) => "not compiled".to_owned(),
-        };
-        let path = if path.is_empty() { "everything" } else { path };
-        let memory = match handler.memory_that_may_not_grow() {
-            Some(bytes) => format!("; its memory of {bytes} bytes may not grow: --memory"),
-            None => String::new(),
-        };
-        let (handler, isolation) = (handler.describe(), handler.isolation());
-        println!("{path}: {handler}, {isolation}, {how}{memory}");
-    }
-    println!(
-        "ready in {:.1} ms, {:.1} of them to compile {compiled} {}",
-        milliseconds_of(began.elapsed()),
-        milliseconds_of(server.load_time()),
-        if compiled == 1 { "module" } else { "modules" }
-    );
-    let _ = std::io::stdout().flush();
-}
-
-fn milliseconds_of(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
 }
 
 /// Raises the soft limit of descriptors as far as it goes, and the connections down to what it

@@ -89,7 +89,7 @@ fn describe(ask: &Ask, answer: &Answer) -> String {
 
 fn describe_route(route: &RouteStatus) -> String {
     let path = match route.path.as_str() {
-        "" => "everything",
+        "" => "all",
         path => path,
     };
     let module = match (&route.hash, route.bytes) {

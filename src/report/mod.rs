@@ -16,5 +16,5 @@ mod units;
 
 pub use again::{agreement, unlike_hosts};
 pub use mix::mix;
-pub use terminal::{experiment, load, wrap, wrap_from};
+pub use terminal::{experiment, load, wrap, wrap_from, wrap_on};
 pub use units::{count, duration, microseconds};

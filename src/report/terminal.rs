@@ -356,12 +356,21 @@ pub fn wrap(text: &str) -> String {
 
 /// Breaks lines at [`COLUMNS`]; the first begins with `mark`, the others are indented as far.
 pub fn wrap_from(mark: &str, text: &str) -> String {
+    broken(mark, &" ".repeat(mark.chars().count()), text)
+}
+
+/// Breaks lines at 80 columns; all but the first begin with `indent`.
+pub fn wrap_on(indent: &str, text: &str) -> String {
+    broken("", indent, text)
+}
+
+fn broken(mark: &str, indent: &str, text: &str) -> String {
     let mut lines = vec![mark.to_string()];
-    let indent = " ".repeat(mark.chars().count());
     for word in text.split_whitespace() {
+        let begins = if lines.len() == 1 { mark } else { indent };
         let line = lines.last_mut().expect("there is always one");
         let used = line.chars().count();
-        let empty = used == indent.len();
+        let empty = used == begins.chars().count();
         if !empty && used + 1 + word.chars().count() > COLUMNS {
             lines.push(format!("{indent}{word}"));
         } else {
@@ -402,6 +411,10 @@ mod tests {
                 .count(),
             60
         );
+        let hanging = wrap_on("    ", &text);
+        let begins: Vec<_> = hanging.lines().map(|line| line.find("word")).collect();
+        assert_eq!(begins, [0, 4, 4, 4].map(Some), "{hanging}");
+        assert!(hanging.lines().all(|line| line.len() <= COLUMNS));
     }
 
     fn row(label: &str, client_limited: bool) -> Row {

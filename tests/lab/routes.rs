@@ -110,7 +110,11 @@ fn a_route_that_loops_is_ended_beside_nine_others(lab: Lab) {
 /// `last`.
 pub fn said_at_start(options: &[&str], last: &str) -> Vec<String> {
     let mut command = Command::new(PROGRAM);
-    command.args(["serve", "--listen", "127.0.0.1:0", "--socket", "none"]);
+    command.args(["serve", "--listen", "127.0.0.1:0"]);
+    if !options.contains(&"processes") {
+        // Several processes have none, and refuse to hear of it.
+        command.args(["--socket", "none"]);
+    }
     command.args(options);
     let process = command.stdout(Stdio::piped()).spawn();
     let mut process = process.expect("the program can be started");
@@ -125,6 +129,26 @@ pub fn said_at_start(options: &[&str], last: &str) -> Vec<String> {
     process.kill().expect("it is a child");
     process.wait().expect("it is a child");
     said
+}
+
+#[test]
+fn what_is_said_at_the_start_fits_the_terminal() {
+    let long = format!("/{}=spin,reset,time-slice", "long".repeat(8));
+    let routes = ["/a=hello", &long, "/b=hello,fresh,pool"];
+    let options: Vec<_> = routes.iter().flat_map(|route| ["--route", route]).collect();
+    for options in [&options[..], &["--handler", "spin", "--offload", "spawn"]] {
+        let said = said_at_start(options, "answers of other threads");
+        let widest = said.iter().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(80), "{said:#?}");
+        let words = said.join(" ");
+        let policy = if options.len() > 4 {
+            "reset, time-slice, compiled"
+        } else {
+            "reuse, spawn, compiled"
+        };
+        let words: Vec<_> = words.split_whitespace().collect();
+        assert!(words.join(" ").contains(policy), "{said:#?}");
+    }
 }
 
 #[test]

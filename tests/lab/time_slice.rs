@@ -314,6 +314,8 @@ fn how_long_slices_are_is_said_where_nobody_asked() {
         assert_eq!(found.count(), usize::from(is_said), "{said:?}");
     };
     check("/a=hello,time-slice", &[], true);
+    // By the parent, for all its processes, which have it from there.
+    check("/a=hello,time-slice", &["--layout", "processes"], true);
     check("/a=hello,time-slice", &["--quantum", "50us"], false);
     check("/a=hello,inline", &[], false);
 }
