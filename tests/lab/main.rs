@@ -19,6 +19,8 @@
 //! | `mix` | light requests beside heavy ones, as `compare` measures them |
 //! | `handler_limits` | what a handler may use, and what it is told beyond |
 //! | `offload` | handlers on other threads: order, limits, those who leave, the server's end |
+//! | `offload_isolations` | what a request leaves behind, under every policy |
+//! | `workers` | where the threads of a pool run |
 //! | `way_back` | how answers of other threads reach a loop: none is lost, by what the model has |
 //! | `queues` | the same, their queues and wake-ups: every order of the threads |
 //! | `call` | a request without a server: the answer, and what is said of it |
@@ -85,6 +87,7 @@ mod neighbours;
 mod neighbours_soak;
 mod new_project;
 mod offload;
+mod offload_isolations;
 mod profile;
 mod queues;
 mod real_work;
@@ -104,6 +107,7 @@ mod timeouts;
 mod turns;
 mod vanishing;
 mod way_back;
+mod workers;
 
 use std::io::Write;
 use std::time::Duration;

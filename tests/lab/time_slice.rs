@@ -33,6 +33,7 @@ on_every_model_with_turns![
     who_finds_no_instance_in_time_is_told,
     who_waited_for_an_instance_is_answered,
     who_waits_for_an_instance_is_copied_aside_and_so_is_its_answer,
+    who_has_not_begun_goes_before_who_is_half_run,
     what_is_suspended_ends_with_the_handler_it_began_with,
     a_route_in_slices_leaves_the_others_alone,
     what_is_suspended_is_answered_before_the_end,
@@ -215,6 +216,23 @@ fn who_waits_for_an_instance_is_copied_aside_and_so_is_its_answer(lab: Lab) {
     let compared = answer - "fine".len() as u64;
     let expected = for_ever.len() as u64 + 2 * (light.len() as u64 + answer) + compared;
     assert_eq!(server.figures().served.bytes_copied, expected);
+}
+
+fn who_has_not_begun_goes_before_who_is_half_run(lab: Lab) {
+    let file = File::new("slices.wat", guest());
+    let options = ["--instances", "2", "--instance-wait", "1h"];
+    let mut server = lab.in_slices(file.path(), &[&NO_DEADLINE[..], &options].concat());
+    let mut for_ever = server.connect();
+    for_ever.send(ask(RUNS_FOR_EVER));
+    server.until("half run", |now| now.served.half_run == 1);
+    let mut long = server.connect();
+    long.send(ask(RUNS_LONG));
+    server.until("half run", |now| now.served.half_run == 2);
+    // No instance is free until the long one has ended; the other one is half run all the while.
+    let mut waiting = server.connect();
+    waiting.send(get("/"));
+    expect(&mut long, 200, "fine");
+    expect(&mut waiting, 200, "fine");
 }
 
 fn what_is_suspended_ends_with_the_handler_it_began_with(lab: Lab) {
