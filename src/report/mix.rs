@@ -63,7 +63,8 @@ pub fn mix(mix: &Mix) -> String {
 
 const NOTE: &str = "Latency is from the planned send. p99.9 needs 10 000 light requests a row: raise \
                     --rounds, --window or --rate. `≥`: all connections waited, and some requests were not \
-                    sent. Other CPU is what neither handler used, in percent of a core: \
+                    sent. `≤`: the generator itself was late in a block of the row, and the latency has \
+                    that in it. Other CPU is what neither handler used, in percent of a core: \
                     I/O, HTTP, switches, ticks, hand-offs; `≤`: so little that the heavy ones' own time \
                     is not known well enough to tell it from nothing.";
 
@@ -118,16 +119,22 @@ fn table(rows: &[&Row], control: usize) -> Table {
             true => format!("{} again", row.policy),
             false => row.policy.clone(),
         };
-        let bound = if row.unsent > 0 { "≥ " } else { "" };
-        let ms =
-            |ns: Option<u64>| ns.map_or_else(|| "–".to_string(), |ns| format!("{bound}{}", ms(ns)));
+        let shown_ms = |bound: &str, ns: Option<u64>| {
+            ns.map_or_else(|| "–".to_string(), |ns| format!("{bound}{}", ms(ns)))
+        };
+        // Few are sent late, and the median is of the others.
+        let (median, tail) = match (row.unsent, row.late) {
+            (0, 0) => ("", ""),
+            (0, _) => ("", "≤ "),
+            _ => ("≥ ", "≥ "),
+        };
         shown.add_row([
             if is_same { String::new() } else { heavy },
             policy,
-            ms(row.latency_ns_p50),
-            ms(row.latency_ns_p99),
-            ms(row.latency_ns_p999),
-            ms(row.latency_ns_max),
+            shown_ms(median, row.latency_ns_p50),
+            shown_ms(tail, row.latency_ns_p99),
+            shown_ms(tail, row.latency_ns_p999),
+            shown_ms(tail, row.latency_ns_max),
             row.heavy_per_s.map_or_else(|| "–".to_string(), digits),
             other_cpu(row),
         ]);
@@ -250,6 +257,7 @@ mod tests {
             heavy: Some("100ms:100%".parse().expect("it is one")),
             blocks: 2,
             marked: 0,
+            late: 1,
             planned: 2000,
             unsent: 3,
             failed: 0,
@@ -343,5 +351,27 @@ mod tests {
             "{text}"
         );
         assert_eq!(text.matches("100ms").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn what_the_generator_was_late_with_is_an_upper_bound() {
+        let check = |unsent: u64, late: usize, said: &str| {
+            let row = Row {
+                unsent,
+                late,
+                latency_ns_p50: Some(52_000),
+                latency_ns_p99: Some(1_750_000),
+                latency_ns_p999: None,
+                latency_ns_max: Some(4_110_000),
+                ..widest()
+            };
+            let text = table(&[&row], 4).to_string();
+            let words: Vec<_> = text.split_whitespace().collect();
+            assert!(words.join(" ").contains(said), "{said:?}: {text}");
+        };
+        check(0, 0, "again 0.052 1.75 – 4.11");
+        check(0, 1, "again 0.052 ≤ 1.75 – ≤ 4.11");
+        // Then connections were what was waited for.
+        check(3, 1, "again ≥ 0.052 ≥ 1.75 – ≥ 4.11");
     }
 }

@@ -41,6 +41,8 @@ pub struct Row {
     pub blocks: usize,
     /// See `blocks`.
     pub marked: usize,
+    /// Blocks in which the generator's audit failed: it was late itself, and latencies are upper bounds.
+    pub late: usize,
     /// Light requests that fell due in the windows.
     pub planned: u64,
     /// Of those, could not be sent, since all connections waited: latencies are lower bounds.
@@ -147,6 +149,7 @@ fn row(own: &[&Block]) -> Row {
         heavy: None,
         blocks: own.len(),
         marked: own.iter().filter(|block| !block.marks.is_empty()).count(),
+        late: own.iter().filter(|b| !b.light.invalid.is_empty()).count(),
         planned: sum(|block| block.light.planned),
         unsent: sum(|block| block.light.unsent),
         failed: sum(|block| block.light.failed + block.heavy.as_ref().map_or(0, |h| h.failed)),

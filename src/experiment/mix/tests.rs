@@ -275,6 +275,8 @@ fn each_check_fails_once() {
         }
     };
     check(once, Level::Noisy, "in 1 of 18 blocks");
+    let late_in: Vec<_> = analysis(once).rows.iter().map(|row| row.late).collect();
+    assert_eq!(late_in, [0, 0, 0, 0, 1, 0]);
     check(
         |block| block.light.failed = 1,
         Level::Invalid,
