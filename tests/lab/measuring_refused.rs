@@ -7,6 +7,7 @@ use std::process::Command;
 
 use procfs::process::Process;
 use ringlab::config::cores;
+use ringlab::experiment::result::FORMAT;
 
 use crate::guests::File;
 use crate::runs::{Folder, Run, SHORT, TWO_ARMS};
@@ -206,12 +207,13 @@ fn what_is_no_stored_run_is_not_repeated() {
         &["--again", "./missing.json"],
         &[&words[..], &["./missing.json"]].concat(),
     );
+    let of_today = format!("{{\"format\": {FORMAT}}}");
     for (content, what) in [
         ("", "names no format"),
         ("not even JSON", "names no format"),
         ("{\"answer\": 42}", "names no format"),
         ("{\"format\": 99}", "format 99"),
-        ("{\"format\": 2}", "missing field"),
+        (&of_today, "missing field"),
     ] {
         let file = File::new("foreign.json", content);
         check_refused(
