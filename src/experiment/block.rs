@@ -15,7 +15,7 @@ use super::child::{CONNECTIONS, Server};
 use super::plan::{Arm, Load, Plan};
 use super::stretch::{Stretch, Tracer};
 use crate::control::Report;
-use crate::load::{self, Arrivals, Mode, Observer, Phase, Progress, Severity, Target};
+use crate::load::{self, Arrivals, Mode, Observer, Phase, Progress, Severity};
 use crate::measure::cpu_clock::non_idle;
 use crate::measure::noise::{Mark, Noise, Snapshot};
 use crate::measure::reading::Reading;
@@ -278,11 +278,8 @@ pub fn run(
 
 /// What the generator does at saturation.
 pub(super) fn saturation(plan: &Plan, server: SocketAddr) -> load::Plan {
-    let mut request = Target::get(&plan.path);
-    request.expect.status = Some(200);
-    let mut work = load::Plan::new(server, server.to_string(), vec![request]);
+    let mut work = plan.setting.load(&plan.path, server);
     work.connections = plan.connections;
-    work.cores = plan.setting.client_cores.clone();
     work.warm_up = plan.warm_up;
     work.duration = plan.window;
     work.request_timeout = Duration::from_secs(2);

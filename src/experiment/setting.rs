@@ -1,8 +1,11 @@
 //! What an experiment compares, and on which cores: the same in all of them.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::plan::Arm;
+use crate::load::{self, Target};
 
 /// The part of a plan that every experiment has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,5 +39,41 @@ impl Setting {
     pub fn shares_a_core(&self) -> bool {
         let is_servers = |core| self.server_cores.contains(core);
         self.client_cores.iter().any(is_servers)
+    }
+
+    /// What the generator does whatever the load is: it asks `server` for `path`, and takes 200 for an
+    /// answer.
+    pub(super) fn load(&self, path: &str, server: SocketAddr) -> load::Plan {
+        let mut request = Target::get(path);
+        request.expect.status = Some(200);
+        let mut work = load::Plan::new(server, server.to_string(), vec![request]);
+        work.cores = self.client_cores.clone();
+        // The server would wait for it.
+        work.spins = !self.shares_a_core();
+
+        work
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_generator_spins_on_cores_of_its_own() {
+        let check = |client_cores: &[usize], spins: bool| {
+            let setting = Setting {
+                arms: Vec::new(),
+                control_of: 0,
+                left_out: Vec::new(),
+                warnings: Vec::new(),
+                server_cores: vec![1, 2],
+                client_cores: client_cores.to_vec(),
+            };
+            let load = setting.load("/", SocketAddr::from(([127, 0, 0, 1], 8080)));
+            assert_eq!((load.spins, &load.cores[..]), (spins, client_cores));
+        };
+        check(&[0, 3], true);
+        check(&[0, 2], false);
     }
 }

@@ -18,7 +18,7 @@ use super::super::child::Server;
 use super::super::plan::Arm;
 use super::{Heavy, Plan, Share};
 use crate::control::Report;
-use crate::load::{self, Arrivals, Mode, Observer, Outcome, Progress, Severity, Target};
+use crate::load::{self, Arrivals, Mode, Observer, Outcome, Progress, Severity};
 use crate::measure::noise::{Limits, Mark, Noise};
 use crate::measure::reading::Reading;
 
@@ -312,18 +312,9 @@ fn steps_in(length: Duration, step_ns: f64) -> u64 {
     (length.as_nanos() as f64 / step_ns).round().max(1.0) as u64
 }
 
-/// What both classes have in common.
-fn load_of(plan: &Plan, path: String, server: SocketAddr) -> load::Plan {
-    let mut request = Target::get(path);
-    request.expect.status = Some(200);
-    let mut work = load::Plan::new(server, server.to_string(), vec![request]);
-    work.cores = plan.setting.client_cores.clone();
-    work.duration = plan.window;
-    work
-}
-
 fn light_load(plan: &Plan, server: SocketAddr) -> load::Plan {
-    let mut work = load_of(plan, "/".to_string(), server);
+    let mut work = plan.setting.load("/", server);
+    work.duration = plan.window;
     work.connections = plan.connections;
     work.mode = Mode::Open {
         rate: plan.rate,
@@ -333,7 +324,9 @@ fn light_load(plan: &Plan, server: SocketAddr) -> load::Plan {
 }
 
 fn heavy_load(plan: &Plan, heavy: &Heavy, steps: u64, server: SocketAddr) -> load::Plan {
-    let mut work = load_of(plan, format!("/spin?iterations={steps}"), server);
+    let path = format!("/spin?iterations={steps}");
+    let mut work = plan.setting.load(&path, server);
+    work.duration = plan.window;
     work.connections = most(plan, heavy);
     // A thread of the generator needs a connection of its own.
     work.cores.truncate(work.connections);
