@@ -15,7 +15,7 @@ use std::thread::{self, Thread};
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::io::{Buf, Counts, Ender, Op, Single, Token, no_place};
-use crate::measure::probe::Probe;
+use crate::measure::probe::{self, Probe};
 use crate::offload::Threads;
 use crate::session::{Context, Session};
 use crate::shard::{Book, Hub, SPARE_CONNECTIONS, Stage};
@@ -289,7 +289,7 @@ impl<C: Single> Seat<C> {
             }
             if context.offload.may_sleep() {
                 // Woken by the answer, or by the server's end, or for no reason.
-                thread::park();
+                P::within(probe::Stage::FutexWait, thread::park);
             }
         }
     }

@@ -47,7 +47,8 @@
 //! 3. Everything is bounded. A full queue pushes back; it never grows and never drops silently.
 //! 4. A request in steady state allocates nothing in `http`, `io` and `session`.
 //! 5. A guest can hurt only its own request.
-//! 6. Probes that are off have no size and no code; probes that are on say what they cost.
+//! 6. Probes that are off have no size and no code, but for a look at the thread beside system calls that
+//!    others call back; probes that are on say what they cost.
 
 pub mod cli;
 pub mod clock;

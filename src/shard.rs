@@ -117,11 +117,11 @@ pub fn context<P: Probe>(
             }
             Policy::Spawn => {
                 let spawn = threads.spawn.clone().expect("started for this policy");
-                Box::new(Remote::new(spawn, sandbox, wake.clone()))
+                Box::new(Remote::<_, P>::new(spawn, sandbox, wake.clone()))
             }
             Policy::Pool => {
                 let pool = threads.pool.clone().expect("started for this policy");
-                Box::new(Remote::new(pool, sandbox, wake.clone()))
+                Box::new(Remote::<_, P>::new(pool, sandbox, wake.clone()))
             }
             Policy::TimeSlice => {
                 let patience = Patience {

@@ -231,7 +231,7 @@ async fn serve<P: Probe>(tasks: Rc<Tasks<P>>, seat: Seat<Connection>) {
                     let (sent, buf) = connection.send::<P>(buf, counts).await;
                     tasks.with(|context| seat.sent(&mut session, buf, sent, context));
                 }
-                Op::Shutdown => connection.shut_down(counts),
+                Op::Shutdown => connection.shut_down::<P>(counts),
                 Op::Close => {
                     if receiving.is_some() {
                         seat.end_receiving();

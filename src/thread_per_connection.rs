@@ -11,7 +11,7 @@ use crate::desk::{LOOK_MS, Room, Seat};
 use crate::handlers::Handlers;
 use crate::io::Op;
 use crate::io::blocking::{Acceptor, Connection, RECEIVE_BYTES};
-use crate::measure::probe::Probe;
+use crate::measure::probe::{self, Probe};
 use crate::offload::Wake;
 use crate::shard::{AcceptLog, Shard, ShardError, Stage, context};
 
@@ -107,14 +107,16 @@ fn seat_waiting<P: Probe>(
         let seat = room.seat(connection, room.hub.open_book())?;
         let handlers = handlers.clone();
         room.book.io.clone3.add(1);
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name(format!("connection {}", seat.number()))
-            .stack_size(room.config.sandbox.thread_stack_bytes() + STACK_BYTES)
-            .spawn(move || {
+            .stack_size(room.config.sandbox.thread_stack_bytes() + STACK_BYTES);
+        P::within(probe::Stage::Clone, || {
+            thread.spawn(move || {
                 if let Err(error) = serve::<P>(&seat, handlers) {
                     tracing::warn!(%error, "a connection could not be served");
                 }
-            })?;
+            })
+        })?;
     }
     Ok(())
 }
@@ -147,7 +149,7 @@ fn serve<P: Probe>(seat: &Seat<Connection>, handlers: Arc<Handlers>) -> Result<(
                     clock.tick(&mut context);
                     seat.sent(&mut session, buf, sent, &mut context);
                 }
-                Op::Shutdown => connection.shut_down(&book.io),
+                Op::Shutdown => connection.shut_down::<P>(&book.io),
                 Op::Close => {
                     session.closed(&mut context);
                     return Ok(());

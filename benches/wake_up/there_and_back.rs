@@ -24,7 +24,7 @@ const STACK_BYTES: usize = 1 << 20;
 
 /// The I/O thread's side of `pool`, without sessions.
 struct Pool<'a> {
-    remote: Remote<Arc<Workers>>,
+    remote: Remote<Arc<Workers>, Off>,
     request: &'a Request<'a, 'a>,
     reply: Reply,
     out: Buf,

@@ -37,6 +37,15 @@ pub struct Column {
     /// Of all of these, the time of ticks, which interrupt whatever runs; `None` where nobody knows.
     #[serde(default)]
     pub ticks_ns: Option<f64>,
+    /// Page faults per request, whose time is in the rows in which they happen: the kernel tells of a
+    /// fault's beginning (the tracepoint `exceptions:page_fault_user`, the event `page-faults`) and of no
+    /// end. Older results have none.
+    #[serde(default)]
+    pub faults: Option<f64>,
+    /// The sandbox's runtime maps memory for each request by calls of its own, whose time is in the
+    /// sandbox's row: no clock of ours is around them.
+    #[serde(default)]
+    pub runtime_maps: bool,
     /// The total less stages, helpers and workers.
     pub unexplained_ns: f64,
     /// The process CPU clock's total, with the recording going on.
@@ -99,6 +108,7 @@ pub fn ledgers(plan: &Plan, blocks: &[Block]) -> Vec<Ledger> {
                     column.price_interval = interval(&recorded, &beside);
                     column.control_interval = interval(&of(load, Pass::Again, arm), &beside);
                     column.machine_ns = machine_ns(&plain);
+                    column.runtime_maps = plan.setting.arms[arm].maps_for_each_request();
                     Some(column)
                 })
                 .collect();
@@ -167,6 +177,8 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
     let helpers: u64 = recorded.iter().map(|block| block.server.helpers_ns).sum();
     let total = cpu_ns(recorded);
     let workers: u64 = recorded.iter().map(|block| block.server.workers_ns).sum();
+    let faults = |block: &&Block| block.server.minor_faults + block.server.major_faults;
+    let faults: u64 = recorded.iter().map(faults).sum();
     let ticks: Option<u64> = recorded.iter().map(|block| block.server.ticks_ns()).sum();
     let explained: u64 = stages.ns.iter().sum::<u64>() + helpers + workers;
     Some(Column {
@@ -175,6 +187,8 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
         helpers_ns: per_request(helpers),
         workers_ns: per_request(workers),
         ticks_ns: ticks.map(per_request),
+        faults: Some(per_request(faults)),
+        runtime_maps: false,
         unexplained_ns: (total as f64 - explained as f64) / n as f64,
         total_ns: per_request(total),
         plain_ns: None,

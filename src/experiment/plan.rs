@@ -63,12 +63,17 @@ impl Arm {
     /// Whether the program's count has all of its system calls: a runtime's own are not in it, be it
     /// that of the loop or that of the sandbox, which maps memory for each request `on-demand`.
     pub fn counts_its_calls(&self) -> bool {
-        self.isolation != Isolation::OnDemand.to_string()
+        !self.maps_for_each_request()
             && models::find(&self.model).is_none_or(|model| model.shape != Shape::RuntimeOwned)
     }
 }
 
 impl Arm {
+    /// Whether the sandbox's runtime maps and unmaps memory for each request.
+    pub fn maps_for_each_request(&self) -> bool {
+        self.isolation == Isolation::OnDemand.to_string()
+    }
+
     /// Whether it needs a generator: `null` has its requests in itself, as fast as it answers them.
     pub fn has_clients(&self) -> bool {
         models::find(&self.model).is_none_or(|model| model.shape != Shape::SelfDriven)

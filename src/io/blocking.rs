@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, SockFlag, accept4, recv, send, shutdown};
 
 use super::{Counts, Ender, Listener, Single, Waker, listener};
-use crate::measure::probe::{Probe, Stage};
+use crate::measure::probe::{Asked, Probe, Stage};
 
 /// Offered to each `recv`, as on epoll.
 pub const RECEIVE_BYTES: usize = 64 * 1024;
@@ -76,7 +76,7 @@ impl Acceptor {
         let woken = seen(&watched[0]);
         if woken {
             counts.read.add(1);
-            self.waker.clear();
+            P::within(Stage::EventRead, || self.waker.clear());
         }
         Ok(Seen {
             acceptable: seen(&watched[1]),
@@ -163,10 +163,12 @@ impl Connection {
     }
 
     /// Sends FIN after what was sent; receiving goes on.
-    pub fn shut_down(&self, counts: &Counts) {
+    pub fn shut_down<P: Probe>(&self, counts: &Counts) {
         counts.shutdown.add(1);
         // A failure means that the peer is gone; receiving will say so.
-        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Write);
+        let _ = P::within(Stage::Shutdown, || {
+            shutdown(self.0.as_raw_fd(), Shutdown::Write)
+        });
     }
 }
 
@@ -177,5 +179,6 @@ impl Single for Connection {
 
     fn close(self, counts: &Counts) {
         counts.close.add(1);
+        Asked::within(Stage::Close, || drop(self));
     }
 }

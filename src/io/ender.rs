@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::Counts;
+use crate::measure::probe::{Asked, Probe, Stage};
 
 /// Ends another's calls on a connection. Valid while the connection is open, which whoever holds it
 /// must see to.
@@ -19,8 +20,7 @@ impl Ender {
 
     /// Makes a waiting receive return 0; bytes that are there already are still delivered.
     pub fn end_receiving(&self, counts: &Counts) {
-        counts.shutdown.add(1);
-        let _ = shutdown(self.0, Shutdown::Read);
+        self.shut(Shutdown::Read, counts);
     }
 
     /// Whether neither end has sent its FIN. A socket that is shut down for reading alone says at once
@@ -49,8 +49,13 @@ impl Ender {
 
     /// Makes every waiting call return.
     pub fn end_all(&self, counts: &Counts) {
+        self.shut(Shutdown::Both, counts);
+    }
+
+    fn shut(&self, what: Shutdown, counts: &Counts) {
         counts.shutdown.add(1);
-        let _ = shutdown(self.0, Shutdown::Both);
+        // A failure means that the peer is gone, and with it what was to be ended.
+        let _ = Asked::within(Stage::Shutdown, || shutdown(self.0, what));
     }
 }
 

@@ -120,7 +120,7 @@ impl Notifier for Set {
         if let Some(until) = later {
             let at = Expiration::OneShot(TimeSpec::from_duration(Duration::from_nanos(until)));
             counts.timerfd_settime.add(1);
-            P::within(Stage::OtherCalls, || {
+            P::within(Stage::Timer, || {
                 self.timer.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME)
             })?;
             self.timer_set = Some(until);
@@ -152,7 +152,7 @@ impl Notifier for Set {
                 TIMER => self.timer_set = None,
                 WAKER => {
                     counts.read.add(1);
-                    P::within(Stage::OtherCalls, || self.waker.clear());
+                    P::within(Stage::EventRead, || self.waker.clear());
                     return Some(Event::Woken);
                 }
                 token => return Some(Event::Ready(token, ready(event.events()))),

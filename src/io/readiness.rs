@@ -169,7 +169,7 @@ impl<N: Notifier, P: Probe> Driver for Readiness<N, P> {
             Op::Shutdown => {
                 self.counts.shutdown.add(1);
                 // A failure means that the peer is gone; receiving will say so.
-                let _ = P::within(Stage::OtherCalls, || {
+                let _ = P::within(Stage::Shutdown, || {
                     shutdown(connection.socket.as_raw_fd(), Shutdown::Write)
                 });
                 Submitted::Queued
@@ -177,7 +177,7 @@ impl<N: Notifier, P: Probe> Driver for Readiness<N, P> {
             Op::Close => {
                 self.notifier.remove(token, connection.socket.as_fd());
                 self.counts.close.add(1);
-                P::within(Stage::OtherCalls, || self.connections.remove(token));
+                P::within(Stage::Close, || self.connections.remove(token));
                 Submitted::Done(Outcome::Closed)
             }
         }

@@ -119,7 +119,7 @@ impl Notifier for Signals {
         counts: &Counts,
     ) -> io::Result<bool> {
         counts.fcntl.add(3);
-        let armed = P::within(Stage::OtherCalls, || self.arm(token, socket));
+        let armed = P::within(Stage::FileControl, || self.arm(token, socket));
         if armed.is_err() {
             self.remove(token, socket);
         }
@@ -153,7 +153,7 @@ impl Notifier for Signals {
         if let Some(until) = later {
             let at = Expiration::OneShot(Duration::from_nanos(until).into());
             counts.timer_settime.add(1);
-            P::within(Stage::OtherCalls, || {
+            P::within(Stage::Timer, || {
                 self.timer.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME)
             })?;
             self.timer_set = Some(until);

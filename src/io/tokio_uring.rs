@@ -28,7 +28,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::{Buf, Counts, Ender, Listener, Single, Waker, listener, ring_refusal};
-use crate::measure::probe::{Probe, Stage};
+use crate::measure::probe::{Asked, Probe, Stage};
 
 /// Offered to each read, as on epoll.
 pub const RECEIVE_BYTES: usize = 64 * 1024;
@@ -153,7 +153,7 @@ impl Acceptor {
         let woken = tokio::time::timeout(Duration::from_millis(timeout_ms), self.waker.readable());
         if let Ok(ready) = awaiting::<P, _>(woken).await {
             counts.read.add(1);
-            self.waker.get_ref().0.clear();
+            P::within(Stage::EventRead, || self.waker.get_ref().0.clear());
             ready?.clear_ready();
         }
         Ok(())
@@ -265,10 +265,10 @@ impl Connection {
     }
 
     /// Sends FIN after what was sent; receiving goes on.
-    pub fn shut_down(&self, counts: &Counts) {
+    pub fn shut_down<P: Probe>(&self, counts: &Counts) {
         counts.shutdown.add(1);
         // A failure means that the peer is gone; receiving will say so.
-        let _ = self.0.shutdown(Shutdown::Write);
+        let _ = P::within(Stage::Shutdown, || self.0.shutdown(Shutdown::Write));
     }
 }
 
@@ -280,5 +280,6 @@ impl Single for Connection {
     fn close(self, counts: &Counts) {
         // By the crate, at once: no operation is under way.
         counts.close.add(1);
+        Asked::within(Stage::Close, || drop(self));
     }
 }

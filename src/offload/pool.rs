@@ -12,6 +12,7 @@ use super::Job;
 use super::queue::Queue;
 use super::remote::{Dispatch, Errand, Home};
 use crate::io::Token;
+use crate::measure::probe::{Probe, Stage};
 use crate::sandbox::{Failure, Sandbox, ShardSandbox};
 
 /// Handlers that a worker keeps ready, the last used first.
@@ -187,10 +188,13 @@ impl Ready {
 }
 
 impl Dispatch for Arc<Workers> {
-    fn dispatch(&mut self, errand: Errand) -> Result<(), (Job, Failure)> {
-        self.queue
-            .push(errand)
-            .map_err(|errand| (errand.job, Failure::QueueFull))
+    fn dispatch<P: Probe>(&mut self, errand: Errand) -> Result<(), (Job, Failure)> {
+        let pushed = P::within(Stage::HandOver, || self.queue.push(errand));
+        let must_wake = pushed.map_err(|errand| (errand.job, Failure::QueueFull))?;
+        if must_wake {
+            P::within(Stage::FutexWake, || self.queue.wake());
+        }
+        Ok(())
     }
 
     fn withdraw(&mut self, owner: Token, home: &Arc<Home>) -> Option<Job> {

@@ -2,7 +2,8 @@
 //!
 //! A lock, a ring buffer and a condition variable. A worker that finds nothing sleeps on the
 //! condition; one that is awake looks again before it sleeps. So pushing to a busy pool is a lock
-//! and no system call, and a push wakes at most one worker.
+//! and no system call, and a push wakes at most one worker. Waking is a step of its own, which is a system
+//! call: whoever times those tells it from the rest.
 
 use std::collections::VecDeque;
 
@@ -44,11 +45,12 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Puts `item` at the end.
+    /// Puts `item` at the end. True: a worker sleeps, and the caller must [`Queue::wake`] one; nobody else
+    /// will.
     ///
     /// # Errors
     /// The queue is full or closed; here it is back.
-    pub fn push(&self, item: T) -> Result<(), T> {
+    pub fn push(&self, item: T) -> Result<bool, T> {
         let mut state = self.state();
         if state.closed || state.waiting.len() >= self.capacity {
             return Err(item);
@@ -59,11 +61,12 @@ impl<T> Queue<T> {
             state.asleep -= 1;
             state.woken += 1;
         }
-        drop(state);
-        if wake {
-            self.work.notify_one();
-        }
-        Ok(())
+        Ok(wake)
+    }
+
+    /// Wakes a worker for what was pushed: one system call.
+    pub fn wake(&self) {
+        self.work.notify_one();
     }
 
     /// Takes the first item, and sleeps until there is one. `None`: the queue is closed and empty.

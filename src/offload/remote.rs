@@ -4,6 +4,7 @@
 //! Which threads those are is the business of a [`Dispatch`].
 
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::thread::Thread;
 
@@ -12,6 +13,7 @@ use super::mailbox::Mailbox;
 use super::{Job, Offload, Started, encode};
 use crate::http;
 use crate::io::{Buf, Token, Waker};
+use crate::measure::probe::{Probe, Stage};
 use crate::sandbox::{Failure, ShardSandbox};
 use crate::served::Served;
 
@@ -82,14 +84,14 @@ pub trait Dispatch {
     ///
     /// # Errors
     /// No thread will do it; here it is back, with the reason.
-    fn dispatch(&mut self, errand: Errand) -> Result<(), (Job, Failure)>;
+    fn dispatch<P: Probe>(&mut self, errand: Errand) -> Result<(), (Job, Failure)>;
 
     /// Takes back the errand of `owner` on the way to `home`, if nobody has begun it.
     fn withdraw(&mut self, owner: Token, home: &Arc<Home>) -> Option<Job>;
 }
 
 /// A policy that runs handlers on other threads.
-pub struct Remote<D> {
+pub struct Remote<D, P> {
     dispatch: D,
     handler: Arc<ShardSandbox>,
     home: Arc<Home>,
@@ -100,9 +102,10 @@ pub struct Remote<D> {
     /// Jobs that came home, the oldest last.
     arrived: Vec<Job>,
     spare: Vec<Job>,
+    probe: PhantomData<P>,
 }
 
-impl<D: Dispatch> Remote<D> {
+impl<D: Dispatch, P: Probe> Remote<D, P> {
     /// Has `handler` run by the threads that `dispatch` finds, for the thread woken by `wake`.
     pub fn new(dispatch: D, handler: Arc<ShardSandbox>, wake: Wake) -> Self {
         Self {
@@ -113,11 +116,12 @@ impl<D: Dispatch> Remote<D> {
             out: 0,
             arrived: Vec::new(),
             spare: Vec::new(),
+            probe: PhantomData,
         }
     }
 }
 
-impl<D: Dispatch> Offload for Remote<D> {
+impl<D: Dispatch, P: Probe> Offload for Remote<D, P> {
     fn start(
         &mut self,
         owner: Token,
@@ -128,7 +132,8 @@ impl<D: Dispatch> Offload for Remote<D> {
         served: &Served,
     ) -> Started {
         let mut job = self.spare.pop().unwrap_or_default();
-        served.bytes_copied.add(job.fill(owner, request));
+        let copied = P::within(Stage::Copy, || job.fill(owner, request));
+        served.bytes_copied.add(copied);
         job.send_off();
         let cancelled = job.cancelled().clone();
         let errand = Errand {
@@ -136,7 +141,7 @@ impl<D: Dispatch> Offload for Remote<D> {
             handler: self.handler.clone(),
             home: self.home.clone(),
         };
-        match self.dispatch.dispatch(errand) {
+        match self.dispatch.dispatch::<P>(errand) {
             Ok(()) => {
                 self.owners.insert(owner, cancelled);
                 self.out += 1;
@@ -196,7 +201,7 @@ impl<D: Dispatch> Offload for Remote<D> {
     }
 }
 
-impl<D> Drop for Remote<D> {
+impl<D, P> Drop for Remote<D, P> {
     /// The thread ends: nobody is left to read the answers.
     fn drop(&mut self) {
         for cancelled in self.owners.values() {

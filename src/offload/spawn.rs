@@ -12,6 +12,7 @@ use std::thread;
 use super::Job;
 use super::remote::{Dispatch, Errand, Home};
 use crate::io::Token;
+use crate::measure::probe::{Probe, Stage};
 use crate::sandbox::{Failure, Sandbox};
 
 /// How many threads there may be; clones count together.
@@ -43,7 +44,7 @@ impl Drop for Alive {
 }
 
 impl Dispatch for Spawn {
-    fn dispatch(&mut self, errand: Errand) -> Result<(), (Job, Failure)> {
+    fn dispatch<P: Probe>(&mut self, errand: Errand) -> Result<(), (Job, Failure)> {
         let room = |alive: usize| (alive < self.limit).then_some(alive + 1);
         let counted = self
             .alive
@@ -54,12 +55,15 @@ impl Dispatch for Spawn {
         let alive = Alive(self.alive.clone());
         let Errand { job, handler, home } = errand;
         // The closure is lost with a thread that cannot be born, and the job must not be.
-        let job = Arc::new(Mutex::new(Some(job)));
-        let taken = job.clone();
-        let born = thread::Builder::new()
-            .name("request".to_string())
-            .stack_size(self.stack_bytes)
-            .spawn(move || {
+        let (job, taken, thread) = P::within(Stage::HandOver, || {
+            let job = Arc::new(Mutex::new(Some(job)));
+            let thread = thread::Builder::new()
+                .name("request".to_string())
+                .stack_size(self.stack_bytes);
+            (job.clone(), job, thread)
+        });
+        let born = P::within(Stage::Clone, || {
+            thread.spawn(move || {
                 let mut job = take(&taken).expect("only a thread that was not born leaves it");
                 job.begin();
                 let ran = catch_unwind(AssertUnwindSafe(|| match Sandbox::new(handler) {
@@ -75,7 +79,8 @@ impl Dispatch for Spawn {
                 // Before the answer is out: who gets it may send the next request at once.
                 drop(alive);
                 home.send(job);
-            });
+            })
+        });
         born.map(drop).map_err(|error| {
             tracing::warn!(%error, "no thread could be started for a request");
             let job = take(&job).expect("no thread was born that could have taken it");

@@ -10,18 +10,19 @@ use super::{Home, Job, Offload, Remote, Started, Wake, encode};
 use crate::handlers::Handlers;
 use crate::http;
 use crate::io::{Token, Waker};
+use crate::measure::probe::Off;
 use crate::sandbox::{Failure, Handler, Isolation, Limits, ShardSandbox, Source};
 use crate::served::Served;
 
 #[test]
 fn what_does_not_fit_comes_back() {
     let queue = Queue::new(2);
-    assert_eq!(queue.push('a'), Ok(()));
-    assert_eq!(queue.push('b'), Ok(()));
+    assert_eq!(queue.push('a'), Ok(false), "nobody sleeps");
+    assert_eq!(queue.push('b'), Ok(false));
     assert_eq!(queue.push('c'), Err('c'));
     let pop = || queue.pop(|| ());
     assert_eq!(pop(), Some('a'));
-    assert_eq!(queue.push('c'), Ok(()));
+    assert_eq!(queue.push('c'), Ok(false));
     assert_eq!(queue.remove(|item| *item == 'b'), Some('b'));
     queue.close();
     assert_eq!(queue.push('d'), Err('d'), "closed");
@@ -84,7 +85,7 @@ fn a_worker_that_panics_is_a_500_and_the_next_request_is_served() {
     });
     let workers = Workers::start(1, 2, &[], limits.thread_stack_bytes()).expect("a thread");
     let this = Wake::Thread(std::thread::current());
-    let mut remote = Remote::new(workers, handler.unwrap(), this);
+    let mut remote = Remote::<_, Off>::new(workers, handler.unwrap(), this);
     let mut storage = http::HeaderStorage::new();
     let text = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     let step = http::Decoder::new().decode(text, &mut storage, &http::Limits::default());
@@ -135,7 +136,7 @@ fn a_worker_that_sleeps_lets_go_of_what_was_exchanged() {
         handler: old.clone(),
         home: home.clone(),
     };
-    assert!(workers.clone().dispatch(errand).is_ok());
+    assert!(workers.clone().dispatch::<Off>(errand).is_ok());
     let mut done = Vec::new();
     let begun = std::time::Instant::now();
     let until = |what: &str, come: &mut dyn FnMut() -> bool| {

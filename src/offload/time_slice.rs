@@ -174,7 +174,8 @@ impl<P: Probe> Offload for TimeSlice<P> {
                 return Started::Answered;
             }
             let mut job = self.spare.pop().unwrap_or_default();
-            served.bytes_copied.add(job.fill(owner, request));
+            let copied = P::within(Stage::Copy, || job.fill(owner, request));
+            served.bytes_copied.add(copied);
             let since = Instant::now();
             self.waiting.push_back(Waiting { job, since });
             return Started::Later;

@@ -169,6 +169,8 @@ mod tests {
             helpers_ns: 0.0,
             workers_ns: 0.0,
             ticks_ns: None,
+            faults: None,
+            runtime_maps: false,
             unexplained_ns,
             total_ns: rows.iter().map(|(_, ns)| ns).sum::<f64>() + unexplained_ns,
             plain_ns: None,

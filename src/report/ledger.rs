@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::counts::figure;
 use super::differences::{self, Calls};
 use super::side_by_side::{Line, tables};
 use super::terminal::wrap;
@@ -13,6 +14,11 @@ use crate::measure::stats::Interval;
 /// Where an arm does not go.
 const NOWHERE: &str = "–";
 
+/// What is not measured; the reason stands below.
+const ABSENT: &str = "n/a";
+/// A row of less than this in every arm, in nanoseconds, is named below alone.
+const LEAST_NS: f64 = 0.5;
+
 /// The time ledger of one load, and where its arms differ, of which `calls` knows the system calls.
 pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
     let columns = &ledger.columns;
@@ -20,7 +26,7 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
         name: name.to_string(),
         cells: columns.iter().map(|column| vec![cell(column)]).collect(),
     };
-    let absent = || "n/a".to_string();
+    let absent = || ABSENT.to_string();
     let bounds = |interval: &Option<Interval>| {
         let bounds = interval.as_ref().map(percent_bounds);
         bounds.unwrap_or_else(|| NOWHERE.to_string())
@@ -29,11 +35,14 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
     let heading = line("ns of server CPU per request", &|column| {
         column.label.clone()
     });
-    let stages = Stage::ALL.iter().filter(|stage| {
-        let ns = |column: &Column| column.ns(**stage).is_some_and(|ns| ns >= 0.5);
-        columns.iter().any(ns)
-    });
-    let mut lines: Vec<Line> = stages
+    let most = |stage: Stage| {
+        let all = columns.iter().filter_map(|column| column.ns(stage));
+        all.max_by(f64::total_cmp)
+    };
+    let is_large = |stage: &&Stage| most(**stage).is_some_and(|ns| ns >= LEAST_NS);
+    let mut lines: Vec<Line> = Stage::ALL
+        .iter()
+        .filter(is_large)
         .map(|stage| {
             line(stage.name(), &|column| {
                 column.ns(*stage).map_or_else(|| NOWHERE.to_string(), whole)
@@ -44,6 +53,10 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
     if columns.iter().any(|column| column.workers_ns >= 0.5) {
         lines.push(line("workers", &|column| whole(column.workers_ns)));
     }
+    let faults = |column: &Column| match column.faults {
+        Some(0.0) => "0".to_string(),
+        _ => absent(),
+    };
     let absent_or_whole = |ns: Option<f64>| ns.map_or_else(absent, whole);
     lines.extend([
         line("helper threads", &|column| whole(column.helpers_ns)),
@@ -51,6 +64,11 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
         line("total, recording", &|column| whole(column.total_ns)),
         line("of that, ticks", &|column| {
             column.ticks_ns.map_or_else(absent, |ns| format!("{ns:.1}"))
+        }),
+        line("of that, page faults", &faults),
+        line("of that, wasmtime's own calls", &|column| {
+            let cell = if column.runtime_maps { ABSENT } else { NOWHERE };
+            cell.to_string()
         }),
         line("total, not recording", &|column| {
             absent_or_whole(column.plain_ns)
@@ -77,7 +95,46 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
                     during it is done within, and cannot be told from it.";
         let _ = writeln!(text, "\n{}", wrap(note));
     }
+    for note in not_measured(columns) {
+        let _ = writeln!(text, "\n{}", wrap(&note));
+    }
+    let small: Vec<&str> = Stage::ALL
+        .iter()
+        .filter(|stage| most(**stage).is_some_and(|ns| ns < LEAST_NS))
+        .map(|stage| stage.name())
+        .collect();
+    if !small.is_empty() {
+        let note = format!("Less than {LEAST_NS} ns each: {}.", small.join("; "));
+        let _ = writeln!(text, "\n{}", wrap(&note));
+    }
     text + &differences::text(columns, calls)
+}
+
+/// Why some of what the kernel does has no row of its own, and in which rows it is.
+fn not_measured(columns: &[Column]) -> Vec<String> {
+    let mut notes = Vec::new();
+    let faults = |column: &Column| {
+        let faults = column.faults.filter(|faults| *faults > 0.0)?;
+        Some(format!("{} {}", column.label, figure(faults)))
+    };
+    let faults: Vec<String> = columns.iter().filter_map(faults).collect();
+    if !faults.is_empty() {
+        notes.push(format!(
+            "n/a: page faults: the kernel tells when one begins and not when it ends; their time is \
+             within the rows in which they happen, which are guest and sandbox mostly. Per request: {}.",
+            faults.join(", ")
+        ));
+    }
+    let maps = columns.iter().filter(|column| column.runtime_maps);
+    let maps: Vec<&str> = maps.map(|column| column.label.as_str()).collect();
+    if !maps.is_empty() {
+        notes.push(format!(
+            "n/a: mmap, munmap, mprotect and madvise by wasmtime: within sandbox, since no clock of ours \
+             reaches into it; the counts have their number where tracefs is readable. Of: {}.",
+            maps.join(", ")
+        ));
+    }
+    notes
 }
 
 #[cfg(test)]
@@ -100,10 +157,14 @@ mod tests {
             rows: vec![
                 entry(Stage::Guest, 123_456.0),
                 entry(Stage::EnterWait, nth as f64),
+                entry(Stage::Close, 0.3),
+                entry(Stage::FutexWake, 0.4),
             ],
             helpers_ns: 0.0,
             workers_ns: 12_345.0,
             ticks_ns: Some(12.3),
+            faults: Some(if nth == 0 { 0.0 } else { 2.04 }),
+            runtime_maps: nth == 1,
             unexplained_ns: -1234.0,
             total_ns: 234_567.0,
             plain_ns: Some(223_456.0),
@@ -122,6 +183,12 @@ mod tests {
             "its 95 % interval -9.0 to +23.0",
             "the same of nothing -11.0 to +11.0",
             "unexplained -1234",
+            "of that, page faults 0 n/a",
+            "of that, wasmtime's own calls – n/a",
+            "Per request: io_uring inline 1 2.04, io_uring inline 2 2.04,",
+            "reaches into it; the counts have their number where tracefs is readable. Of: io_uring \
+             inline 1.",
+            "Less than 0.5 ns each: futex, waking; close.",
         ] {
             assert!(words.contains(price), "{price}: {text}");
         }

@@ -10,6 +10,7 @@
 //! CLOCK_MONOTONIC: CPU clocks look at nothing finer than the kernel's tick.
 
 use super::{deadline, ticks};
+use crate::measure::probe::{Asked, Probe, Stage};
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::ClockId;
 use std::io;
@@ -40,7 +41,9 @@ impl Beats {
         let [first, second] = &mut self.timers;
         for (timer, at) in [(first, every), (second, 2 * every)] {
             let expiration = Expiration::IntervalDelayed(at.into(), (2 * every).into());
-            timer.set(expiration, TimerSetTimeFlags::empty())?;
+            Asked::within(Stage::Timer, || {
+                timer.set(expiration, TimerSetTimeFlags::empty())
+            })?;
         }
         ticks::are_fine(true);
         Ok(())

@@ -16,6 +16,7 @@
 
 use super::limits::Limits;
 use super::{slice, ticks};
+use crate::measure::probe::{Asked, Probe, Stage};
 use nix::errno::Errno;
 use nix::sys::signal::{
     SaFlags, SigAction, SigEvent, SigHandler, SigSet, SigevNotify, Signal, sigaction,
@@ -102,14 +103,16 @@ impl Ticker {
 
 fn set(timer: &mut Timer) -> io::Result<()> {
     let every = Expiration::Interval(TICK.into());
-    Ok(timer.set(every, TimerSetTimeFlags::empty())?)
+    let flags = TimerSetTimeFlags::empty();
+    Ok(Asked::within(Stage::Timer, || timer.set(every, flags))?)
 }
 
 /// Ends what `timer` was set to.
 pub(super) fn disarm(timer: &mut Timer) {
     // A time of zero disarms it, and nothing fails that is one (timer_settime(2)).
     let never = Expiration::OneShot(Duration::ZERO.into());
-    let _ = timer.set(never, TimerSetTimeFlags::empty());
+    let flags = TimerSetTimeFlags::empty();
+    let _ = Asked::within(Stage::Timer, || timer.set(never, flags));
 }
 
 /// Others tick on the calling thread from now on, at least as often, until [`resume`].

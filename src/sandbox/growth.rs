@@ -15,6 +15,7 @@
 //! May touch: the addresses reserved for one memory, behind what the guest has of them. Deliberately
 //! lacks: whether a memory may grow, and its growing: wasmtime does that when this is done.
 
+use crate::measure::probe::{Asked, Probe, Stage};
 use nix::sys::mman::{MmapAdvise, ProtFlags, madvise, mprotect};
 use std::fs;
 use std::ops::Range;
@@ -147,16 +148,22 @@ impl Growth {
     }
 
     fn advise(&self, range: Range<usize>, advice: MmapAdvise) -> nix::Result<()> {
+        let start = self.at(range.start);
         // SAFETY: the range lies in what is reserved and behind what the guest has, or in the end in what
         // it grew by, so nobody refers to any byte of it; none of the three kinds of advice given here
         // changes what is read but MADV_DONTNEED, after which it is zeros (madvise(2)).
-        unsafe { madvise(self.at(range.start), range.len(), advice) }
+        Asked::within(Stage::Advise, || unsafe {
+            madvise(start, range.len(), advice)
+        })
     }
 
     fn protect(&self, range: &Range<usize>, protection: ProtFlags) -> nix::Result<()> {
+        let start = self.at(range.start);
         // SAFETY: the range lies in what is reserved and behind what the guest has, or in the end in what
         // it grew by; the guest does not run, and nobody refers to any byte of it.
-        unsafe { mprotect(self.at(range.start), range.len(), protection) }
+        Asked::within(Stage::Protect, || unsafe {
+            mprotect(start, range.len(), protection)
+        })
     }
 }
 

@@ -12,6 +12,7 @@
 
 use super::sticky::Sticky;
 use super::written_pages::{RUNS, WrittenPages};
+use crate::measure::probe::{Asked, Probe, Stage};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
 use std::io;
 use std::num::NonZeroUsize;
@@ -68,7 +69,9 @@ unsafe impl Sync for Mapping {}
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the mapping is this one's; whoever has a memory in it keeps the `Memories` alive.
-        let unmapped = unsafe { munmap(self.base.cast(), self.bytes.get()) };
+        let unmapped = Asked::within(Stage::Map, || unsafe {
+            munmap(self.base.cast(), self.bytes.get())
+        });
         debug_assert!(unmapped.is_ok());
     }
 }
@@ -133,7 +136,9 @@ impl Slot {
             .ok_or_else(|| io::Error::other("a memory without an address"))?;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
         // SAFETY: a new mapping, where the kernel likes it, overlaps no other.
-        let base = unsafe { mmap_anonymous(None, all, ProtFlags::PROT_NONE, flags) }?;
+        let base = Asked::within(Stage::Map, || unsafe {
+            mmap_anonymous(None, all, ProtFlags::PROT_NONE, flags)
+        })?;
         let mapping = Mapping {
             base: base.cast(),
             bytes: all,
@@ -142,7 +147,9 @@ impl Slot {
         let memory = unsafe { mapping.base.add(guard_bytes) };
         let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: `bytes` is at most the capacity; nobody has a reference into the mapping yet.
-        unsafe { mprotect(memory.cast(), bytes, writable) }?;
+        Asked::within(Stage::Protect, || unsafe {
+            mprotect(memory.cast(), bytes, writable)
+        })?;
         // SAFETY: a memory begins and ends on a page, wasmtime's being 64 KiB; nothing else changes
         // the protection of these bytes, since `grow_to` and `forget_growth` touch what lies behind
         // them; and writers are as `written_pages` says: the guest and wasmtime on its behalf, whose
@@ -176,9 +183,13 @@ impl Slot {
         let grown = bytes - self.bytes;
         // SAFETY: what grew lies in the mapping, and whoever had the memory is gone. Private memory
         // of no file reads as zeros after it (madvise(2)).
-        unsafe { madvise(self.grown(), grown, MmapAdvise::MADV_DONTNEED) }?;
+        Asked::within(Stage::Advise, || unsafe {
+            madvise(self.grown(), grown, MmapAdvise::MADV_DONTNEED)
+        })?;
         // SAFETY: as above.
-        unsafe { mprotect(self.grown(), grown, ProtFlags::PROT_NONE) }
+        Asked::within(Stage::Protect, || unsafe {
+            mprotect(self.grown(), grown, ProtFlags::PROT_NONE)
+        })
     }
 
     /// Zeroes what was written, `resident_bytes` of it by writing.
@@ -204,7 +215,9 @@ fn drop_pages(pages: &mut [u8]) -> nix::Result<()> {
     let start = NonNull::from(&mut *pages).cast();
     // SAFETY: private memory of no file reads as zeros after it (madvise(2)), which are as good bytes
     // as any; the reference is this one's alone.
-    unsafe { madvise(start, pages.len(), MmapAdvise::MADV_DONTNEED) }
+    Asked::within(Stage::Advise, || unsafe {
+        madvise(start, pages.len(), MmapAdvise::MADV_DONTNEED)
+    })
 }
 
 struct Creator(Arc<Memories>);
@@ -280,13 +293,13 @@ unsafe impl LinearMemory for Lent {
         let grown = new_size - slot.bytes;
         // SAFETY: behind what it starts with and within the capacity; what has grown before stays
         // writable, and nobody has a reference to what is new.
-        unsafe {
+        Asked::within(Stage::Protect, || unsafe {
             mprotect(
                 slot.grown(),
                 grown,
                 ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
             )
-        }?;
+        })?;
         self.bytes = new_size;
         Ok(())
     }

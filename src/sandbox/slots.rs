@@ -12,7 +12,7 @@ use super::load_error::LoadError;
 use super::tally::Tally;
 use super::{Answer, Call, Failure, Isolation, native};
 use crate::measure::counter::Counter;
-use crate::measure::probe::{Off, Probe};
+use crate::measure::probe::{Asked, Off, Probe, Stage};
 use ringlab_guest::Handler as NativeHandler;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -173,19 +173,18 @@ impl ShardSandbox {
         self.retired.load(Ordering::Relaxed)
     }
 
-    fn lease(&self) -> Result<Lease, Failure> {
+    fn lease<P: Probe>(&self) -> Result<Lease, Failure> {
         let mut slots = self.slots();
         if slots.free > 0 {
             slots.free -= 1;
         } else {
             slots.waiting += 1;
-            slots = self
-                .promise
-                .wait_timeout_while(slots, self.limits.instance_wait, |slots| {
-                    slots.promised == 0
-                })
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            let waited = P::within(Stage::FutexWait, || {
+                let wait = self.limits.instance_wait;
+                let none = |slots: &mut Slots| slots.promised == 0;
+                self.promise.wait_timeout_while(slots, wait, none)
+            });
+            slots = waited.unwrap_or_else(PoisonError::into_inner).0;
             slots.waiting -= 1;
             if slots.promised == 0 {
                 return Err(Failure::Exhausted);
@@ -211,7 +210,7 @@ impl ShardSandbox {
         slots.kept.extend(lease.kept);
         if slots.waiting > slots.promised {
             slots.promised += 1;
-            self.promise.notify_one();
+            Asked::within(Stage::FutexWake, || self.promise.notify_one());
         } else {
             slots.free += 1;
         }
@@ -314,7 +313,7 @@ impl Sandbox {
         };
         let leased = match lease {
             Some(leased) => leased,
-            None => match shard.lease() {
+            None => match shard.lease::<P>() {
                 Ok(leased) => lease.insert(leased),
                 Err(failure) => return take(Err(failure)),
             },

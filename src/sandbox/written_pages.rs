@@ -19,6 +19,7 @@
 //! which `vm.max_map_count` allows 65,530. So pages are noted one by one only while the process has
 //! [`RUNS`] left; then a whole memory is made writable and noted.
 
+use crate::measure::probe::{Asked, Probe, Stage};
 use nix::errno::Errno;
 use std::io;
 use std::ops::Range;
@@ -77,7 +78,7 @@ impl WrittenPages {
             runs_left,
             runs_taken: AtomicUsize::new(0),
         };
-        match pages.set(0..bytes, libc::PROT_READ) {
+        match Asked::within(Stage::Protect, || pages.set(0..bytes, libc::PROT_READ)) {
             true => Ok(pages),
             false => Err(Errno::last().into()),
         }
@@ -127,7 +128,7 @@ impl WrittenPages {
             return Ok(());
         };
         let last = pages.rev().find(new).unwrap_or(first);
-        match self.note(first..last + 1) {
+        match Asked::within(Stage::Protect, || self.note(first..last + 1)) {
             true => Ok(()),
             false => Err(Errno::last().into()),
         }
@@ -199,7 +200,8 @@ impl WrittenPages {
     pub(super) fn protect_again(&self, range: Range<usize>) {
         let pages = range.start / self.page_bytes..range.end / self.page_bytes;
         // Cut out of the middle of a run, they make two of it.
-        if !self.take_run() || !self.set_pages(&pages, libc::PROT_READ) {
+        let protect = || self.set_pages(&pages, libc::PROT_READ);
+        if !self.take_run() || !Asked::within(Stage::Protect, protect) {
             return;
         }
         for page in pages {

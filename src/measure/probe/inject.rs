@@ -170,7 +170,8 @@ impl Injector {
     }
 
     /// The thread goes into `stage`, which is noted by `enter`; returns where it was. A request is one
-    /// entry into the guest, which calls nobody and so is never come back to.
+    /// entry into the guest from the sandbox, to which whatever it calls does not belong, or one handing
+    /// over, which calls nobody and so is never come back to.
     pub(super) fn enter(
         &mut self,
         stage: Stage,
@@ -201,7 +202,8 @@ impl Injector {
             self.set = Set::unpacked(packed);
             self.owed_ticks = 0;
         }
-        if stage == Stage::Guest {
+        let begins = before == Stage::Sandbox && stage == Stage::Guest;
+        if begins || stage == Stage::HandOver {
             self.owed_ticks += i64::from(self.set.ticks);
         }
         if !stage.may_sleep() && self.is_due() {
@@ -264,7 +266,7 @@ mod tests {
     }
 
     /// What a loop enters for eight requests that came in one turn, each stage for 300 ticks.
-    const TURN: &[&[Stage]] = &[
+    const TURN: Turn = [
         &[Stage::EpollWait, Stage::Loop],
         &[
             Stage::Receive,
@@ -275,6 +277,9 @@ mod tests {
             Stage::Copy,
             Stage::Sandbox,
             Stage::Guest,
+            // It grows.
+            Stage::Advise,
+            Stage::Guest,
             Stage::Sandbox,
             Stage::Http,
             Stage::Sandbox,
@@ -283,11 +288,36 @@ mod tests {
             Stage::Loop,
         ],
     ];
+    /// The same where other threads answer, each of which wakes and is woken, and the loop waits in
+    /// futex(2) besides.
+    const TURN_OF_A_POOL: Turn = [
+        &[Stage::EpollWait, Stage::Loop, Stage::FutexWait, Stage::Loop],
+        &[
+            Stage::Receive,
+            Stage::Loop,
+            Stage::Http,
+            Stage::Loop,
+            Stage::Copy,
+            Stage::Loop,
+            Stage::HandOver,
+            Stage::Loop,
+            Stage::FutexWake,
+            Stage::Loop,
+            Stage::EventRead,
+            Stage::Loop,
+            Stage::Http,
+            Stage::Loop,
+            Stage::Send,
+            Stage::Loop,
+        ],
+    ];
+    /// What is entered once a turn, and for each request.
+    type Turn = [&'static [Stage]; 2];
     const REQUESTS: u64 = 8;
     const TURNS: u64 = 200;
 
     /// Nanoseconds of each stage for each request.
-    fn run(dose: Option<Dose>) -> Vec<(Stage, f64)> {
+    fn run(turn: Turn, dose: Option<Dose>) -> Vec<(Stage, f64)> {
         let injection = dose.map(|dose| Injection {
             dose: Arc::new(dose),
             recorded: true,
@@ -305,15 +335,15 @@ mod tests {
             } else {
                 enter(stage);
             }
-            if stage == Stage::EpollWait {
+            if stage.may_sleep() {
                 ByHand::pass(&time.asleep_ticks, 100_000);
             }
             ByHand::pass(&time.awake_ticks, 300);
         };
         for _ in 0..TURNS {
-            TURN[0].iter().copied().for_each(&mut enter);
+            turn[0].iter().copied().for_each(&mut enter);
             for _ in 0..REQUESTS {
-                TURN[1].iter().copied().for_each(&mut enter);
+                turn[1].iter().copied().for_each(&mut enter);
             }
         }
         let ns = times.snapshot().ns;
@@ -346,22 +376,26 @@ mod tests {
 
     #[test]
     fn work_put_into_a_stage_is_found_in_its_row_and_nowhere_else() {
-        let without = run(None);
-        for stage in TURN.concat() {
-            check(&without, &run(Some(Dose::new(stage, 500))), stage, None);
+        for turn in [TURN, TURN_OF_A_POOL] {
+            let without = run(turn, None);
+            for stage in turn.concat() {
+                let with = run(turn, Some(Dose::new(stage, 500)));
+                check(&without, &with, stage, None);
+            }
         }
     }
 
     #[test]
     fn the_same_work_at_the_same_moment_moves_from_one_row_to_another() {
-        let with = |stage, elsewhere, moved| {
+        let with = |turn, stage, elsewhere, moved| {
             let dose = Dose::new(stage, 0);
             dose.set_one_of_two(stage, elsewhere, moved, 500);
-            run(Some(dose))
+            run(turn, Some(dose))
         };
-        for stage in TURN.concat() {
-            for elsewhere in [Stage::OtherCalls, Stage::Http] {
-                let [here, there] = [false, true].map(|moved| with(stage, elsewhere, moved));
+        let all = |turn: Turn| turn.concat().into_iter().map(move |stage| (turn, stage));
+        for (turn, stage) in all(TURN).chain(all(TURN_OF_A_POOL)) {
+            for elsewhere in [Stage::Close, Stage::Http] {
+                let [here, there] = [false, true].map(|moved| with(turn, stage, elsewhere, moved));
                 if stage == elsewhere {
                     assert_eq!(here, there);
                 } else {
@@ -375,10 +409,10 @@ mod tests {
     #[test]
     fn a_sleep_is_followed_by_as_much_work_elsewhere() {
         let dose = Dose::new(Stage::Loop, 0);
-        dose.set_one_of_two(Stage::EpollWait, Stage::OtherCalls, false, 500);
-        let with = run(Some(dose));
-        let without = run(None);
-        let at = Stage::OtherCalls as usize;
+        dose.set_one_of_two(Stage::EpollWait, Stage::Close, false, 500);
+        let with = run(TURN, Some(dose));
+        let without = run(TURN, None);
+        let at = Stage::Close as usize;
         let follows = with[at].1 - without[at].1;
         // Once a turn, of eight requests.
         assert!((follows - 500.0 / REQUESTS as f64).abs() < 5.0, "{follows}");
@@ -387,7 +421,7 @@ mod tests {
     #[test]
     fn what_a_dose_is_set_to_is_of_one_piece() {
         for &stage in Stage::ALL {
-            for (row, elsewhere) in [(stage, Stage::Accept), (Stage::OtherCalls, stage)] {
+            for (row, elsewhere) in [(stage, Stage::Accept), (Stage::Close, stage)] {
                 let ticks = u32::MAX - stage as u32;
                 let set = Set {
                     stage,

@@ -4,6 +4,7 @@
 //! keeps a clock in a thread-local; [`Injecting`] puts work into a stage besides, to see whether the
 //! ledger finds it. Code under measurement says which stage it enters and goes back
 //! to the one before, so every moment belongs to exactly one stage and the stages sum to the whole.
+//! Code that is called back by others, and so has no such type, asks the thread ([`Asked`]).
 //!
 //! The clock is the time-stamp counter where the processor has one that neither stops nor changes
 //! its rate (`constant_tsc` and `nonstop_tsc` in /proc/cpuinfo), and CLOCK_MONOTONIC elsewhere. It
@@ -62,14 +63,18 @@ macro_rules! stages {
 stages! {
     /// The handler's own code.
     Guest = "guest";
-    /// Into and out of the sandbox: leases, instances, checks of what the guest answered.
+    /// Into and out of the sandbox: leases, instances, checks of what the guest answered. What the
+    /// kernel is asked for by wasmtime itself, and pages that it gives, are here and in the guest's row:
+    /// no clock of ours reaches in there.
     Sandbox = "sandbox";
     /// Requests copied into the guest's memory, parts carried over.
     Copy = "copies";
     /// Requests parsed, answers written.
     Http = "HTTP";
-    /// Sessions, buffers, the loop itself.
+    /// Sessions, buffers, the loop itself. Here is also what a lock takes that somebody else holds.
     Loop = "loop, session";
+    /// A request put where another thread finds it. Of a request that stays on its thread there is none.
+    HandOver = "handing over";
     /// accept4(2).
     Accept = "accept4";
     /// recv(2) on a socket that does not block.
@@ -94,12 +99,35 @@ stages! {
     EnterWait = "io_uring_enter, wait", sleeps;
     /// read(2) of a signalfd.
     SignalRead = "read (signalfd)", sleeps;
+    /// read(2) of the eventfd by which other threads wake this one.
+    EventRead = "read (eventfd)";
     /// poll(2).
     Poll = "poll", sleeps;
+    /// futex(2), waking a thread that waits: a worker that is given a request, a thread that is given an
+    /// instance. Who is woken on this core may be given it at once, which is a sleep to the other.
+    FutexWake = "futex, waking", sleeps;
+    /// futex(2), waiting: for a handler on another thread, or for an instance.
+    FutexWait = "futex, waiting", sleeps;
+    /// A thread's birth: clone3(2), and before it mmap(2) and mprotect(2) of its stack. The newborn may be
+    /// given the core, too.
+    Clone = "clone3, its stack", sleeps;
+    /// mmap(2) and munmap(2) of a guest's memory by this program.
+    Map = "mmap, munmap";
+    /// mprotect(2) of a guest's memory by this program. Where a guest's first write to a page asks for it,
+    /// that is in the guest's row, whom it interrupts.
+    Protect = "mprotect";
+    /// madvise(2) of a guest's memory by this program: pages given before they are touched, or dropped.
+    Advise = "madvise";
+    /// timerfd_settime(2), timer_settime(2).
+    Timer = "timer(fd)_settime";
+    /// fcntl(2): a socket that is to send signals.
+    FileControl = "fcntl";
+    /// shutdown(2).
+    Shutdown = "shutdown";
+    /// close(2) of a connection.
+    Close = "close";
     /// An async runtime, between two tasks of ours: its scheduler, its ring, its epoll.
     Runtime = "async runtime", sleeps;
-    /// What else is asked of the kernel: timers, shutdown, close, threads.
-    OtherCalls = "other calls";
     /// Reading the CPU clock, which is a system call: what recording takes for itself.
     Recording = "reading the CPU clock";
 }
@@ -162,6 +190,19 @@ impl Probe for Injecting {
             }),
             None => On::enter(stage),
         })
+    }
+}
+
+/// Whatever the calling thread records: for code that has no probe's type, such as what wasmtime calls
+/// back. It looks at a thread-local each time, also where nothing is recorded, so it is for the surroundings
+/// of system calls alone.
+pub struct Asked;
+
+impl Probe for Asked {
+    const ON: bool = true;
+
+    fn enter(stage: Stage) -> Stage {
+        Injecting::enter(stage)
     }
 }
 

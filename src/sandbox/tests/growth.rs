@@ -1,6 +1,8 @@
 //! A guest whose memory grows by much gets zeros, and what lies behind them is not its own.
 
 use super::*;
+use crate::measure::counter::Counter;
+use crate::measure::probe::{self, On, Probe, Stage, StageNs};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
 use nix::sys::resource::{UsageWho, getrusage};
 use std::num::NonZeroUsize;
@@ -171,4 +173,41 @@ fn by_default_a_memory_grows_to_8_mib_or_not_at_all_if_it_begins_with_more() {
     check(1, 127, &fine());
     check(1, 128, &Err(Failure::Memory));
     check(256, 1, &Err(Failure::Memory));
+}
+
+/// The rows of a thread that has one request answered, after which the instance is as `isolation` says.
+fn rows(isolation: Isolation) -> StageNs {
+    let times = Arc::default();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut sandbox = with_room(isolation);
+            probe::begin::<On>(&times, 1, None);
+            On::within(Stage::Sandbox, || {
+                let answered = parsed(BAD, &[b'y'; 15], |call| {
+                    sandbox.call_probed::<On, _>(call, &Counter::default(), |answer| answer.is_ok())
+                });
+                assert!(answered, "{isolation:?}: it has the room");
+            });
+        });
+    });
+    times.snapshot()
+}
+
+/// They are made where no probe's type reaches: in what wasmtime calls back.
+#[test]
+fn calls_for_memory_are_rows_of_their_own() {
+    let gives = crate::sandbox::growth::huge_page_bytes().is_some();
+    let times = |rows: &StageNs, stage: Stage| rows.entered[stage as usize];
+    // Each growth is opened, and all of them are given back and closed again when the memory comes back.
+    let fresh = rows(Isolation::Fresh);
+    assert!(times(&fresh, Stage::Protect) > 15, "{fresh:?}");
+    assert!(times(&fresh, Stage::Advise) >= 1, "{fresh:?}");
+    assert!(times(&fresh, Stage::Guest) > 15, "it goes on behind each");
+    // Of the others, wasmtime's own calls are not seen, and those for huge pages are.
+    let reuse = rows(Isolation::Reuse);
+    assert_eq!(times(&reuse, Stage::Advise) >= 1, gives, "{reuse:?}");
+    assert_eq!(times(&reuse, Stage::Protect) >= 2, gives, "{reuse:?}");
+    for stage in [Stage::Protect, Stage::Advise] {
+        assert!(fresh.ns[stage as usize] > 0, "{stage:?}: {fresh:?}");
+    }
 }

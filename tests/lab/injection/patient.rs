@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use ringlab::config::cores;
 use ringlab::measure::cpu_clock;
 use ringlab::measure::probe::{Dose, Stage};
+use ringlab::offload::Policy;
 use ringlab::server::Handle;
 use ringlab::shard::Figures;
 
@@ -149,7 +150,7 @@ pub fn under_load<R: Send>(
     let there = cores();
     let (client, core) = (there[0], *there.last().expect("there is a core"));
     assert_ne!(client, core, "server and client need a core each");
-    let (server, dose) = start(lab, core);
+    let (server, dose) = start(lab, Policy::Inline, core);
     let (address, handle) = (server.address(), server.handle());
     let examined = move || {
         core_affinity::set_for_current(core_affinity::CoreId { id: client });
