@@ -6,110 +6,28 @@
 //! connection, an event loop or a thread, does no more than carry these to and fro.
 //!
 //! Requests are answered in the order in which they came. While an answer is being sent, later ones
-//! gather; when they reach [`OUT_BYTES`], reading pauses until the client has taken some, so that
+//! gather; when they reach [`requests::OUT_BYTES`], reading pauses until the client has taken some, so that
 //! neither a fast sender nor a slow reader makes a session grow.
 //!
 //! A request whose handler runs elsewhere is awaited before the next is decoded, so answers leave in
 //! order and a connection has one request out at most. What comes meanwhile is carried, up to the
 //! same bound. A client that ends its stream while it is awaited is taken to have left.
 
-use std::marker::PhantomData;
+mod context;
+mod requests;
 
-use crate::handlers::Seen;
-use crate::http::{self, Decoder, HeaderStorage, Reject, Step, Waiting};
+pub use context::{Context, Timeouts};
+
+use crate::http::{self, Decoder, Reject, Waiting};
 use crate::io::{Buf, Op, Token};
 use crate::measure::probe::{Probe, Stage};
-use crate::offload::{self, Job, Offload, Started};
-use crate::pool::Pool;
+use crate::offload::{self, Job};
 use crate::sandbox::{Answer, Failure};
-use crate::served::Served;
 
-/// Answers gathered before the session stops decoding. One answer more may lie above it.
-const OUT_BYTES: usize = 64 * 1024;
-/// Bytes carried, while a handler elsewhere is awaited, before the session stops receiving. One
-/// receive more may lie above it.
-const AWAITING_BYTES: usize = 64 * 1024;
 /// Silence, in sweeps, after which a client in the middle of something is looked at again.
 const QUIET_SWEEPS: u8 = 2;
 /// A time that does not come.
 const NEVER_MS: u64 = u64::MAX;
-
-/// How long a client may take, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Silence between requests, and before the first.
-    pub keep_alive_ms: u64,
-    /// From a head's first byte to its last.
-    pub head_ms: u64,
-    /// From a head's end to the body's.
-    pub body_ms: u64,
-    /// For the client to take one buffer of answers.
-    pub send_ms: u64,
-    /// Reading on after a reject, so that the answer is not lost to a reset.
-    pub linger_ms: u64,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            keep_alive_ms: 60_000,
-            head_ms: 10_000,
-            body_ms: 30_000,
-            send_ms: 30_000,
-            linger_ms: 2_000,
-        }
-    }
-}
-
-impl Timeouts {
-    /// The one that passes first, in milliseconds.
-    pub fn shortest_ms(&self) -> u64 {
-        let all = [
-            self.keep_alive_ms,
-            self.head_ms,
-            self.body_ms,
-            self.send_ms,
-            self.linger_ms,
-        ];
-        all.into_iter().min().expect("there are some")
-    }
-}
-
-/// What sessions of one thread share. The thread that owns it keeps the time in it.
-pub struct Context<P: Probe> {
-    /// Where and when handlers run.
-    pub offload: Box<dyn Offload>,
-    /// Which handlers those are.
-    pub handlers: Seen,
-    /// Bounds on requests.
-    pub limits: http::Limits,
-    /// Bounds on the client's time.
-    pub timeouts: Timeouts,
-    /// Buffers to use again.
-    pub pool: Pool,
-    /// What was done.
-    pub served: std::sync::Arc<Served>,
-    /// This turn's date, as a header carries it.
-    pub date: [u8; 29],
-    /// This turn's time, CLOCK_MONOTONIC in milliseconds.
-    pub now_ms: u64,
-    /// What is recorded of where the time goes.
-    pub probe: PhantomData<P>,
-}
-
-impl<P: Probe> Context<P> {
-    /// Takes over handlers that were exchanged. Before each request, after its bytes were received:
-    /// whoever was told of the exchange and asks then is answered by the new one. And when woken, so
-    /// that what an idle thread had is gone.
-    #[inline]
-    pub fn take_over(&mut self) {
-        if let Some(handlers) = self.handlers.look() {
-            for (route, handler) in handlers.iter().enumerate() {
-                self.offload.replace(route, handler);
-            }
-        }
-    }
-}
 
 /// One connection.
 #[derive(Debug)]
@@ -161,16 +79,6 @@ enum Wait {
     Handler,
     Send,
     Linger,
-}
-
-/// What became of a request.
-enum Answered {
-    /// It is answered and the connection stays.
-    Stays,
-    /// It is answered and the connection ends.
-    Ends,
-    /// The answer comes later.
-    Later(http::Reply),
 }
 
 impl Session {
@@ -399,149 +307,11 @@ impl Session {
         }
     }
 
-    /// Answers every whole request in what is carried and `bytes`; says whether there was one.
-    fn decode<P: Probe>(&mut self, bytes: &[u8], context: &mut Context<P>) -> bool {
-        let mut answered = false;
-        let mut go_on = true;
-        if self.carry.is_empty() {
-            go_on = self.decode_lent(bytes, context, &mut answered);
-        } else {
-            self.carry_on(bytes, context);
-        }
-        while go_on && !self.carry.is_empty() {
-            go_on = self.decode_carried(context, &mut answered);
-        }
-        answered
-    }
-
-    /// Answers the requests in `rest` where they lie, and carries what is left over. Says whether
-    /// that is to be looked at at once.
-    fn decode_lent<P: Probe>(
-        &mut self,
-        mut rest: &[u8],
-        context: &mut Context<P>,
-        answered: &mut bool,
-    ) -> bool {
-        while !rest.is_empty() {
-            if self.is_held() {
-                self.carry_over(rest, context);
-                return false;
-            }
-            let mut storage = HeaderStorage::new();
-            let step = P::within(Stage::Http, || {
-                self.decoder.decode(rest, &mut storage, &context.limits)
-            });
-            match step {
-                Step::Request {
-                    request,
-                    consumed,
-                    left,
-                } => {
-                    *answered = true;
-                    let last = self.draining && left == 0;
-                    let outcome = answer(self.owner, &request, last, &mut self.out, context);
-                    if !self.goes_on(outcome, left) {
-                        return false;
-                    }
-                    rest = &rest[consumed..];
-                }
-                Step::Incomplete { send_continue } => {
-                    self.incomplete(send_continue, context);
-                    self.carry_over(rest, context);
-                    return false;
-                }
-                Step::Carry => {
-                    self.carry_over(rest, context);
-                    return true;
-                }
-                Step::Reject(reject) => {
-                    self.reject(reject, context);
-                    return false;
-                }
-            }
-        }
-        false
-    }
-
-    /// Goes on with the request that came in parts, and with what follows it. Says whether what is
-    /// carried then is to be looked at at once.
-    fn decode_carried<P: Probe>(&mut self, context: &mut Context<P>, answered: &mut bool) -> bool {
-        if self.is_held() {
-            return false;
-        }
-        let mut storage = HeaderStorage::new();
-        let step = P::within(Stage::Http, || {
-            self.decoder
-                .decode_carried(&mut self.carry, &mut storage, &context.limits)
-        });
-        match step {
-            Step::Request {
-                request,
-                consumed,
-                left,
-            } => {
-                *answered = true;
-                let last = self.draining && left == 0;
-                let outcome = answer(self.owner, &request, last, &mut self.out, context);
-                let carried = std::mem::take(&mut self.carry);
-                let go_on = self.goes_on(outcome, left)
-                    && self.decode_lent(&carried[consumed..], context, answered);
-                context.pool.put(carried);
-                go_on
-            }
-            Step::Incomplete { send_continue } => {
-                self.incomplete(send_continue, context);
-                false
-            }
-            Step::Carry => unreachable!("these bytes are carried"),
-            Step::Reject(reject) => {
-                self.reject(reject, context);
-                false
-            }
-        }
-    }
-
-    /// Takes note of what became of a request that `left` bytes follow; says whether the connection
-    /// goes on.
-    fn goes_on(&mut self, answered: Answered, left: usize) -> bool {
-        match answered {
-            Answered::Stays => true,
-            Answered::Ends => {
-                // Who was not asked to end may be sending: what nobody reads would reset the answer.
-                let linger = left > 0 || self.draining;
-                self.state = State::Finishing { linger };
-                false
-            }
-            Answered::Later(reply) => {
-                self.awaiting = Some(reply);
-                true
-            }
-        }
-    }
-
-    /// Whether decoding must stop: answers wait to be taken, or a handler is awaited.
-    fn is_held(&mut self) -> bool {
-        self.stalled = self.out.len() >= OUT_BYTES || self.carries_much();
-        self.stalled || self.is_awaiting()
-    }
-
-    /// Enough has come for as long as the handler is awaited.
-    fn carries_much(&self) -> bool {
-        self.is_awaiting() && self.carry.len() >= AWAITING_BYTES
-    }
-
     /// The client has left: the work is in vain.
     fn stop_awaiting<P: Probe>(&mut self, context: &mut Context<P>) {
         if self.awaiting.take().is_some() {
             context.served.cancelled.add(1);
             context.offload.cancel(self.owner);
-        }
-    }
-
-    fn incomplete<P: Probe>(&mut self, send_continue: bool, context: &mut Context<P>) {
-        if send_continue {
-            self.own_out(context);
-            self.out.extend_from_slice(http::CONTINUE);
         }
     }
 
@@ -558,25 +328,8 @@ impl Session {
         self.drop_carry(context);
     }
 
-    fn carry_over<P: Probe>(&mut self, bytes: &[u8], context: &mut Context<P>) {
-        if self.carry.capacity() == 0 {
-            self.carry = context.pool.take();
-        }
-        self.carry_on(bytes, context);
-    }
-
-    /// Puts `bytes` behind what is carried already.
-    fn carry_on<P: Probe>(&mut self, bytes: &[u8], context: &Context<P>) {
-        context.served.bytes_copied.add(bytes.len() as u64);
-        P::within(Stage::Copy, || self.carry.extend_from_slice(bytes));
-    }
-
-    fn drop_carry<P: Probe>(&mut self, context: &mut Context<P>) {
-        context.pool.put(std::mem::take(&mut self.carry));
-    }
-
     fn own_out<P: Probe>(&mut self, context: &mut Context<P>) {
-        own(&mut self.out, context);
+        requests::own(&mut self.out, context);
     }
 
     /// Sets the deadline if the session waits for something else than before, or has just
@@ -607,39 +360,5 @@ impl Session {
             Wait::Linger => timeouts.linger_ms,
         };
         self.deadline_ms = context.now_ms.saturating_add(timeout_ms);
-    }
-}
-
-fn own<P: Probe>(out: &mut Buf, context: &mut Context<P>) {
-    if out.capacity() == 0 {
-        *out = context.pool.take();
-    }
-}
-
-/// Has one request answered into `out`. `last`: the connection ends with it.
-fn answer<P: Probe>(
-    owner: Token,
-    request: &http::Request<'_, '_>,
-    last: bool,
-    out: &mut Buf,
-    context: &mut Context<P>,
-) -> Answered {
-    context.take_over();
-    own(out, context);
-    let mut reply = request.reply();
-    reply.keep_alive &= !last;
-    let started = context
-        .offload
-        .start(owner, request, reply, &context.date, out, &context.served);
-    match started {
-        Started::Later => Answered::Later(request.reply()),
-        Started::Answered => {
-            context.served.answered.add(1);
-            if reply.keep_alive {
-                Answered::Stays
-            } else {
-                Answered::Ends
-            }
-        }
     }
 }
