@@ -10,22 +10,20 @@
 //! is lost is who called the guest: its code has no unwind tables, so a walk that starts there ends
 //! there, and such stacks stand on a frame of their own, [`stacks::GUEST`].
 
+mod missing;
+mod perf;
 mod stacks;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use inferno::flamegraph::{self, Palette, color::MultiPalette};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::block;
 use super::child::{CONNECTIONS, Server};
@@ -33,6 +31,8 @@ use super::plan::{Arm, Plan};
 use crate::control::monotonic_ns;
 use crate::load::{self, Observer, Progress};
 use crate::whole_file::write_whole;
+use missing::{Missing, paranoid, refusal, unwritable};
+use perf::{Perf, said};
 use stacks::{GUEST, fold, samples_user_only, top};
 
 /// Samples per second and core. Just off a round number, to fall in step with no timer.
@@ -227,15 +227,6 @@ fn one(
     Ok(top(&folded) + &missing.sentences(paranoid()))
 }
 
-fn unwritable(path: &Path) -> impl Fn(std::io::Error) -> String {
-    move |error| {
-        format!(
-            "{} cannot be written: {error}; name another directory with --profile",
-            path.display()
-        )
-    }
-}
-
 /// Cycles where they can be counted. `cpu-clock` is a timer: it cannot sample where interrupts are
 /// off, and shows what ran there where they come on again.
 fn event() -> &'static str {
@@ -243,73 +234,6 @@ fn event() -> &'static str {
         "cycles"
     } else {
         "cpu-clock"
-    }
-}
-
-/// kernel.perf_event_paranoid.
-fn paranoid() -> Option<i32> {
-    let level = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?;
-    level.trim().parse().ok()
-}
-
-/// A running perf; it does not outlive this.
-struct Perf(Child);
-
-impl Perf {
-    /// Starts it; what it says goes into the file `said`.
-    fn start(
-        command: &mut Command,
-        input: Stdio,
-        output: Stdio,
-        said: &Path,
-    ) -> Result<Self, String> {
-        let file = File::create(said).map_err(unwritable(said))?;
-        command.stdin(input).stdout(output).stderr(file);
-        let child = command.spawn().map(Self);
-        child.map_err(|error| format!("{command:?} cannot be started: {error}; try it by hand"))
-    }
-
-    /// Waits until it samples. It starts its `cat` once it does, and that sends back what it is
-    /// sent.
-    fn is_attached(&mut self, limit: Duration) -> bool {
-        let (Some(input), Some(output)) = (&mut self.0.stdin, &mut self.0.stdout) else {
-            return false;
-        };
-        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-        let mut echo = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
-        let _ = input.write_all(b"\n");
-        let came = poll(&mut echo, limit).is_ok_and(|ready| ready > 0);
-        // Without one, the pipe's other ends are closed.
-        came && output.read(&mut [0]).is_ok_and(|bytes| bytes > 0)
-    }
-
-    /// Waits for its end, and kills it after `limit`. A recording ends with its `cat`, and that
-    /// with its input: a signal would not do, since a child inherits a mask that blocks it.
-    fn end(mut self, limit: Duration) -> Result<ExitStatus, String> {
-        drop(self.0.stdin.take());
-        let until = Instant::now() + limit;
-        loop {
-            match self.0.try_wait() {
-                Ok(Some(status)) => return Ok(status),
-                Ok(None) if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
-                Ok(None) => {
-                    return Err(format!(
-                        "perf was killed after {} s without an end; try it again on a machine with less to do",
-                        limit.as_secs()
-                    ));
-                }
-                Err(error) => return Err(format!("perf cannot be waited for: {error}")),
-            }
-        }
-    }
-}
-
-impl Drop for Perf {
-    fn drop(&mut self) {
-        if matches!(self.0.try_wait(), Ok(None)) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
     }
 }
 
@@ -342,33 +266,6 @@ impl Observer for Window {
     }
 }
 
-fn said(path: &Path) -> String {
-    let said = fs::read(path).unwrap_or_default();
-    String::from_utf8_lossy(&said).into_owned()
-}
-
-/// Why perf did not sample, from what it said.
-fn refusal(said: &str, paranoid: Option<i32>) -> String {
-    let denied = ["perf_event_paranoid", "Permission denied", "not permitted"];
-    if denied.iter().any(|words| said.contains(words)) {
-        return match paranoid {
-            Some(level @ 3..) => format!(
-                "perf may not sample, since kernel.perf_event_paranoid is {level}; run as root, or \
-                 `sudo sysctl kernel.perf_event_paranoid=1`"
-            ),
-            _ => "perf may not sample here: a container's seccomp filter or a security module \
-                  forbids perf_event_open; run outside of it, or start the container with \
-                  `--cap-add PERFMON`"
-                .to_string(),
-        };
-    }
-    let line = said.lines().map(str::trim).find(|line| !line.is_empty());
-    match line {
-        Some(line) => format!("perf said {line:?}; try `perf record -a -- sleep 1` to see more"),
-        None => "perf recorded nothing and said nothing; try `perf record -a -- sleep 1`".into(),
-    }
-}
-
 fn draw(folded: &str, arm: &Arm, event: &str) -> Result<Vec<u8>, String> {
     let mut options = flamegraph::Options::default();
     options.title = format!(
@@ -383,40 +280,6 @@ fn draw(folded: &str, arm: &Arm, event: &str) -> Result<Vec<u8>, String> {
     flamegraph::from_lines(&mut options, folded.lines(), &mut svg)
         .map_err(|error| format!("inferno cannot draw it: {error}; look at the .folded file"))?;
     Ok(svg)
-}
-
-/// What a graph does not show.
-struct Missing {
-    /// The kernel's side was not sampled.
-    kernel: bool,
-    /// No frame of the guest, though there is one.
-    guest: bool,
-    /// No perf map.
-    map: bool,
-}
-
-impl Missing {
-    fn sentences(&self, paranoid: Option<i32>) -> String {
-        let mut text = String::new();
-        if self.kernel {
-            let cause = match paranoid {
-                Some(level @ 2..) => format!("kernel.perf_event_paranoid is {level}"),
-                _ => "perf may not look into it".to_string(),
-            };
-            text += &format!(
-                " The kernel's part is missing, since {cause}; run as root, or `sudo sysctl \
-                 kernel.perf_event_paranoid=1 kernel.kptr_restrict=0`."
-            );
-        }
-        if self.guest && self.map {
-            text += " The guest's functions are missing, since wasmtime wrote no perf map; see \
-                     that /tmp can be written to.";
-        } else if self.guest {
-            text += " The guest was never met: it takes less than a sample's share. A handler that does \
-                     more shows it, such as `--handler json`.";
-        }
-        text
-    }
 }
 
 #[cfg(test)]
@@ -482,21 +345,6 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_cause_and_next_command() {
-        let check = |said: &str, paranoid, expected: &str| {
-            let sentence = refusal(said, paranoid);
-            assert!(sentence.contains(expected), "{said:?}: {sentence}");
-        };
-        let denied = "Error:\nAccess limited.\nsee /proc/sys/kernel/perf_event_paranoid";
-        check(denied, Some(4), "perf_event_paranoid is 4");
-        check(denied, Some(3), "sysctl kernel.perf_event_paranoid=1");
-        check(denied, Some(2), "seccomp");
-        check("Operation not permitted", None, "--cap-add PERFMON");
-        check("\n  Unknown option\n more", Some(1), "\"Unknown option\"");
-        check("", Some(1), "perf record -a");
-    }
-
-    #[test]
     fn a_graph_names_its_frames() {
         let folded = "shard;[guest];handle_[j] 1\n\
                       shard;ringlab::event_loop::run;tcp_sendmsg_[k] 2\n";
@@ -520,19 +368,5 @@ mod tests {
         check(Some(1_000_000_005), Some(12_340_000_000), whole);
         check(Some(1), None, None);
         check(None, None, None);
-    }
-
-    #[test]
-    fn what_a_graph_lacks_is_said() {
-        let check = |kernel, guest, map, paranoid, expected: &str| {
-            let text = Missing { kernel, guest, map }.sentences(paranoid);
-            assert!(text.contains(expected), "{text}");
-            assert_eq!(text.is_empty(), expected.is_empty(), "{text}");
-        };
-        check(false, false, true, Some(2), "");
-        check(true, false, false, Some(2), "perf_event_paranoid is 2");
-        check(true, false, false, Some(1), "run as root");
-        check(false, true, true, Some(1), "no perf map");
-        check(false, true, false, Some(1), "--handler json");
     }
 }
