@@ -1,54 +1,65 @@
 //! How long good requests wait beside bad ones: with one bad request a second, no longer than twice
 //! what they wait without. No part of `cargo test`, since it means something on an idle machine only:
 //! `cargo test --release --test lab neighbours_soak -- --ignored --nocapture --test-threads 1`, some
-//! 80 s a pair; a pair is named by its module, such as `neighbours_soak::epoll_fresh`.
+//! 155 s a pair; a pair is named by its module, such as `neighbours_soak::epoll_fresh`. `RINGLAB_ROUNDS`
+//! asks for other than [`ROUNDS`] rounds, of 15 s each.
 //!
 //! At half of the capacity a handler that keeps its core for a time delays all who come meanwhile and,
 //! until they are worked off, as many again. So a 99th percentile over seconds moves once a misdeed
 //! takes half of a hundredth of its second: 5 ms. How long each takes on an idle server is measured first,
-//! which noise does little to. `loop` takes its 10 ms and what the ticks add, and is on its own.
+//! which noise does little to. `loop` takes its 10 ms and what the ticks add, and nothing is claimed of it
+//! but that no good request fails beside it.
 //!
-//! A window is a second with one bad request in it, or with none. Each disturbed window lies between
-//! two undisturbed ones, of which one belongs to either of two arms: their difference is what this
-//! machine's noise does by itself. There are two views: an arm's latencies, merged before the
-//! percentile is taken, and each disturbed window against the two around it. A view whose undisturbed
-//! arms are farther apart than what is claimed shows nothing; where neither shows anything the run
-//! fails, and says that this is why.
+//! A window is a second without a bad request, or the tenth of one around a bad request, of which there
+//! is one a second all the time; `verdict` makes of both what is claimed. Misdeeds that take next to
+//! nothing are one kind, since those who wait cannot tell them apart; each of the others is claimed of on
+//! its own. Two kinds are controls: a good request in a bad one's place must not break the claim, and
+//! `loop` must. There are two views: the typical second, and all seconds together. A view whose controls
+//! fail shows nothing, nor does one whose 99th percentile without any misdeed is so long that one of 5 ms
+//! would hide in it; where neither shows anything the run fails, and says that this is why.
 
-use std::fmt;
+mod verdict;
+
+use std::env;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use ringlab::config::cores;
 use ringlab::load::{self, Arrivals, Failure, Mode, Outcome, Plan, Target};
-use ringlab::measure::stats::{Interval, paired_log_ratio};
+use ringlab::measure::stats::Interval;
 
+use self::verdict::{Of, P99_RATIO, Seconds, Verdict, View, Window};
 use crate::Lab;
 use crate::client::get;
 use crate::misbehaving_builtins::{Misdeed, misdeeds};
 use crate::neighbours::{plan, serve};
 use crate::server::{Server, some_core};
 
-/// Of load.
-const WINDOW: Duration = Duration::from_secs(1);
-/// Before each window. The constant arrivals of one bad request a second begin with it, so the second
-/// one falls into the window.
-const WARM_UP: Duration = Duration::from_millis(250);
-/// In each, every kind has one window, and there is one more without any.
-const ROUNDS: usize = 4;
-/// The most that the 99th percentile may grow by, as a factor.
-const P99_RATIO: f64 = 2.0;
+/// Between two bad requests, and of a window without one.
+const SECOND: Duration = Duration::from_secs(1);
+/// Before a window without a bad request.
+const WARM_UP: Duration = Duration::from_millis(100);
+/// The window around a bad request: several times as long as what [`NOTICED_FROM`] allows it and those
+/// who wait for it.
+const AROUND: Duration = Duration::from_millis(100);
+/// So much of it is before the bad request. Of these there is one a second from the beginning on, so the
+/// second one falls into the window.
+const BEFORE: Duration = Duration::from_millis(10);
+/// Of some 15 s.
+const ROUNDS: usize = 10;
 /// Times that each misdeed is done alone, to learn how long it keeps its core.
 const ALONE: usize = 21;
 /// What a misdeed may take of its second before a 99th percentile at half of the capacity notices.
 const NOTICED_FROM: Duration = Duration::from_millis(5);
+/// Whoever takes less is one of a kind with all who do.
+const NEXT_TO_NOTHING: Duration = Duration::from_micros(500);
 
 /// Makes an ignored test `model_isolation::waits` of each pair.
 macro_rules! soaks {
     ($($name:ident: $model:literal, $isolation:ident;)+) => {
         $(mod $name {
             #[test]
-            #[ignore = "a measurement: 80 s of load, and means something on an idle machine only"]
+            #[ignore = "a measurement: 155 s of load, and means something on an idle machine only"]
             fn waits() {
                 let isolation = ringlab::sandbox::Isolation::$isolation;
                 crate::run($model, isolation, super::waits_beside_bad_ones);
@@ -71,176 +82,30 @@ soaks! {
 /// What a window is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arm {
-    /// Nobody is bad; in one of two arms that are alike.
-    Undisturbed(usize),
+    /// Nobody is bad.
+    Without,
+    /// A good request takes the bad one's place.
+    Harmless,
     /// The misdeed at this place.
     Beside(usize),
 }
 
-/// The windows of a round. Every other round goes backwards, so that what changes steadily changes all
-/// arms alike.
-fn order(round: usize, misdeeds: usize) -> Vec<Arm> {
-    let mut arms = vec![Arm::Undisturbed(0)];
-    for place in 0..misdeeds {
-        arms.push(Arm::Beside((place + round) % misdeeds));
-        arms.push(Arm::Undisturbed((place + 1) % 2));
+/// The windows of a round, with these around requests: four, and a second without, and so on. Each round
+/// begins with another, and every other one goes backwards, so that what changes steadily changes all
+/// alike.
+fn order(round: usize, around: &[Arm]) -> Vec<Arm> {
+    let mut around = around.to_vec();
+    let begins_with = round % around.len();
+    around.rotate_left(begins_with);
+    let mut arms = Vec::new();
+    for some in around.chunks(4) {
+        arms.extend(some);
+        arms.push(Arm::Without);
     }
     if !round.is_multiple_of(2) {
         arms.reverse();
     }
     arms
-}
-
-/// What may be concluded.
-#[derive(Debug, PartialEq)]
-enum Verdict {
-    Holds,
-    Broken,
-    /// The machine moves percentiles by more than what is claimed.
-    ShowsNothing,
-}
-
-/// The windows of an arm taken together: 99th percentiles in nanoseconds.
-#[derive(Debug)]
-struct Merged {
-    /// Of the two undisturbed arms.
-    apart: [u64; 2],
-    /// Of both together.
-    undisturbed: u64,
-    /// Of all windows in which somebody is bad, and is not `loop`.
-    disturbed: u64,
-}
-
-impl Merged {
-    /// How far apart the undisturbed arms are, as a factor of at least 1.
-    fn control(&self) -> f64 {
-        let [one, other] = self.apart.map(|ns| ns as f64);
-        (one / other).max(other / one)
-    }
-
-    fn ratio(&self) -> f64 {
-        self.disturbed as f64 / self.undisturbed as f64
-    }
-
-    fn verdict(&self) -> Verdict {
-        if self.control() > P99_RATIO {
-            Verdict::ShowsNothing
-        } else if self.ratio() > P99_RATIO {
-            Verdict::Broken
-        } else {
-            Verdict::Holds
-        }
-    }
-}
-
-/// Window by window, the geometric mean of ratios of 99th percentiles, in bounds of 95 %. A burst of
-/// noise that decides about all windows taken together is one of many here.
-#[derive(Debug)]
-struct ByWindow {
-    /// A disturbed window over the two around it.
-    ratio: Interval,
-    /// One of those two over the other.
-    control: Interval,
-}
-
-impl ByWindow {
-    fn verdict(&self) -> Verdict {
-        let within =
-            |interval: &Interval| 1.0 / P99_RATIO <= interval.low && interval.high <= P99_RATIO;
-        if !within(&self.control) || (self.ratio.low..self.ratio.high).contains(&P99_RATIO) {
-            Verdict::ShowsNothing
-        } else if self.ratio.low > P99_RATIO {
-            Verdict::Broken
-        } else {
-            Verdict::Holds
-        }
-    }
-}
-
-/// Neither view may say that the claim is broken, and one of them must be able to say that it holds.
-fn verdict(merged: &Merged, by_window: &ByWindow) -> Verdict {
-    let both = [merged.verdict(), by_window.verdict()];
-    if both.contains(&Verdict::Broken) {
-        Verdict::Broken
-    } else if both.contains(&Verdict::Holds) {
-        Verdict::Holds
-    } else {
-        Verdict::ShowsNothing
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Verdict::Holds => "holds",
-            Verdict::Broken => "does not hold",
-            Verdict::ShowsNothing => "shows nothing, for noise",
-        })
-    }
-}
-
-impl fmt::Display for Merged {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let us = |ns: u64| ns as f64 / 1e3;
-        write!(
-            f,
-            "p99 {:.0} us undisturbed, control {:.2} x; {:.0} us beside bad ones, {:.2} x: {}",
-            us(self.undisturbed),
-            self.control(),
-            us(self.disturbed),
-            self.ratio(),
-            self.verdict(),
-        )
-    }
-}
-
-impl fmt::Display for ByWindow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ratio, control } = self;
-        write!(
-            f,
-            "control {:.2} to {:.2} x; beside bad ones {:.2} to {:.2} x: {}",
-            control.low,
-            control.high,
-            ratio.low,
-            ratio.high,
-            self.verdict(),
-        )
-    }
-}
-
-/// The 99th percentile of windows taken together.
-fn p99_ns<'a>(windows: impl IntoIterator<Item = &'a Outcome>) -> u64 {
-    let latencies = windows.into_iter().map(|window| window.latency.clone());
-    let merged = latencies.reduce(|mut merged, latency| {
-        merged.add(latency).expect("they have one shape");
-        merged
-    });
-    merged.map_or(0, |merged| merged.value_at_quantile(0.99))
-}
-
-/// Each window of the arms that count, and the two around it.
-fn by_window(windows: &[(Arm, Outcome)], counts: impl Fn(Arm) -> bool) -> ByWindow {
-    let p99 = |nth: usize| p99_ns([&windows[nth].1]) as f64;
-    let (mut disturbed, mut around, mut apart) =
-        (Vec::new(), Vec::new(), [const { Vec::new() }; 2]);
-    for nth in (0..windows.len()).filter(|&nth| counts(windows[nth].0)) {
-        let both = [nth - 1, nth + 1].map(p99);
-        disturbed.push(Some(p99(nth)));
-        around.push(Some((both[0] * both[1]).sqrt()));
-        // By its arm, not by its place.
-        let first = usize::from(windows[nth - 1].0 != Arm::Undisturbed(0));
-        apart[0].push(Some(both[first]));
-        apart[1].push(Some(both[1 - first]));
-    }
-    let interval = |arm: &[_], base: &[_]| {
-        let ratio = paired_log_ratio(arm, base, 0.95);
-        ratio.expect("there are many, and none is 0").interval
-    };
-    ByWindow {
-        ratio: interval(&disturbed, &around),
-        control: interval(&apart[0], &apart[1]),
-    }
 }
 
 /// The first misdeed of each handler.
@@ -284,31 +149,38 @@ fn keeps_its_core(server: &Server, misdeed: &Misdeed) -> Duration {
     took[ALONE / 2]
 }
 
-/// A window of good requests, and of the misdeed, if there is one.
-fn window(good: &Plan, misdeed: Option<&Misdeed>) -> Outcome {
-    let mut plans = vec![good.clone()];
-    plans.extend(misdeed.map(|misdeed| Plan {
+/// A second of good requests.
+fn without(good: &Plan) -> Outcome {
+    let outcome = load::run(good, &AtomicBool::new(false), &mut ());
+    let outcome = outcome.expect("it can be loaded");
+    assert_eq!(outcome.failed.total(), 0, "{:?}", outcome.failed);
+    outcome
+}
+
+/// Good requests around this misdeed, of which there is one a second; `None`: a good request in its place.
+fn around(good: &Plan, misdeed: Option<&Misdeed>) -> Outcome {
+    let good = Plan {
+        warm_up: SECOND - BEFORE,
+        duration: AROUND,
+        ..good.clone()
+    };
+    let bad = Plan {
         mode: Mode::Open {
-            rate: 1.0 / WINDOW.as_secs_f64(),
+            rate: 1.0 / SECOND.as_secs_f64(),
             arrivals: Arrivals::Constant,
         },
         connections: 1,
-        targets: vec![bad_target(misdeed)],
+        targets: misdeed.map_or(good.targets.clone(), |misdeed| vec![bad_target(misdeed)]),
         ..good.clone()
-    }));
-    let outcomes = load::run_together(&plans, &AtomicBool::new(false), &mut ());
-    let mut outcomes = outcomes.expect("it can be loaded");
-    if let Some(misdeed) = misdeed {
-        let bad = outcomes.pop().expect("one for each plan");
-        let wrong_status = bad.failed.of(Failure::WrongStatus);
-        let found = (bad.in_window.answered, bad.failed.total() - wrong_status);
-        assert_eq!(found, (1, 0), "{misdeed:?}: {:?}", bad.failed);
-        assert!(
-            wrong_status == 0 || may_take_too_long(misdeed, 504),
-            "{misdeed:?}"
-        );
-    }
-    let good = outcomes.pop().expect("one for each plan");
+    };
+    let outcomes = load::run_together(&[good, bad], &AtomicBool::new(false), &mut ());
+    let [good, bad] = <[_; 2]>::try_from(outcomes.expect("it can be loaded")).expect("two plans");
+    let wrong_status = bad.failed.of(Failure::WrongStatus);
+    let others = bad.failed.total() - wrong_status;
+    let planned = bad.in_window.planned;
+    assert_eq!((planned, others), (1, 0), "{misdeed:?}: {:?}", bad.failed);
+    let may = misdeed.is_some_and(|misdeed| may_take_too_long(misdeed, 504));
+    assert!(wrong_status == 0 || may, "{misdeed:?}");
     assert_eq!(good.failed.total(), 0, "{misdeed:?}: {:?}", good.failed);
     good
 }
@@ -324,7 +196,7 @@ fn at(rate: f64) -> Mode {
 /// and share wake-ups, so half of what is answered there may be more than a server of threads can do
 /// when they come one by one.
 fn half_of_capacity(lab: Lab, server: &mut Server, good: &Plan) -> f64 {
-    let capacity = window(good, None).throughput();
+    let capacity = without(good).throughput();
     let mut rate = capacity.expect("the window opened") / 2.0;
     if lab.model.name == "nonblocking" {
         // It is always busy, and wakes nobody.
@@ -334,19 +206,42 @@ fn half_of_capacity(lab: Lab, server: &mut Server, good: &Plan) -> f64 {
     for _ in 0..2 {
         let before = server.report();
         let mode = at(rate);
-        window(
-            &Plan {
-                mode,
-                ..good.clone()
-            },
-            None,
-        );
+        without(&Plan {
+            mode,
+            ..good.clone()
+        });
         let used = server.report().since(&before);
         let half_a_second_ns = 0.5e9;
         let most = half_a_second_ns * used.figures.served.answered as f64 / used.cpu_ns as f64;
         rate = rate.min(most);
     }
     rate
+}
+
+/// How many rounds are asked for.
+fn rounds() -> usize {
+    let Ok(asked) = env::var("RINGLAB_ROUNDS") else {
+        return ROUNDS;
+    };
+    let rounds = asked.parse().ok().filter(|rounds| *rounds > 0);
+    rounds.unwrap_or_else(|| panic!("RINGLAB_ROUNDS={asked} is no number of rounds; try {ROUNDS}"))
+}
+
+/// The kinds that are told apart, by the places of their misdeeds: those that take next to nothing, and
+/// each of the others.
+fn kinds(misdeeds: &[Misdeed], alone: &[Duration]) -> Vec<(String, Vec<usize>)> {
+    let counted = (0..misdeeds.len()).filter(|nth| !is_loop(&misdeeds[*nth]));
+    let (quick, slow): (Vec<_>, Vec<_>) = counted.partition(|nth| alone[*nth] < NEXT_TO_NOTHING);
+    let one = |nth: usize| (misdeeds[nth].target.clone(), vec![nth]);
+    let mut kinds: Vec<_> = slow.into_iter().map(one).collect();
+    if !quick.is_empty() {
+        kinds.push(("the others".to_owned(), quick));
+    }
+    kinds
+}
+
+fn is_loop(misdeed: &Misdeed) -> bool {
+    misdeed.target == "/loop"
 }
 
 /// The 99th percentile of good requests at half of the capacity, with one bad request a second and
@@ -358,128 +253,137 @@ fn waits_beside_bad_ones(lab: Lab) {
     let alone: Vec<_> = (misdeeds.iter())
         .map(|misdeed| keeps_its_core(&server, misdeed))
         .collect();
-    let mut good = plan(&server, WINDOW);
+    let mut good = plan(&server, SECOND);
     good.warm_up = WARM_UP;
     // The next in turn after the server's own.
     good.cores = vec![some_core()];
     let rate = half_of_capacity(lab, &mut server, &good);
     good.mode = at(rate);
+    let kinds = kinds(&misdeeds, &alone);
+    let mut arms = vec![Arm::Harmless; 2];
+    for (nth, misdeed) in misdeeds.iter().enumerate() {
+        // One that is alone in its kind has two windows a round.
+        let is_one_of_many =
+            |(_, places): &(String, Vec<usize>)| places.len() > 1 && places.contains(&nth);
+        let once = is_loop(misdeed) || kinds.iter().any(is_one_of_many);
+        arms.extend(vec![Arm::Beside(nth); if once { 1 } else { 2 }]);
+    }
     let mut windows = Vec::new();
-    for round in 0..ROUNDS {
+    let mut bad = ALONE * misdeeds.len();
+    for round in 0..rounds() {
         // The same arrivals for all arms of a round.
         good.seed = round as u64;
-        for arm in order(round, misdeeds.len()) {
-            let misdeed = match arm {
-                Arm::Undisturbed(_) => None,
-                Arm::Beside(nth) => Some(&misdeeds[nth]),
+        for arm in order(round, &arms) {
+            let outcome = match arm {
+                Arm::Without => without(&good),
+                Arm::Harmless => around(&good, None),
+                Arm::Beside(nth) => around(&good, Some(&misdeeds[nth])),
             };
-            windows.push((arm, window(&good, misdeed)));
+            bad += 2 * usize::from(matches!(arm, Arm::Beside(_)));
+            windows.push((arm, Window::new(&outcome.latency)));
         }
     }
-    let p99_of = |of: &dyn Fn(Arm) -> bool| {
-        let own = windows.iter().filter(|(arm, _)| of(*arm));
-        p99_ns(own.map(|(_, window)| window))
+    let of = |counts: &dyn Fn(Arm) -> bool| -> Vec<&Window> {
+        let own = windows.iter().filter(|(arm, _)| counts(*arm));
+        own.map(|(_, window)| window).collect()
     };
-    let is_loop = |nth: usize| misdeeds[nth].target == "/loop";
-    let counts = |arm: Arm| matches!(arm, Arm::Beside(nth) if !is_loop(nth));
-    let merged = Merged {
-        apart: [0, 1].map(|half| p99_of(&|arm| arm == Arm::Undisturbed(half))),
-        undisturbed: p99_of(&|arm| matches!(arm, Arm::Undisturbed(_))),
-        disturbed: p99_of(&counts),
+    let beside =
+        |places: &[usize]| of(&|arm| matches!(arm, Arm::Beside(nth) if places.contains(&nth)));
+    let place_of_loop = misdeeds.iter().position(is_loop).expect("it is one of all");
+    let (harmless, harmful) = (of(&|arm| arm == Arm::Harmless), beside(&[place_of_loop]));
+    let seconds = Seconds {
+        without: &of(&|arm| arm == Arm::Without),
+        part: AROUND.as_secs_f64() / SECOND.as_secs_f64(),
     };
-    let by_window = by_window(&windows, counts);
-    let verdict = verdict(&merged, &by_window);
+    let views = [Of::TypicalSecond, Of::AllTogether].map(|of| View {
+        of,
+        without_ns: seconds.p99_ns(of),
+        shortest_ns: NOTICED_FROM.as_nanos() as f64,
+        harmless: seconds.ratio(of, &harmless),
+        harmful: seconds.ratio(of, &harmful),
+        beside: (kinds.iter())
+            .map(|(_, places)| seconds.ratio(of, &beside(places)))
+            .collect(),
+    });
+    let verdict = verdict::verdict(&views);
     println!(
-        "{} {} at {rate:.0} requests/s: {verdict}\n  all windows: {merged}\n  by window: {by_window}",
+        "{} {} at {rate:.0} requests/s: {verdict}",
         lab.model.name, lab.isolation
     );
-    for (nth, misdeed) in misdeeds.iter().enumerate() {
-        let beside_ns = p99_of(&|arm| arm == Arm::Beside(nth));
-        let ratio = beside_ns as f64 / merged.undisturbed as f64;
+    for view in &views {
+        let without_us = view.without_ns / 1e3;
         println!(
-            "  {}: {:.2} ms of its core; all windows {ratio:.2} x",
-            misdeed.target,
-            alone[nth].as_secs_f64() * 1e3
+            "  {:?}: {}; p99 without {without_us:.0} us",
+            view.of,
+            view.verdict()
         );
+        let controls = [("a good one", &view.harmless), ("/loop", &view.harmful)];
+        let named = kinds.iter().map(|(kind, _)| &**kind).zip(&view.beside);
+        for (kind, Interval { low, high }) in named.chain(controls) {
+            println!("    beside {kind}: {low:.2} to {high:.2} x");
+        }
     }
-    let bad = (ALONE + 2 * ROUNDS) * misdeeds.len();
+    for (kind, places) in &kinds {
+        let over = 100.0 * seconds.over(&beside(places));
+        println!("  beside {kind}: {over:.0} % of seconds are over {P99_RATIO} x");
+    }
+    for (misdeed, alone) in misdeeds.iter().zip(&alone) {
+        let alone_ms = alone.as_secs_f64() * 1e3;
+        println!("  {}: {alone_ms:.2} ms of its core", misdeed.target);
+    }
     let figures = server.figures();
     assert_eq!(figures.served.failed, bad as u64);
-    // `loop` always does.
-    let each = (ALONE + 2 * ROUNDS) as u64;
-    let late = figures.served.deadline_passed - each;
-    println!("  /hog ended by its deadline: {late} of {each}");
-    for (nth, misdeed) in misdeeds.iter().enumerate() {
-        let unnoticed = is_loop(nth) || alone[nth] < NOTICED_FROM;
-        assert!(unnoticed, "{misdeed:?} takes {:?}", alone[nth]);
+    assert_ne!(verdict, Verdict::ShowsNothing, "noise decided: see above");
+    for (misdeed, alone) in misdeeds.iter().zip(&alone) {
+        let unnoticed = is_loop(misdeed) || *alone < NOTICED_FROM;
+        assert!(unnoticed, "{misdeed:?} takes {alone:?}");
     }
     assert_eq!(verdict, Verdict::Holds, "see above");
 }
 
 #[test]
-fn a_verdict_needs_a_control_that_is_closer_than_the_claim() {
-    use Verdict::{Broken, Holds, ShowsNothing};
-    let merged = |one, other, disturbed| Merged {
-        apart: [one, other],
-        undisturbed: 100,
-        disturbed,
-    };
-    let by_window = |control: (f64, f64), ratio: (f64, f64)| {
-        let [control, ratio] = [control, ratio].map(|(low, high)| Interval { low, high });
-        ByWindow { ratio, control }
-    };
-    let all = [
-        (merged(100, 100, 200), Holds),
-        (merged(100, 200, 201), Broken),
-        (merged(201, 100, 201), ShowsNothing),
-        (merged(100, 201, 100), ShowsNothing),
-    ];
-    let windows = [
-        (by_window((0.5, 2.0), (0.4, 1.9)), Holds),
-        (by_window((0.5, 2.0), (2.1, 3.0)), Broken),
-        (by_window((0.5, 2.0), (0.9, 2.1)), ShowsNothing),
-        (by_window((0.4, 1.9), (0.9, 1.1)), ShowsNothing),
-        (by_window((0.9, 2.1), (2.1, 3.0)), ShowsNothing),
-    ];
-    for (merged, expected) in &all {
-        assert_eq!(merged.verdict(), *expected, "{merged}");
+fn every_round_has_all_windows_at_other_places() {
+    let beside = |place: usize| Arm::Beside(place);
+    let around: Vec<_> = [0, 1, 2, 3, 4, 4, 5, 5].map(beside).into();
+    let around = [&around[..], &[Arm::Harmless; 2]].concat();
+    let rounds: Vec<_> = (0..10).map(|round| order(round, &around)).collect();
+    for arms in &rounds {
+        let mut own: Vec<_> = arms.clone();
+        own.retain(|arm| *arm != Arm::Without);
+        assert_eq!(arms.len() - own.len(), 3, "{arms:?}");
+        let sorted = |arms: &[Arm]| {
+            let mut names: Vec<_> = arms.iter().map(|arm| format!("{arm:?}")).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(sorted(&own), sorted(&around));
     }
-    for (by_window, expected) in &windows {
-        assert_eq!(by_window.verdict(), *expected, "{by_window}");
-    }
-    for (one, other, expected) in [
-        (0, 0, Holds),
-        (0, 2, Holds),
-        (3, 0, Holds),
-        (3, 3, ShowsNothing),
-    ] {
-        assert_eq!(verdict(&all[one].0, &windows[other].0), expected);
-    }
-    for (one, other) in [(0, 1), (1, 0), (1, 2), (2, 1)] {
-        assert_eq!(verdict(&all[one].0, &windows[other].0), Broken);
+    for place in 0..13 {
+        let first = rounds[0][place];
+        let moves = rounds.iter().any(|arms| arms[place] != first);
+        assert!(moves, "{first:?} is always at {place}");
     }
 }
 
 #[test]
-fn each_disturbed_window_lies_between_two_undisturbed_ones_of_different_arms() {
-    for round in 0..4 {
-        let order = order(round, 7);
-        let (undisturbed, beside): (Vec<_>, Vec<_>) = order
-            .iter()
-            .partition(|arm| matches!(arm, Arm::Undisturbed(_)));
-        assert!(
-            (0..7).all(|nth| beside.contains(&&Arm::Beside(nth))),
-            "{order:?}"
-        );
-        for half in [0, 1] {
-            let own = undisturbed
-                .iter()
-                .filter(|arm| ***arm == Arm::Undisturbed(half));
-            assert_eq!(own.count(), 4, "{order:?}");
-        }
-        for around in order.windows(3).step_by(2) {
-            assert!(matches!(around[1], Arm::Beside(_)), "{order:?}");
-            assert_ne!(around[0], around[2], "{order:?}");
-        }
-    }
+fn who_takes_next_to_nothing_is_one_kind_and_loop_is_none() {
+    let misdeeds = one_of_each();
+    let at = |target: &str| {
+        let place = misdeeds.iter().position(|misdeed| misdeed.target == target);
+        place.expect("it is one of all")
+    };
+    let mut alone = vec![Duration::from_micros(100); misdeeds.len()];
+    alone[at("/loop")] = Duration::from_millis(16);
+    alone[at("/hog")] = Duration::from_millis(2);
+    let found = kinds(&misdeeds, &alone);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!(found[0], ("/hog".to_owned(), vec![at("/hog")]));
+    let (others, places) = (&found[1].0, &found[1].1);
+    assert_eq!(
+        (&**others, places.len()),
+        ("the others", misdeeds.len() - 2)
+    );
+    assert!(!places.contains(&at("/loop")) && !places.contains(&at("/hog")));
+    alone.fill(Duration::from_millis(1));
+    assert_eq!(kinds(&misdeeds, &alone).len(), misdeeds.len() - 1);
 }
