@@ -50,5 +50,7 @@ cargo test --release --test lab swap_soak -- --ignored --nocapture --test-thread
 cargo test --release --test lab neighbours_soak -- --ignored --nocapture --test-threads 1
 # Probes that are off are not there.
 scripts/probes.sh
+# What the ledgers' passes cost; needs an idle machine, and counts system calls where tracefs is mounted.
+cargo test --release --test lab price -- --ignored --nocapture --test-threads 1
 # The ledger finds work that was put into a stage in that row and in no other; needs an idle machine.
 cargo test --release --test lab injection -- --ignored --nocapture --test-threads 1

@@ -45,13 +45,14 @@
 //! | `injection` | work put into a stage, found in its row (soak only) |
 //! | `ledger` | the blocks of the ledgers, and the kernel's counts beside the program's |
 //! | `ledger_of_others` | the same of a user who is not root, and of a kernel with other names |
+//! | `price` | what recording and counting cost, more narrowly than `compare` tells (soak only) |
 //! | `profile` | flame graphs, and what is said where there can be none |
 //! | `regressions` | bugs that were found once, each by what showed it |
 //! | `modules` | the built-in handlers as WebAssembly |
 //! | `architecture` | invariants that show in the source |
 //! | `allocations` | a steady request allocates nothing |
 //!
-//! `server`, `client`, `guests`, `refusals` and `runs` are the instruments.
+//! `server`, `client`, `closed_loop`, `guests`, `refusals` and `runs` are the instruments.
 
 mod allocations;
 mod architecture;
@@ -59,6 +60,7 @@ mod bad_input;
 mod bodies;
 mod call;
 mod client;
+mod closed_loop;
 mod connections;
 mod copies;
 mod drain;
@@ -88,6 +90,7 @@ mod neighbours_soak;
 mod new_project;
 mod offload;
 mod offload_isolations;
+mod price;
 mod profile;
 mod queues;
 mod real_work;

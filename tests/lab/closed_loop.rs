@@ -1,0 +1,60 @@
+//! Load from the thread that measures: it knows when it loads and when it does not.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// Answers of `hello` are all of one length, which the first tells.
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n";
+
+/// Connections that are asked in turn whether the answer has come, and send the next request then.
+///
+/// Nobody sleeps for an answer, so no send has to wake anybody: that costs as much as the rest of a
+/// send or more, and whether it must be done changes from one millisecond to the next.
+pub struct Clients {
+    streams: Vec<TcpStream>,
+    /// Bytes of its answer that each has still to receive.
+    missing: Vec<usize>,
+    answer_bytes: usize,
+}
+
+impl Clients {
+    /// So many, each with a request under way.
+    pub fn connect(address: SocketAddr, connections: usize) -> Self {
+        let mut answer_bytes = 0;
+        let connect = |_| {
+            let mut stream = TcpStream::connect(address).expect("the server listens");
+            stream.set_nodelay(true).expect("it is a TCP socket");
+            stream.write_all(REQUEST).expect("it is connected");
+            answer_bytes = stream.read(&mut [0; 4096]).expect("it is answered");
+            stream.set_nonblocking(true).expect("it is a socket");
+            stream.write_all(REQUEST).expect("there is room for one");
+            stream
+        };
+        let streams: Vec<_> = (0..connections).map(connect).collect();
+        Self {
+            missing: vec![answer_bytes; streams.len()],
+            streams,
+            answer_bytes,
+        }
+    }
+
+    /// Asks and answers for so long.
+    pub fn drive(&mut self, time: Duration) {
+        let started = Instant::now();
+        let mut buffer = [0; 4096];
+        while started.elapsed() < time {
+            for (stream, missing) in self.streams.iter_mut().zip(&mut self.missing) {
+                match stream.read(&mut buffer) {
+                    Ok(0) => panic!("the server closed a connection"),
+                    Ok(came) => *missing -= came,
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+                }
+                if *missing == 0 {
+                    stream.write_all(REQUEST).expect("there is room for one");
+                    *missing = self.answer_bytes;
+                }
+            }
+        }
+    }
+}
