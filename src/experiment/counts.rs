@@ -7,7 +7,7 @@
 //! slower path, so no figure of time comes from there. Where an async runtime owns the loop, its
 //! system calls are in the kernel's count alone.
 
-mod turns;
+pub mod turns;
 
 use serde::{Deserialize, Serialize};
 
@@ -125,7 +125,7 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
     } else {
         kernel_calls(calls)
     };
-    rows.extend(ring(last));
+    rows.extend(moved(calls));
     rows.extend(turns::rows(last));
     rows.extend(scheduling(last, calls));
     rows.extend(processor(last));
@@ -259,15 +259,21 @@ fn by_kernel<'a>(calls: &'a Stretch, names: &'a [&str]) -> impl Iterator<Item = 
     names.iter().map(row)
 }
 
-fn ring(block: &Block) -> Vec<CountRow> {
-    let io = &block.server.figures.io;
-    let served = &block.server.figures.served;
-    let unasked = || Reading::missing("no system call");
+/// What went through the rings, and bytes: of the stretch too, so that entries and system calls go
+/// together.
+fn moved(calls: &Stretch) -> Vec<CountRow> {
+    let of = &calls.most;
+    let (io, served) = (&of.figures.io, &of.figures.served);
+    let row = |name: &str, total: u64| CountRow {
+        name: name.to_string(),
+        program: Some(total as f64 / served.answered.max(1) as f64),
+        kernel: Reading::missing("no system call"),
+    };
     let mut rows: Vec<CountRow> = io
         .named()
         .into_iter()
         .filter(|(name, value)| !CountsSnapshot::is_system_call(name) && *value > 0)
-        .map(|(name, value)| row(block, name, Some(value), unasked()))
+        .map(|(name, value)| row(name, value))
         .collect();
     if io.io_uring_enter > 0 {
         rows.push(CountRow {
@@ -276,13 +282,11 @@ fn ring(block: &Block) -> Vec<CountRow> {
             kernel: Reading::missing("no system call"),
         });
     }
-    rows.push(row(block, "bytes in", Some(served.bytes_in), unasked()));
-    rows.push(row(block, "bytes out", Some(served.bytes_out), unasked()));
-    let copied = Some(served.bytes_copied);
-    rows.push(row(block, COPIED_BYTES, copied, unasked()));
-    if block.server.reset_bytes > 0 {
-        let bytes = Some(block.server.reset_bytes);
-        rows.push(row(block, RESET_BYTES, bytes, unasked()));
+    rows.push(row("bytes in", served.bytes_in));
+    rows.push(row("bytes out", served.bytes_out));
+    rows.push(row(COPIED_BYTES, served.bytes_copied));
+    if of.reset_bytes > 0 {
+        rows.push(row(RESET_BYTES, of.reset_bytes));
     }
     rows
 }
@@ -435,6 +439,24 @@ mod tests {
         };
         near(columns[0].price, 0.01);
         near(columns[0].price_of_tracing, 0.1);
+    }
+
+    #[test]
+    fn entries_are_counted_with_the_calls_that_take_them() {
+        let mut most = report(44_000_000, 10_000, 150_000_000);
+        most.figures.io.io_uring_enter = 500;
+        most.figures.io.cqe = 12_000;
+        let rows = moved(&Stretch {
+            least: most,
+            most,
+            kernel: Counted::default(),
+        });
+        let program = |name: &str| {
+            let row = rows.iter().find(|row| row.name == name).expect(name);
+            row.program
+        };
+        assert_eq!(program("cqe"), Some(1.2));
+        assert_eq!(program("cqe per enter"), Some(24.0));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use super::side_by_side::{Line, tables};
 use super::terminal::wrap;
 use super::units::{digits, percent_bounds};
+use crate::experiment::counts::turns::REQUESTS_PER_TURN;
 use crate::experiment::counts::{CountColumn, CountRow};
 use crate::experiment::plan::PRICED_FROM;
 use crate::measure::reading::Reading;
@@ -81,6 +82,15 @@ pub(super) fn text(columns: &[CountColumn]) -> String {
             "Counting has blocks of its own; its price, against blocks beside them: {prices}.{rough}"
         );
         let _ = write!(text, "\n{}", wrap(&sentence));
+    }
+    let has_turns = |column: &CountColumn| {
+        let mut names = column.rows.iter().map(|row| row.name.as_str());
+        names.any(|name| name == REQUESTS_PER_TURN)
+    };
+    if columns.iter().any(has_turns) {
+        let sentence = "Turns and waits are of the window, all else is of a stretch before it, in which \
+             more or fewer may have come at once.";
+        let _ = write!(text, "\n{}", wrap(sentence));
     }
     if let Some(prices) = prices(|column| column.price_of_tracing, &|_| None) {
         let sentence =

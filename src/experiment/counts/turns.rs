@@ -7,6 +7,9 @@ use super::{CountRow, row};
 use crate::experiment::block::Block;
 use crate::measure::reading::Reading;
 
+/// Of a loop that takes turns there is such a row.
+pub const REQUESTS_PER_TURN: &str = "requests per turn";
+
 /// Turns, slices, ticks, and the way to other threads and back.
 pub(super) fn rows(block: &Block) -> Vec<CountRow> {
     let turns = &block.server.figures.turns;
@@ -23,7 +26,7 @@ pub(super) fn rows(block: &Block) -> Vec<CountRow> {
     let per_request = per_request.map(|(name, count)| row(block, name, Some(count), of_nobody()));
     let a_turn = |count: u64| count as f64 / turns.turns as f64;
     let of_turns = [
-        ("requests per turn", a_turn(served.answered)),
+        (REQUESTS_PER_TURN, a_turn(served.answered)),
         ("turn, ns", a_turn(turns.away_ns)),
         ("longest turn since the start, ns", turns.longest_ns as f64),
     ];
