@@ -89,14 +89,10 @@ fn by_eventfd(cores: Cores, producers: u64, letters: u64) -> Duration {
 
 fn by_condition(cores: Cores, producers: u64, letters: u64) -> Duration {
     let queue = Queue::new(ROOM);
-    let send = |mut letter| loop {
-        match queue.push(letter) {
-            Ok(true) => return queue.wake(),
-            Ok(false) => return,
-            Err(back) => {
-                letter = back;
-                thread::yield_now();
-            }
+    let send = |mut letter| {
+        while let Err(back) = queue.push(letter) {
+            letter = back;
+            thread::yield_now();
         }
     };
     let receive = || {

@@ -190,9 +190,9 @@ impl Ready {
 impl Dispatch for Arc<Workers> {
     fn dispatch<P: Probe>(&mut self, errand: Errand) -> Result<(), (Job, Failure)> {
         let pushed = P::within(Stage::HandOver, || self.queue.push(errand));
-        let must_wake = pushed.map_err(|errand| (errand.job, Failure::QueueFull))?;
-        if must_wake {
-            P::within(Stage::FutexWake, || self.queue.wake());
+        let waking = pushed.map_err(|errand| (errand.job, Failure::QueueFull))?;
+        if waking.is_due() {
+            P::within(Stage::FutexWake, || drop(waking));
         }
         Ok(())
     }

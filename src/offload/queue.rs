@@ -2,8 +2,8 @@
 //!
 //! A lock, a ring buffer and a condition variable. A worker that finds nothing sleeps on the
 //! condition; one that is awake looks again before it sleeps. So pushing to a busy pool is a lock
-//! and no system call, and a push wakes at most one worker. Waking is a step of its own, which is a system
-//! call: whoever times those tells it from the rest.
+//! and no system call, and a push wakes at most one worker. Waking is a system call, and so is what a push
+//! leaves to be dropped: whoever times those tells it from the rest.
 
 use std::collections::VecDeque;
 
@@ -29,6 +29,28 @@ struct State<T> {
     closed: bool,
 }
 
+/// Wakes the worker that was promised what was pushed, when this is dropped.
+#[derive(Debug)]
+pub struct Waking<'a, T> {
+    /// None: all are awake.
+    queue: Option<&'a Queue<T>>,
+}
+
+impl<T> Waking<'_, T> {
+    /// Whether somebody sleeps: dropping this is a system call then, and nothing otherwise.
+    pub fn is_due(&self) -> bool {
+        self.queue.is_some()
+    }
+}
+
+impl<T> Drop for Waking<'_, T> {
+    fn drop(&mut self) {
+        if let Some(queue) = self.queue {
+            queue.work.notify_one();
+        }
+    }
+}
+
 impl<T> Queue<T> {
     /// An empty queue.
     pub fn new(capacity: usize) -> Self {
@@ -45,28 +67,24 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Puts `item` at the end. True: a worker sleeps, and the caller must [`Queue::wake`] one; nobody else
-    /// will.
+    /// Puts `item` at the end. A worker that sleeps is woken for it when what is returned is dropped.
     ///
     /// # Errors
     /// The queue is full or closed; here it is back.
-    pub fn push(&self, item: T) -> Result<bool, T> {
+    pub fn push(&self, item: T) -> Result<Waking<'_, T>, T> {
         let mut state = self.state();
         if state.closed || state.waiting.len() >= self.capacity {
             return Err(item);
         }
         state.waiting.push_back(item);
-        let wake = state.asleep > 0;
-        if wake {
+        let is_due = state.asleep > 0;
+        if is_due {
             state.asleep -= 1;
             state.woken += 1;
         }
-        Ok(wake)
-    }
-
-    /// Wakes a worker for what was pushed: one system call.
-    pub fn wake(&self) {
-        self.work.notify_one();
+        Ok(Waking {
+            queue: is_due.then_some(self),
+        })
     }
 
     /// Takes the first item, and sleeps until there is one. `None`: the queue is closed and empty.

@@ -1,8 +1,8 @@
 //! The handler runs on the I/O thread, in slices, on a stack of its own where it needs one: Go's remedy.
 //!
 //! A request gets its first slice when it comes, and most end in it, at the price of `inline` as long as
-//! all requests of its handler do. One that does not is suspended and goes to the back of the queue, from which each turn of
-//! the loop takes one and gives it one more slice, after the turn's events. So a light request waits
+//! all requests of its handler do. One that does not is suspended and goes to the back of the queue, from
+//! which each turn of the loop takes one and gives it one more slice, after the turn's events. So a light request waits
 //! for one slice and never for a heavy request, and heavy ones share what the light ones leave.
 //!
 //! A suspended request has its instance to itself. When all are taken, requests wait for one, in a

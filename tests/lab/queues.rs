@@ -15,14 +15,9 @@ mod sync {
 
 #[path = "../../src/offload/mailbox.rs"]
 mod mailbox;
+#[expect(dead_code, reason = "nobody times the waking here")]
 #[path = "../../src/offload/queue.rs"]
 mod queue;
-
-fn push(queue: &Queue<u32>, item: u32) {
-    if queue.push(item).expect("there is room") {
-        queue.wake();
-    }
-}
 
 /// Two producers, two workers, one withdrawal, then the end: each item is done once or taken back,
 /// and all threads end.
@@ -45,9 +40,9 @@ fn a_queue_loses_nothing_and_wakes_whoever_it_must() {
         });
         let producer = {
             let queue = queue.clone();
-            thread::spawn(move || push(&queue, 1))
+            thread::spawn(move || drop(queue.push(1).expect("there is room")))
         };
-        push(&queue, 2);
+        drop(queue.push(2).expect("there is room"));
         let withdrawn = queue.remove(|item| *item == 2).unwrap_or(0);
         producer.join().expect("it does not panic");
         queue.close();

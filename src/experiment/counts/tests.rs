@@ -1,0 +1,138 @@
+//! Two counts of one stretch, side by side, and what they cost.
+
+use super::*;
+use crate::experiment::tests::{block, plan, report};
+
+/// A counting block of epoll, beside one that is not: 10 000 requests in the stretch, each with
+/// a recv and a send, and by the kernel's count `recvfrom`, and `all` calls.
+fn counted(all: Reading<u64>, recvfrom: u64) -> (Vec<CountColumn>, Verdict) {
+    let named = |name: &&str| {
+        let count = match *name {
+            "recvfrom" => recvfrom,
+            "sendto" => 10_000,
+            // Of which the program counts none.
+            "futex" => 700,
+            _ => 0,
+        };
+        (name.to_string(), all.clone().map(|_| count))
+    };
+    let kernel = Counted {
+        system_calls: all.clone(),
+        by_name: KERNEL_NAMES.iter().map(named).collect(),
+        ..Counted::default()
+    };
+    let stretch = report(44_000_000, 10_000, 150_000_000);
+    let mut counting = block(0, 0, 4040.0);
+    counting.pass = Pass::Counts;
+    counting.calls = Some(Stretch {
+        least: stretch,
+        most: stretch,
+        kernel,
+    });
+    let mut beside = block(0, 0, 4000.0);
+    beside.pass = Pass::Beside;
+    let mut verdict = Verdict::default();
+    let columns = counts(&plan(), &[counting, beside], &mut verdict);
+    (columns, verdict)
+}
+
+fn check(all: u64, recvfrom: u64, said: &[&str]) {
+    let (_, verdict) = counted(Reading::Value(all), recvfrom);
+    let causes: Vec<&str> = verdict.causes.iter().map(|cause| &*cause.what).collect();
+    assert_eq!(causes.len(), said.len(), "{causes:?}");
+    for (cause, said) in causes.iter().zip(said) {
+        assert!(cause.contains(said), "{cause}");
+    }
+    let level = [Level::Valid, Level::Noisy][usize::from(!said.is_empty())];
+    assert_eq!(verdict.level, level);
+}
+
+#[test]
+fn counts_more_than_one_percent_apart_are_reported() {
+    check(20_700, 10_000, &[]);
+    check(20_800, 10_099, &[]);
+    check(20_800, 9_901, &[]);
+    let all = "20000 to 20000 system calls, the kernel 20300";
+    check(21_000, 10_000, &[all]);
+    check(20_700, 10_200, &["10000 to 10000 recv, the kernel 10200"]);
+    check(20_700, 9_800, &["the kernel 9800: more than 1 % apart"]);
+}
+
+#[test]
+fn both_counts_stand_side_by_side_with_their_price() {
+    let (columns, _) = counted(Reading::Value(20_700), 10_000);
+    let row = |name: &str| columns[0].rows.iter().find(|row| row.name == name).cloned();
+    let all = row("system calls").expect("it is the first");
+    assert_eq!((all.program, all.kernel), (Some(2.0), Reading::Value(2.0)));
+    let copied = row(COPIED_BYTES).expect("every arm has it");
+    assert_eq!(copied.program, Some(0.0), "counted, and none");
+    assert!(copied.kernel.value().is_none(), "its copies are not in it");
+    let futex = row("futex").expect("the kernel counts it");
+    assert_eq!((futex.program, futex.kernel), (None, Reading::Value(0.07)));
+    // 4.04 µs against 4.00 in the window, 4.40 while calls were traced.
+    let near = |price: Option<f64>, expected: f64| {
+        let price = price.expect("there is a block beside");
+        assert!((price - expected).abs() < 0.005, "{price}");
+    };
+    near(columns[0].price, 0.01);
+    near(columns[0].price_of_tracing, 0.1);
+}
+
+#[test]
+fn entries_are_counted_with_the_calls_that_take_them() {
+    let mut most = report(44_000_000, 10_000, 150_000_000);
+    most.figures.io.io_uring_enter = 500;
+    most.figures.io.cqe = 12_000;
+    let rows = moved(&Stretch {
+        least: most,
+        most,
+        kernel: Counted::default(),
+    });
+    let program = |name: &str| {
+        let row = rows.iter().find(|row| row.name == name).expect(name);
+        row.program
+    };
+    assert_eq!(program("cqe"), Some(1.2));
+    assert_eq!(program("cqe per enter"), Some(24.0));
+}
+
+#[test]
+fn counters_that_took_turns_are_named_in_their_column() {
+    let stretch = report(44_000_000, 10_000, 150_000_000);
+    let shares = [("cache misses", 0.43), ("branch misses", 0.57)];
+    let mut counting = block(0, 0, 4000.0);
+    counting.pass = Pass::Counts;
+    let counted = |multiplexed| {
+        Some(Stretch {
+            least: stretch,
+            most: stretch,
+            kernel: Counted {
+                cache_misses: Reading::Value(20_000),
+                multiplexed,
+                ..Counted::default()
+            },
+        })
+    };
+    counting.calls = counted(Vec::new());
+    counting.work = counted(shares.map(|(name, share)| (name.to_string(), share)).into());
+    let columns = counts(&plan(), &[counting], &mut Verdict::default());
+    let named = columns[0].multiplexed.iter();
+    let named: Vec<_> = named.map(|(name, share)| (&**name, *share)).collect();
+    assert_eq!(named, shares);
+    let misses = |row: &&CountRow| row.name == "cache misses";
+    let misses = columns[0].rows.iter().find(misses);
+    assert_eq!(misses.map(|row| &row.kernel), Some(&Reading::Value(2.0)));
+}
+
+#[test]
+fn what_the_kernel_does_not_count_is_missing_and_has_no_price() {
+    let (columns, verdict) = counted(Reading::missing("a test"), 0);
+    assert_eq!(verdict.level, Level::Valid);
+    assert_eq!(columns[0].price_of_tracing, None);
+    let counted = ["system calls", "recv", "futex", "context switches"];
+    let rows = || columns[0].rows.iter();
+    for row in rows().filter(|row| counted.contains(&&*row.name)) {
+        assert_eq!(row.kernel.value(), None, "{}: never 0", row.name);
+    }
+    assert_eq!(columns[0].rows[0].kernel, Reading::missing("a test"));
+}
