@@ -51,6 +51,25 @@ fn a_queue_loses_nothing_and_wakes_whoever_it_must() {
     });
 }
 
+/// Whoever closes a queue wakes all, so what a push owes is seen only while nobody does.
+#[test]
+fn a_push_alone_wakes_a_worker() {
+    loom::model(|| {
+        let queue = Arc::new(Queue::new(1));
+        let taken = Arc::new(Notify::new());
+        let worker = {
+            let (queue, taken) = (queue.clone(), taken.clone());
+            thread::spawn(move || {
+                assert_eq!(queue.pop(|| ()), Some(1));
+                taken.notify();
+            })
+        };
+        drop(queue.push(1).expect("there is room"));
+        taken.wait();
+        worker.join().expect("it does not panic");
+    });
+}
+
 /// A worker with nothing to do, asleep or about to be, tidies up after it was told to. Were it missed,
 /// nobody would end the queue.
 #[test]
