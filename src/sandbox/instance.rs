@@ -348,8 +348,8 @@ impl Instance {
     /// `copied` into it.
     ///
     /// # Errors
-    /// All but [`Failure::RequestTooLarge`] leave the instance in an unknown state, such as a
-    /// displaced stack pointer after a trap: it must not be called again.
+    /// All but [`Failure::RequestTooLarge`] and [`Failure::ResponseTooLarge`] leave the instance in an
+    /// unknown state, such as a displaced stack pointer after a trap: it must not be called again.
     #[inline]
     pub(super) fn call<P: Probe>(
         &mut self,

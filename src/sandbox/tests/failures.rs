@@ -1,6 +1,7 @@
 //! What a guest does wrong or wants too much of fails its own request and no other, by its own name.
 
 use super::*;
+use nix::sys::resource::{UsageWho, getrusage};
 
 #[test]
 fn a_trap_fails_its_own_request_only() {
@@ -70,4 +71,53 @@ fn a_guest_that_wants_a_larger_table_than_its_limit_is_named_so() {
     let isolations = [Isolation::Reuse, Isolation::Fresh, Isolation::OnDemand];
     check_on(&isolations, &grow(10_000), Failure::Table);
     check_on(&isolations, &grow(9_999), trap("unreachable"));
+}
+
+#[test]
+fn an_answer_that_is_too_large_costs_no_instance() {
+    // Counts, and answers a request with a body by one byte more than may be.
+    let counting = counting().replace(
+        &format!("(i32.const {RECORD})))"),
+        &format!(
+            "(if (i32.load (i32.const {})) (then (i32.store (i32.const {}) (i32.const 3001))))
+             (i32.const {RECORD})))",
+            AREA + 8 + 24,
+            RECORD + 16
+        ),
+    );
+    let too_large = Err(Failure::ResponseTooLarge);
+    let mut kept = sandbox(&counting, Isolation::Reuse);
+    assert_eq!(call(&mut kept, BAD, b"x"), too_large);
+    // What the guest wrote into its record is still there.
+    assert_eq!(call(&mut kept, GOOD, b""), too_large);
+    let mut slicer = slices::slicer_of(&counting, Duration::from_secs(1));
+    for body in [&b"x"[..], b""] {
+        let (_, answered) = slices::to_the_end(&mut slicer, BAD, body);
+        assert_eq!(answered, Err(Failure::ResponseTooLarge), "{body:?}");
+    }
+    for isolation in [Isolation::Reset, Isolation::Fresh, Isolation::OnDemand] {
+        let mut sandbox = sandbox(&counting, isolation);
+        for _ in 0..3 {
+            assert_eq!(call(&mut sandbox, BAD, b"x"), too_large, "{isolation}");
+            let answered = call(&mut sandbox, GOOD, b"").map(|answer| answer.2);
+            assert_eq!(answered, Ok(b"1".to_vec()), "{isolation}");
+        }
+    }
+}
+
+/// The pages that the handler writes for it are its own from the first time on: no signal each.
+#[test]
+fn an_answer_that_is_too_large_is_put_back_without_faults() {
+    let huge = Handler::load(&Source::parse("huge"), Isolation::Reset, &Limits::default());
+    let shard = ShardSandbox::new(&huge.expect("a built-in"), check_lines);
+    let mut sandbox = Sandbox::new(shard.expect("there is room")).expect("a timer");
+    let mut faults = || {
+        let faults = || getrusage(UsageWho::RUSAGE_THREAD).map(|usage| usage.minor_page_faults());
+        let before = faults().expect("of this thread");
+        let answered = call(&mut sandbox, GOOD, b"");
+        assert_eq!(answered, Err(Failure::ResponseTooLarge));
+        faults().expect("of this thread") - before
+    };
+    let (first, second) = (faults(), faults());
+    assert!(second < 64, "{first}, then {second}");
 }

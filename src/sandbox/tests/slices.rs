@@ -10,7 +10,7 @@ fn slicer(worst: &str, quantum: Duration) -> Slicer {
     slicer_of(&misbehaving(worst), quantum)
 }
 
-fn slicer_of(guest: &str, quantum: Duration) -> Slicer {
+pub(super) fn slicer_of(guest: &str, quantum: Duration) -> Slicer {
     let limits = Limits {
         deadline: None,
         quantum: Some(quantum),
@@ -42,7 +42,11 @@ fn go_on(slicer: &mut Slicer, half_run: HalfRun) -> HalfRun {
 }
 
 /// How many slices a request took, and its answer's body.
-fn to_the_end(slicer: &mut Slicer, head: &str, body: &[u8]) -> (u32, Result<Vec<u8>, Failure>) {
+pub(super) fn to_the_end(
+    slicer: &mut Slicer,
+    head: &str,
+    body: &[u8],
+) -> (u32, Result<Vec<u8>, Failure>) {
     let take = |answer: Result<Answer<'_>, Failure>| answer.map(|answer| answer.body.to_vec());
     let mut sliced = parsed(head, body, |call| {
         slicer.start::<Off, _>(call, &Counter::default(), take)
