@@ -9,6 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::measure::cpu_clock;
+use crate::measure::probe;
 use crate::measure::reading::Reading;
 use crate::sandbox;
 use crate::server::Handle;
@@ -49,6 +50,9 @@ pub struct Report {
     /// Of those, the coarse ones: see [`sandbox::coarse_ticks`].
     #[serde(default)]
     pub coarse_ticks: u64,
+    /// Threads that were to time their page faults and could not, for want of memory to lock.
+    #[serde(default)]
+    pub untimed_threads: u64,
     /// What each of the others took, in nanoseconds: see [`sandbox::tick_ns`].
     #[serde(default)]
     pub tick_ns: Option<u64>,
@@ -86,6 +90,7 @@ impl Report {
             reset_bytes: self.reset_bytes - earlier.reset_bytes,
             ticks: self.ticks - earlier.ticks,
             coarse_ticks: self.coarse_ticks - earlier.coarse_ticks,
+            untimed_threads: self.untimed_threads,
             tick_ns: self.tick_ns,
             coarse_tick_ns: self.coarse_tick_ns,
         }
@@ -107,6 +112,7 @@ impl Report {
             reset_bytes: self.reset_bytes + other.reset_bytes,
             ticks: self.ticks + other.ticks,
             coarse_ticks: self.coarse_ticks + other.coarse_ticks,
+            untimed_threads: self.untimed_threads + other.untimed_threads,
             tick_ns: self.tick_ns.max(other.tick_ns),
             coarse_tick_ns: self.coarse_tick_ns.max(other.coarse_tick_ns),
         }
@@ -151,6 +157,7 @@ impl Report {
         Report {
             helpers_ns,
             workers_ns,
+            untimed_threads: probe::threads_with_untimed_faults(),
             tick_ns,
             coarse_tick_ns,
             ..Report::of_this_process(cpu_ns, figures)
@@ -178,6 +185,7 @@ impl Report {
             // In this order, so that the part is never more than the whole.
             coarse_ticks: sandbox::coarse_ticks(),
             ticks: sandbox::ticks(),
+            untimed_threads: 0,
             tick_ns: None,
             coarse_tick_ns: None,
         }

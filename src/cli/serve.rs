@@ -43,6 +43,10 @@ pub fn run(arguments: &Arguments) -> Exit {
     if arguments.probed || arguments.inject.is_some() {
         probe::calibrate();
     }
+    if arguments.time_faults {
+        // Whoever asked has found out that the kernel tells, or else says why it does not.
+        let _ = probe::time_faults();
+    }
     let mut config = match arguments.config() {
         Ok(config) => config,
         Err(error) => return fail(exit_for(error.is_the_hosts()), error),

@@ -34,6 +34,9 @@ pub struct Block {
     pub pass: Pass,
     /// In which round of that load and pass, from 0.
     pub round: usize,
+    /// Whether page faults were timed besides.
+    #[serde(default)]
+    pub times_faults: bool,
     /// What the server did in the window, by its own count and clock.
     pub server: Report,
     /// The same for the first half of the window.
@@ -148,6 +151,11 @@ impl Block {
         self.server.figures.served.answered
     }
 
+    /// Page faults of the server in the window.
+    pub fn faults(&self) -> u64 {
+        self.server.minor_faults + self.server.major_faults
+    }
+
     /// `total` per request of the window; `None` without requests.
     pub fn per_request(&self, total: u64) -> Option<f64> {
         (self.requests() > 0).then(|| total as f64 / self.requests() as f64)
@@ -194,6 +202,8 @@ pub struct Place {
     pub round: usize,
     /// Requests per second, at the equal rate.
     pub rate: f64,
+    /// Whether page faults are timed besides, where time is recorded.
+    pub times_faults: bool,
 }
 
 /// Runs one block.
@@ -212,6 +222,9 @@ pub fn run(
         Pass::Time => options.push("--probed"),
         Pass::Counts => options.push("--turns"),
         Pass::Plain | Pass::Beside | Pass::Again => {}
+    }
+    if place.times_faults {
+        options.push("--time-faults");
     }
     if !arm.has_clients() {
         options.extend(["--canned", &plan.path]);
@@ -260,6 +273,7 @@ pub fn run(
         load: place.load,
         pass: place.pass,
         round: place.round,
+        times_faults: place.times_faults,
         server,
         first_half: watch
             .half_way

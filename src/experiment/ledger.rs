@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Pass};
 use super::plan::{Load, PRICED_FROM, Plan};
-use crate::measure::probe::{Stage, StageNs};
+use crate::measure::probe::{self, Stage, StageNs};
 use crate::measure::stats::{Interval, paired_log_ratio};
 
 /// The ledger of one load.
@@ -37,11 +37,12 @@ pub struct Column {
     /// Of all of these, the time of ticks, which interrupt whatever runs; `None` where nobody knows.
     #[serde(default)]
     pub ticks_ns: Option<f64>,
-    /// Page faults per request, whose time is in the rows in which they happen: the kernel tells of a
-    /// fault's beginning (the tracepoint `exceptions:page_fault_user`, the event `page-faults`) and of no
-    /// end. Older results have none.
+    /// Page faults per request, those within system calls among them. Older results have none.
     #[serde(default)]
     pub faults: Option<f64>,
+    /// Why those of the server's own code are not in a row of their own, or not all of them, if there were any.
+    #[serde(default)]
+    pub faults_untimed: Option<String>,
     /// The sandbox's runtime maps memory for each request by calls of its own, whose time is in the
     /// sandbox's row: no clock of ours is around them.
     #[serde(default)]
@@ -177,8 +178,7 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
     let helpers: u64 = recorded.iter().map(|block| block.server.helpers_ns).sum();
     let total = cpu_ns(recorded);
     let workers: u64 = recorded.iter().map(|block| block.server.workers_ns).sum();
-    let faults = |block: &&Block| block.server.minor_faults + block.server.major_faults;
-    let faults: u64 = recorded.iter().map(faults).sum();
+    let faults: u64 = recorded.iter().map(|block| block.faults()).sum();
     let ticks: Option<u64> = recorded.iter().map(|block| block.server.ticks_ns()).sum();
     let explained: u64 = stages.ns.iter().sum::<u64>() + helpers + workers;
     Some(Column {
@@ -188,6 +188,7 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
         workers_ns: per_request(workers),
         ticks_ns: ticks.map(per_request),
         faults: Some(per_request(faults)),
+        faults_untimed: why_untimed(per_request(faults), recorded, &stages),
         runtime_maps: false,
         unexplained_ns: (total as f64 - explained as f64) / n as f64,
         total_ns: per_request(total),
@@ -196,6 +197,32 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
         control_interval: None,
         machine_ns: None,
     })
+}
+
+/// Why page faults, of which there were so many per request, are not timed; `None`: they are, or there were none.
+fn why_untimed(faults: f64, recorded: &[&Block], stages: &StageNs) -> Option<String> {
+    let threads = recorded
+        .iter()
+        .map(|block| block.server.untimed_threads)
+        .max();
+    if let Some(threads @ 1..) = threads {
+        return Some(format!(
+            "{threads} threads may not lock the memory for it: `ulimit -l unlimited`, or `sudo sysctl \
+             kernel.perf_event_mlock_kb=65536`"
+        ));
+    }
+    if faults == 0.0 || stages.entered[Stage::PageFaults as usize] > 0 {
+        return None;
+    }
+    if !recorded.iter().any(|block| block.times_faults) {
+        return Some("too few to be timed".to_owned());
+    }
+    let refused = probe::time_faults().err();
+    Some(
+        refused.unwrap_or_else(|| {
+            "all of them within system calls, in whose rows they are".to_owned()
+        }),
+    )
 }
 
 /// `None` where the kernel does not tell.
@@ -300,6 +327,41 @@ mod tests {
         check(&[6000.0, 5000.0, 4000.0], true);
         check(&[6000.0], false);
         check(&[], false);
+    }
+
+    #[test]
+    fn why_faults_have_no_row_is_said() {
+        let untimed = |change: &dyn Fn(&mut Block)| {
+            let mut blocks = blocks(&[(Pass::Time, &[6300.0, 6300.0])]);
+            blocks.iter_mut().for_each(change);
+            first(&blocks).faults_untimed
+        };
+        let is = |untimed: Option<String>, why: &str| {
+            assert!(
+                untimed.as_ref().is_some_and(|said| said.contains(why)),
+                "{untimed:?}"
+            );
+        };
+        assert_eq!(untimed(&|_| ()), None, "there were none");
+        let some = |block: &mut Block| block.server.minor_faults = 100;
+        is(untimed(&some), "too few");
+        let asked = |block: &mut Block| {
+            some(block);
+            block.times_faults = true;
+        };
+        if probe::time_faults().is_ok() {
+            is(untimed(&asked), "within system calls");
+        }
+        let timed = |block: &mut Block| {
+            asked(block);
+            block.server.figures.stages.entered[Stage::PageFaults as usize] = 90;
+        };
+        assert_eq!(untimed(&timed), None);
+        let some_timed = |block: &mut Block| {
+            timed(block);
+            block.server.untimed_threads = 3;
+        };
+        is(untimed(&some_timed), "3 threads may not lock");
     }
 
     #[test]

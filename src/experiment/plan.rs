@@ -139,6 +139,10 @@ pub fn control_of(arms: &[Arm]) -> usize {
 /// two rounds an interval is as wide as ten prices.
 pub const PRICED_FROM: usize = 4;
 
+/// Page faults per request beyond which they are timed. That costs a thread a microsecond at each context
+/// switch, and fewer take some 10 ns of a request.
+pub const FAULTS_UNTIMED: f64 = 0.01;
+
 /// A server process takes about this long to be there.
 const START: Duration = Duration::from_millis(100);
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::ExperimentError;
 use super::analysis;
 use super::block::{self, Block, Pass, Place};
-use super::plan::{Arm, Load, Plan};
+use super::plan::{Arm, FAULTS_UNTIMED, Load, Plan};
 use crate::measure::noise::Limits;
 use crate::measure::order::rounds;
 use crate::measure::stats::median;
@@ -46,6 +46,7 @@ pub fn run(
         stop,
         progress,
         runners: plan.setting.runners(),
+        faults: vec![(0, 0); plan.setting.arms.len() + 1],
         run: Run {
             blocks: Vec::new(),
             rate: 0.0,
@@ -70,6 +71,8 @@ struct Runner<'a> {
     stop: &'a Arc<AtomicBool>,
     progress: &'a mut dyn Progress,
     runners: Vec<Arm>,
+    /// Page faults of each so far, and requests.
+    faults: Vec<(u64, u64)>,
     run: Run,
     started: Instant,
     done: usize,
@@ -95,13 +98,7 @@ impl Runner<'_> {
     /// Every arm once, thrown away: it shows that each runs, and pages everything in.
     fn pilot(&mut self) -> Result<(), ExperimentError> {
         for arm in 0..self.plan.setting.arms.len() {
-            let place = Place {
-                arm,
-                load: Load::Saturation,
-                pass: Pass::Plain,
-                round: 0,
-                rate: 0.0,
-            };
+            let place = self.place(arm, Load::Saturation, Pass::Plain, 0);
             let block = self.block("pilot", place)?;
             if let Some(block) = block.filter(|block| block.client.answered == 0) {
                 return Err(ExperimentError::Answer {
@@ -121,13 +118,7 @@ impl Runner<'_> {
                 if !self.can_run(arm, load) {
                     continue;
                 }
-                let place = Place {
-                    arm,
-                    load,
-                    pass: Pass::Plain,
-                    round,
-                    rate: self.run.rate,
-                };
+                let place = self.place(arm, load, Pass::Plain, round);
                 if let Some(block) = self.block(load.name(), place)? {
                     self.run.blocks.push(block);
                 }
@@ -161,13 +152,7 @@ impl Runner<'_> {
                         passes.reverse();
                     }
                     for pass in passes {
-                        let place = Place {
-                            arm,
-                            load: *load,
-                            pass,
-                            round,
-                            rate: self.run.rate,
-                        };
+                        let place = self.place(arm, *load, pass, round);
                         if let Some(block) = self.block("ledger", place)? {
                             self.run.blocks.push(block);
                         }
@@ -209,6 +194,19 @@ impl Runner<'_> {
         }
     }
 
+    fn place(&self, arm: usize, load: Load, pass: Pass, round: usize) -> Place {
+        let (faults, requests) = self.faults[arm];
+        let faults_often = faults as f64 > FAULTS_UNTIMED * requests as f64;
+        Place {
+            arm,
+            load,
+            pass,
+            round,
+            rate: self.run.rate,
+            times_faults: pass == Pass::Time && faults_often,
+        }
+    }
+
     /// `None` once the experiment was stopped.
     fn block(&mut self, what: &str, place: Place) -> Result<Option<Block>, ExperimentError> {
         if self.stopped() {
@@ -220,6 +218,9 @@ impl Runner<'_> {
             .block(self.done, of, &format!("{what}: {}", arm.label));
         self.done += 1;
         let block = block::run(self.plan, arm, place, self.limits, self.stop)?;
+        let (faults, requests) = &mut self.faults[place.arm];
+        *faults += block.faults();
+        *requests += block.requests();
         Ok((!block.client.partial || !self.stopped()).then_some(block))
     }
 

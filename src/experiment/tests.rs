@@ -77,6 +77,7 @@ pub(super) fn report(cpu_ns: u64, requests: u64, now_ns: u64) -> Report {
         reset_bytes: 0,
         ticks: 0,
         coarse_ticks: 0,
+        untimed_threads: 0,
         tick_ns: None,
         coarse_tick_ns: None,
     }
@@ -94,6 +95,7 @@ pub(super) fn block(arm: usize, round: usize, ns: f64) -> Block {
         load: Load::Saturation,
         pass: Pass::Plain,
         round,
+        times_faults: false,
         server: report(cpu_ns, requests, WINDOW_NS),
         first_half: Some(report(cpu_ns / 2, requests / 2, WINDOW_NS / 2)),
         machine_ns: Reading::Value(2 * WINDOW_NS),

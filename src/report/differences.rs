@@ -170,6 +170,7 @@ mod tests {
             workers_ns: 0.0,
             ticks_ns: None,
             faults: None,
+            faults_untimed: None,
             runtime_maps: false,
             unexplained_ns,
             total_ns: rows.iter().map(|(_, ns)| ns).sum::<f64>() + unexplained_ns,

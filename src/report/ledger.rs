@@ -39,13 +39,22 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
         let all = columns.iter().filter_map(|column| column.ns(stage));
         all.max_by(f64::total_cmp)
     };
-    let is_large = |stage: &&Stage| most(**stage).is_some_and(|ns| ns >= LEAST_NS);
+    // Of page faults it is always told what there is to tell.
+    let is_large = |stage: &&Stage| {
+        **stage == Stage::PageFaults || most(**stage).is_some_and(|ns| ns >= LEAST_NS)
+    };
+    let none = |column: &Column, stage: Stage| match (stage, column.faults) {
+        (Stage::PageFaults, _) if column.faults_untimed.is_some() => absent(),
+        (Stage::PageFaults, Some(0.0)) => "0".to_string(),
+        _ => NOWHERE.to_string(),
+    };
     let mut lines: Vec<Line> = Stage::ALL
         .iter()
         .filter(is_large)
         .map(|stage| {
             line(stage.name(), &|column| {
-                column.ns(*stage).map_or_else(|| NOWHERE.to_string(), whole)
+                let ns = column.ns(*stage).map(whole);
+                ns.unwrap_or_else(|| none(column, *stage))
             })
         })
         .collect();
@@ -53,10 +62,6 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
     if columns.iter().any(|column| column.workers_ns >= 0.5) {
         lines.push(line("workers", &|column| whole(column.workers_ns)));
     }
-    let faults = |column: &Column| match column.faults {
-        Some(0.0) => "0".to_string(),
-        _ => absent(),
-    };
     let absent_or_whole = |ns: Option<f64>| ns.map_or_else(absent, whole);
     lines.extend([
         line("helper threads", &|column| whole(column.helpers_ns)),
@@ -65,7 +70,6 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
         line("of that, ticks", &|column| {
             column.ticks_ns.map_or_else(absent, |ns| format!("{ns:.1}"))
         }),
-        line("of that, page faults", &faults),
         line("of that, wasmtime's own calls", &|column| {
             let cell = if column.runtime_maps { ABSENT } else { NOWHERE };
             cell.to_string()
@@ -110,21 +114,48 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
     text + &differences::text(columns, calls)
 }
 
-/// Why some of what the kernel does has no row of its own, and in which rows it is.
-fn not_measured(columns: &[Column]) -> Vec<String> {
+/// Page faults per request: of arms that time them, how many there are; of those that do not, also why.
+fn faults(columns: &[Column]) -> Vec<String> {
     let mut notes = Vec::new();
-    let faults = |column: &Column| {
-        let faults = column.faults.filter(|faults| *faults > 0.0)?;
-        Some(format!("{} {}", column.label, figure(faults)))
-    };
-    let faults: Vec<String> = columns.iter().filter_map(faults).collect();
-    if !faults.is_empty() {
+    let timed = columns.iter().filter_map(|column| {
+        let row = column
+            .rows
+            .iter()
+            .find(|row| row.stage == Stage::PageFaults)?;
+        let [all, own] = [column.faults?, row.times].map(figure);
+        Some(format!("{} {own} of {all}", column.label))
+    });
+    let timed: Vec<String> = timed.collect();
+    if !timed.is_empty() {
         notes.push(format!(
-            "n/a: page faults: the kernel tells when one begins and not when it ends; their time is \
-             within the rows in which they happen, which are guest and sandbox mostly. Per request: {}.",
-            faults.join(", ")
+            "Page faults are those of the server's own code; the others are within system calls, in whose \
+             rows their time is. Per request: {}.",
+            timed.join(", ")
         ));
     }
+    let mut untimed: Vec<(&str, Vec<String>)> = Vec::new();
+    for column in columns {
+        let (Some(all), Some(why)) = (column.faults, &column.faults_untimed) else {
+            continue;
+        };
+        let arm = format!("{} {}", column.label, figure(all));
+        match untimed.iter_mut().find(|(reason, _)| reason == why) {
+            Some((_, arms)) => arms.push(arm),
+            None => untimed.push((why, vec![arm])),
+        }
+    }
+    for (why, arms) in untimed {
+        notes.push(format!(
+            "n/a: page faults: {why}; their time is within the rows in which they happen. Per request: {}.",
+            arms.join(", ")
+        ));
+    }
+    notes
+}
+
+/// Why some of what the kernel does has no row of its own, and in which rows it is.
+fn not_measured(columns: &[Column]) -> Vec<String> {
+    let mut notes = faults(columns);
     let maps = columns.iter().filter(|column| column.runtime_maps);
     let maps: Vec<&str> = maps.map(|column| column.label.as_str()).collect();
     if !maps.is_empty() {
@@ -157,13 +188,30 @@ mod tests {
             rows: vec![
                 entry(Stage::Guest, 123_456.0),
                 entry(Stage::EnterWait, nth as f64),
+                entry(
+                    if nth == 1 {
+                        Stage::PageFaults
+                    } else {
+                        Stage::Http
+                    },
+                    1500.0,
+                ),
                 entry(Stage::Close, 0.3),
                 entry(Stage::FutexWake, 0.4),
             ],
             helpers_ns: 0.0,
             workers_ns: 12_345.0,
             ticks_ns: Some(12.3),
-            faults: Some(if nth == 0 { 0.0 } else { 2.04 }),
+            faults: Some([0.0, 2.04, 2.5, 0.001, 0.002, 0.003][nth]),
+            faults_untimed: [
+                None,
+                None,
+                Some("it is forbidden"),
+                Some("too few"),
+                Some("too few"),
+                None,
+            ][nth]
+                .map(str::to_owned),
             runtime_maps: nth == 1,
             unexplained_ns: -1234.0,
             total_ns: 234_567.0,
@@ -183,9 +231,14 @@ mod tests {
             "its 95 % interval -9.0 to +23.0",
             "the same of nothing -11.0 to +11.0",
             "unexplained -1234",
-            "of that, page faults 0 n/a",
+            "page faults 0 1500 workers",
+            "page faults n/a n/a workers",
             "of that, wasmtime's own calls – n/a",
-            "Per request: io_uring inline 1 2.04, io_uring inline 2 2.04,",
+            "in whose rows their time is. Per request: io_uring inline 1 1.00 of 2.04.",
+            "n/a: page faults: it is forbidden; their time is within the rows in which they happen. Per \
+             request: io_uring inline 2 2.50.",
+            "too few; their time is within the rows in which they happen. Per request: io_uring inline 3 \
+             0.001, io_uring inline 4 0.002.",
             "reaches into it; the counts have their number where tracefs is readable. Of: io_uring \
              inline 1.",
             "Less than 0.5 ns each: futex, waking; close.",

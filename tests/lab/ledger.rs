@@ -9,7 +9,7 @@ use ringlab::experiment::block::{Block, Pass};
 use ringlab::experiment::counts::RESET_BYTES;
 use ringlab::experiment::plan::{Load, PRICED_FROM};
 use ringlab::experiment::result::Experiment;
-use ringlab::measure::probe::Stage;
+use ringlab::measure::probe::{self, Stage};
 use ringlab::sandbox::Isolation;
 
 use crate::refusals::refuse;
@@ -170,7 +170,42 @@ fn isolations_are_told_apart_by_what_they_put_back_and_fault_in() {
     }
 }
 
-/// What a container's filter does: the call fails, and what it would have counted reads n/a.
+/// Under `on-demand` each request's first touch of its memory is a fault; and nothing else of the default
+/// faults often enough to be timed.
+#[test]
+fn page_faults_are_a_row_where_requests_fault() {
+    let options = [
+        "--model",
+        "blocking,io_uring,tokio_uring",
+        "--isolation",
+        "reuse,on-demand",
+        "--equal-rate-rounds",
+        "0",
+        "--ledger-rounds",
+        "1",
+    ];
+    let experiment = compare("faults", "exec \"$0\" \"$@\"", &options);
+    let refused = probe::time_faults().err();
+    for column in &experiment.analysis.ledgers[0].columns {
+        let mut rows = column.rows.iter();
+        let row = rows.find(|row| row.stage == Stage::PageFaults);
+        let untimed = column.faults_untimed.as_deref();
+        if !column.label.ends_with("on-demand") {
+            assert!(row.is_none(), "{column:?}");
+            assert!(untimed.is_none_or(|why| why == "too few to be timed"));
+        } else if refused.is_some() {
+            assert_eq!(untimed, refused.as_deref());
+        } else {
+            let row = row.unwrap_or_else(|| panic!("{}: {untimed:?}", column.label));
+            assert!(row.times > 0.5 && row.ns > 0.0, "{column:?}");
+            // Some of what is counted may be of threads that do not serve, or within a system call.
+            let faults = column.faults.expect("counted");
+            assert!(row.times < 1.2 * faults + 0.2, "{column:?}");
+        }
+    }
+}
+
+/// What a container's filter does: the call fails, and what it would have counted or timed reads n/a.
 #[test]
 fn a_kernel_that_refuses_counters_leaves_them_out_with_the_reason() {
     for (errno, reason) in [
@@ -187,6 +222,7 @@ fn a_kernel_that_refuses_counters_leaves_them_out_with_the_reason() {
             command
                 .args(["compare", "--quiet", "--model", "epoll", "--rounds", "1"])
                 .args(["--equal-rate-rounds", "0", "--ledger-rounds", "1"])
+                .args(["--isolation", "on-demand"])
                 .args(["--warm-up", "20ms", "--window", window, "--json"])
                 .arg(&json);
             refuse(&mut command, libc::SYS_perf_event_open, errno);
@@ -200,6 +236,11 @@ fn a_kernel_that_refuses_counters_leaves_them_out_with_the_reason() {
         // The program's own counts stand, and so does the ledger of time.
         assert!(said.contains("system calls"), "{said}");
         assert!(said.contains("unexplained"), "{said}");
+        let (_, faults) = said.split_once("n/a: page faults: ").expect("it is said");
+        let (why, _) = faults
+            .split_once("; their time is within")
+            .expect("and why");
+        assert!(why.contains(reason), "{errno}: {why}: {said}");
         let _ = fs::remove_file(&json);
     }
 }

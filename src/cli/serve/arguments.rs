@@ -139,6 +139,9 @@ pub struct Arguments {
     /// Record where the time goes
     #[arg(long, hide = true)]
     pub(super) probed: bool,
+    /// And how long page faults take, where the kernel tells
+    #[arg(long, hide = true)]
+    pub(super) time_faults: bool,
     /// Puts so many nanoseconds of work for each request into a stage, as the ledger calls it
     #[arg(long, hide = true, value_name = "STAGE=NS")]
     pub(super) inject: Option<Injection>,

@@ -3,13 +3,14 @@
 //!
 //! Reads /proc and tracefs and opens counters; never mounts, never changes a sysctl, never stops
 //! the process. Each counter is a value or says why not (rule 15); one that is refused spoils no
-//! other. Deliberately lacking: samples, profiles, and counts of another process's children alone.
+//! other. Deliberately lacking: profiles, and counts of another process's children alone.
 //!
 //! | file        | subject                                                            |
 //! |-------------|--------------------------------------------------------------------|
 //! | `event`     | what can be counted, and how the kernel is asked for it            |
 //! | `tracefs`   | the numbers that this kernel gave its tracepoints                  |
 //! | `refusal`   | the kernel's errors in words, with the next command                |
+//! | `faults`    | how long a thread's own page faults take                           |
 //! | `self_test` | a known number of system calls, counted before counts are believed |
 //! | `total`     | counter and times summed over threads; counters that took turns    |
 //! | `counted`   | the result                                                         |
@@ -26,6 +27,7 @@
 
 mod counted;
 mod event;
+pub(super) mod faults;
 mod refusal;
 mod self_test;
 #[cfg(test)]
@@ -321,7 +323,7 @@ fn open_one(
         match builder.observe_pid(thread).build() {
             Ok(counter) => open.push(counter),
             Err(error) if is(&error, Errno::ESRCH) => {}
-            Err(error) => return Err(refusal(&error, event)),
+            Err(error) => return Err(refusal(&error, event.side(), event.source())),
         }
     }
     if open.is_empty() {

@@ -4,20 +4,21 @@ use std::{fs, io};
 
 use nix::errno::Errno;
 
-use super::event::{Event, Side, Source};
+use super::event::{Side, Source};
 
-/// Why the kernel does not count `event`.
-pub(super) fn refusal(error: &io::Error, event: &Event) -> String {
+/// Why the kernel does not count what `source` has, on this `side`.
+pub(super) fn refusal(error: &io::Error, side: Side, source: Source) -> String {
     let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok();
-    explain(error, event, paranoid.and_then(|n| n.trim().parse().ok()))
+    let paranoid = paranoid.and_then(|n| n.trim().parse().ok());
+    explain(error, side, source, paranoid)
 }
 
 /// `paranoid` is the sysctl's level: from 2 on the kernel's side is hidden; some distributions have
 /// higher levels, which hide everything.
-fn explain(error: &io::Error, event: &Event, paranoid: Option<i32>) -> String {
+fn explain(error: &io::Error, side: Side, source: Source, paranoid: Option<i32>) -> String {
     let errno = error.raw_os_error().map(Errno::from_raw);
-    match (errno, paranoid, event.source()) {
-        (Some(Errno::EACCES), Some(level @ 2..), _) if event.side() != Side::User => format!(
+    match (errno, paranoid, source) {
+        (Some(Errno::EACCES), Some(level @ 2..), _) if side != Side::User => format!(
             "kernel.perf_event_paranoid is {level} and hides what happens in the kernel: run as \
              root, or `sudo sysctl kernel.perf_event_paranoid=1`"
         ),
@@ -51,10 +52,16 @@ fn explain(error: &io::Error, event: &Event, paranoid: Option<i32>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::event::Event;
     use super::*;
 
     fn check(errno: Errno, event: &Event, paranoid: Option<i32>, expected: &str) {
-        let reason = explain(&io::Error::from(errno), event, paranoid);
+        let reason = explain(
+            &io::Error::from(errno),
+            event.side(),
+            event.source(),
+            paranoid,
+        );
         assert!(reason.contains(expected), "{event}, {errno}: {reason}");
     }
 

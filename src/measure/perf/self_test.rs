@@ -73,7 +73,7 @@ impl SelfTest {
 fn expect(event: &Event, tracefs: &Tracefs, expected: u64) -> Result<(), String> {
     let mut builder = event.builder(tracefs)?;
     let opened = builder.observe_self().build();
-    let mut counter = opened.map_err(|error| refusal(&error, event))?;
+    let mut counter = opened.map_err(|error| refusal(&error, event.side(), event.source()))?;
     let mut count = || {
         let before = counter.read()?;
         for _ in 0..CALLS {

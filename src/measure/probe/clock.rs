@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Stage;
+use super::faults::{FaultClock, FaultTicks};
 use super::ticks::{ns_to_ticks, ticks, ticks_to_ns};
 use crate::measure::counter::Counter;
 use crate::measure::cpu_clock;
@@ -17,6 +18,12 @@ pub(super) trait Clocks {
 
     /// The calling thread's CPU time, in nanoseconds.
     fn cpu_ns(&mut self) -> u64;
+
+    /// The page faults since this was last asked, if they are timed and there were any.
+    #[inline(always)]
+    fn faults(&mut self) -> Option<FaultTicks> {
+        None
+    }
 
     /// Works until at least so many ticks since `start` have passed; says how many.
     fn spin(&mut self, start: u64, ticks: u64) -> u64 {
@@ -30,7 +37,10 @@ pub(super) trait Clocks {
 }
 
 /// The calling thread's clocks.
-pub(super) struct OfThread;
+#[derive(Default)]
+pub(super) struct OfThread {
+    pub(super) faults: Option<FaultClock>,
+}
 
 impl Clocks for OfThread {
     #[inline(always)]
@@ -40,6 +50,11 @@ impl Clocks for OfThread {
 
     fn cpu_ns(&mut self) -> u64 {
         cpu_clock::thread_ns()
+    }
+
+    #[inline(always)]
+    fn faults(&mut self) -> Option<FaultTicks> {
+        self.faults.as_mut()?.take()
     }
 }
 
@@ -213,15 +228,38 @@ impl<C: Clocks> StageClock<C> {
     #[inline]
     fn switch(&mut self, stage: Stage, now: u64) -> Stage {
         let before = std::mem::replace(&mut self.stage, stage);
-        let stretch = now.saturating_sub(self.since_ticks);
-        self.times.ticks[before as usize].add(stretch * self.weight);
+        let mut stretch = now.saturating_sub(self.since_ticks);
         self.awake_ticks += stretch;
+        if let Some(faults) = self.clocks.faults() {
+            stretch -= self.note_faults(before, stretch, faults);
+        }
+        self.times.ticks[before as usize].add(stretch * self.weight);
         if stretch > self.longest.1 {
             self.longest = (before, stretch);
         }
         self.times.entered[stage as usize].add(self.weight);
         self.since_ticks = now;
         before
+    }
+
+    /// Of the `stretch` of the stage `before`, so much was `faults`. Those of a stage in which the thread may
+    /// sleep stay in it: its time is the CPU clock's.
+    #[cold]
+    fn note_faults(&mut self, before: Stage, stretch: u64, faults: FaultTicks) -> u64 {
+        if before.may_sleep() {
+            return 0;
+        }
+        let row = faults.row.min(stretch);
+        let recording = faults.recording.min(stretch - row);
+        let noted = [(Stage::PageFaults, row), (Stage::Recording, recording)];
+        for (stage, ticks) in noted {
+            self.times.ticks[stage as usize].add(ticks * self.weight);
+        }
+        self.times.entered[Stage::PageFaults as usize].add(faults.count * self.weight);
+        if row > self.longest.1 {
+            self.longest = (Stage::PageFaults, row);
+        }
+        row + recording
     }
 
     /// Into or out of a stage that may sleep: the CPU clock is read on the inner side, so that its
@@ -308,7 +346,7 @@ mod tests {
     use super::*;
 
     fn clock() -> StageClock<OfThread> {
-        StageClock::new(OfThread, Arc::default())
+        StageClock::new(OfThread::default(), Arc::default())
     }
 
     #[test]
@@ -389,6 +427,54 @@ mod tests {
         let ns = clock.times.snapshot().ns;
         let near = |stage: Stage| ns[stage as usize].abs_diff(1_000_000) < 10_000;
         assert!(near(Stage::Http) && near(Stage::Guest), "{ns:?}");
+    }
+
+    /// A thread with a fault in its next stretch.
+    struct Faulting(ByHand, Option<FaultTicks>);
+
+    impl Clocks for Faulting {
+        fn ticks(&mut self) -> u64 {
+            self.0.ticks()
+        }
+
+        fn cpu_ns(&mut self) -> u64 {
+            self.0.cpu_ns()
+        }
+
+        fn faults(&mut self) -> Option<FaultTicks> {
+            self.1.take()
+        }
+    }
+
+    #[test]
+    fn faults_are_taken_out_of_the_stage_that_they_interrupt() {
+        let time = std::rc::Rc::new(std::cell::Cell::new((0, 0)));
+        let faults = FaultTicks {
+            count: 2,
+            row: 300,
+            recording: 100,
+        };
+        // A stretch of so many ticks in a stage, and what is noted of it.
+        let check = |stage: Stage, stretch: u64, noted: [u64; 3], longest: (Stage, u64)| {
+            let clocks = Faulting(ByHand(time.clone()), None);
+            let mut clock = StageClock::new(clocks, Arc::default());
+            clock.switch(stage, 0);
+            clock.clocks.1 = Some(faults);
+            clock.switch(Stage::Loop, stretch);
+            let ticks = |stage: Stage| clock.times.ticks[stage as usize].get();
+            let stages = [stage, Stage::PageFaults, Stage::Recording];
+            assert_eq!(stages.map(ticks), noted, "{stage:?} for {stretch}");
+            assert_eq!(noted.iter().sum::<u64>(), stretch, "nothing is lost");
+            assert_eq!(clock.longest, longest);
+            let entered = clock.times.entered[Stage::PageFaults as usize].get();
+            assert_eq!(entered, if stage.may_sleep() { 0 } else { 2 });
+        };
+        check(Stage::Guest, 1000, [600, 300, 100], (Stage::Guest, 600));
+        check(Stage::Guest, 500, [100, 300, 100], (Stage::PageFaults, 300));
+        check(Stage::Guest, 350, [0, 300, 50], (Stage::PageFaults, 300));
+        check(Stage::Guest, 50, [0, 50, 0], (Stage::PageFaults, 50));
+        let sleeper = Stage::BlockingReceive;
+        check(sleeper, 1000, [1000, 0, 0], (sleeper, 1000));
     }
 
     /// A counter that each look at it takes time of, and a thread that uses no CPU.

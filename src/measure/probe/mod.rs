@@ -19,6 +19,7 @@
 //! some of its turns are recorded, drawn at random, each for several ([`begin`]'s `one_in`).
 
 mod clock;
+mod faults;
 mod inject;
 mod ticks;
 
@@ -28,9 +29,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use clock::{OfThread, StageClock};
+use faults::FaultClock;
 use inject::Injector;
 
 pub use clock::{StageNs, StageTimes};
+#[cfg(test)]
+pub(in crate::measure) use faults::Pages;
+pub use faults::{threads_with_untimed_faults, time_faults};
 pub use inject::{Dose, Injection};
 pub use ticks::{calibrate, check};
 
@@ -64,8 +69,8 @@ stages! {
     /// The handler's own code.
     Guest = "guest";
     /// Into and out of the sandbox: leases, instances, checks of what the guest answered. What the
-    /// kernel is asked for by wasmtime itself, and pages that it gives, are here and in the guest's row:
-    /// no clock of ours reaches in there.
+    /// kernel is asked for by wasmtime itself is here and in the guest's row: no clock of ours reaches in
+    /// there.
     Sandbox = "sandbox";
     /// Requests copied into the guest's memory, parts carried over.
     Copy = "copies";
@@ -118,6 +123,9 @@ stages! {
     Protect = "mprotect";
     /// madvise(2) of a guest's memory by this program: pages given before they are touched, or dropped.
     Advise = "madvise";
+    /// Pages that the kernel gives when they are touched, whatever stage that is in. Faults within a system
+    /// call are that call's, and those that end in a signal the stage's.
+    PageFaults = "page faults";
     /// timerfd_settime(2), timer_settime(2).
     Timer = "timer(fd)_settime";
     /// fcntl(2): a socket that is to send signals.
@@ -128,8 +136,9 @@ stages! {
     Close = "close";
     /// An async runtime, between two tasks of ours: its scheduler, its ring, its epoll.
     Runtime = "async runtime", sleeps;
-    /// Reading the CPU clock, which is a system call: what recording takes for itself.
-    Recording = "reading the CPU clock";
+    /// What recording takes for itself: reading the CPU clock, which is a system call, and the samples of
+    /// page faults.
+    Recording = "recording itself";
 }
 
 /// What to record.
@@ -185,7 +194,7 @@ impl Probe for Injecting {
 
     fn enter(stage: Stage) -> Stage {
         INJECTOR.with_borrow_mut(|injector| match injector {
-            Some(injector) => injector.enter(stage, &mut OfThread, &mut |stage| {
+            Some(injector) => injector.enter(stage, &mut OfThread::default(), &mut |stage| {
                 On::enter(stage);
             }),
             None => On::enter(stage),
@@ -220,7 +229,8 @@ pub fn begin<P: Probe>(times: &Arc<StageTimes>, one_in: u64, injection: Option<I
             .as_ref()
             .is_none_or(|injection| injection.recorded)
     {
-        let clock = StageClock::new(OfThread, times.clone());
+        let faults = FaultClock::begin();
+        let clock = StageClock::new(OfThread { faults }, times.clone());
         let one_in = if injection.is_some() { 1 } else { one_in };
         CLOCK.set(Some(clock.sampling(one_in)));
     }
