@@ -348,8 +348,9 @@ impl Instance {
     /// `copied` into it.
     ///
     /// # Errors
-    /// All but [`Failure::RequestTooLarge`] and [`Failure::ResponseTooLarge`] leave the instance in an
-    /// unknown state, such as a displaced stack pointer after a trap: it must not be called again.
+    /// All but [`Failure::RequestTooLarge`] leave the instance in an unknown state, such as a
+    /// displaced stack pointer after a trap: it must not be called again, or after
+    /// [`Failure::ResponseTooLarge`] only if it is put back as it began.
     #[inline]
     pub(super) fn call<P: Probe>(
         &mut self,

@@ -20,7 +20,7 @@
 use super::deadline::Ticker;
 use super::instance::{Blueprint, Instance, Running};
 use super::slice::{self, HalfRunMark, SliceTimer};
-use super::slots::{Afterwards, Checker, Lease, RESET_BYTES, Runner, ShardSandbox, is_unharmed};
+use super::slots::{Afterwards, Checker, Lease, RESET_BYTES, Runner, ShardSandbox};
 use super::{Answer, Call, Failure};
 use crate::measure::counter::Counter;
 use crate::measure::probe::{Probe, Stage};
@@ -154,7 +154,7 @@ impl Slicer {
             return Sliced::Over(take(Err(Failure::Exhausted)));
         }
         let lease = self.lease.as_mut().expect("there is room");
-        let (blueprint, _) = runner_of(&self.shard);
+        let (blueprint, afterwards) = runner_of(&self.shard);
         let mut instance = match lease
             .kept
             .take()
@@ -167,7 +167,7 @@ impl Slicer {
             Ok(length) => length,
             Err(failure) => {
                 let unwritten = Err(failure);
-                lease.kept = is_unharmed(&unwritten).then_some(instance);
+                lease.kept = afterwards.spares(&unwritten).then_some(instance);
                 return Sliced::Over(take(unwritten));
             }
         };
@@ -283,7 +283,7 @@ impl Ends {
         let (blueprint, afterwards) = runner_of(shard);
         let answer = instance.end(returned, &shard.limits);
         let answer = answer.and_then(|answer| self.checker.accept(answer, copied));
-        let unharmed = is_unharmed(&answer);
+        let unharmed = afterwards.spares(&answer);
         let taken = take(answer);
         let kept = afterwards.keeps(&mut instance, unharmed, blueprint, &self.reset_bytes);
         (kept.then_some(instance), taken)

@@ -64,6 +64,22 @@ pub(super) enum Afterwards {
 }
 
 impl Afterwards {
+    /// Whether the instance that came to this is in a known state: a request that was never written did it
+    /// no harm, and any other failure may have. What is in none is not put back.
+    ///
+    /// One whose answer is valid but for its length is in a known state too, once it is put back: the length
+    /// is the host's limit and not the guest's. As it is, the next request would get what this one left. An
+    /// instance is dear where much of its memory is written: the next one's pages are faulted in anew,
+    /// under `reset` each with a signal, some 5 ms for the 2 MiB of `huge`, for which all others wait.
+    #[inline]
+    pub(super) fn spares(self, answer: &Result<Answer<'_>, Failure>) -> bool {
+        match answer {
+            Ok(_) | Err(Failure::RequestTooLarge) => true,
+            Err(Failure::ResponseTooLarge) => self == Afterwards::Reset,
+            Err(_) => false,
+        }
+    }
+
     /// Makes an instance ready for the next request, if it is `unharmed` and may have one. False: it
     /// must go. Counts what either puts back.
     #[inline]
@@ -85,20 +101,6 @@ impl Afterwards {
         reset_bytes.add(bytes as u64);
         kept
     }
-}
-
-/// Whether the instance that came to this is in a known state: a request that was never written did
-/// it no harm, nor did one whose answer is valid but for its length, which is the host's limit and not
-/// the guest's; any other failure may have. What is in none is not put back.
-///
-/// An instance is dear where much of its memory is written: the next one's pages are faulted in anew,
-/// under `reset` each with a signal, some 5 ms for the 2 MiB of `huge`, for which all others wait.
-#[inline]
-pub(super) fn is_unharmed(answer: &Result<Answer<'_>, Failure>) -> bool {
-    matches!(
-        answer,
-        Ok(_) | Err(Failure::RequestTooLarge | Failure::ResponseTooLarge)
-    )
 }
 
 struct Slots {
@@ -335,7 +337,7 @@ impl Sandbox {
         let answer = instance
             .call::<P>(call, limits, copied)
             .and_then(|answer| checker.accept(answer, copied));
-        let unharmed = is_unharmed(&answer);
+        let unharmed = afterwards.spares(&answer);
         let taken = take(answer);
         if !afterwards.keeps(instance, unharmed, blueprint, reset_bytes) {
             leased.kept = None;
