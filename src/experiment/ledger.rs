@@ -43,10 +43,10 @@ pub struct Column {
     /// Why those of the server's own code are not in a row of their own, or not all of them, if there were any.
     #[serde(default)]
     pub faults_untimed: Option<String>,
-    /// The sandbox's runtime maps memory for each request by calls of its own, whose time is in the
-    /// sandbox's row: no clock of ours is around them.
+    /// Why the calls for memory that the sandbox's runtime makes at each request are in the sandbox's row and
+    /// in none of their own, if it makes any.
     #[serde(default)]
-    pub runtime_maps: bool,
+    pub calls_untimed: Option<String>,
     /// The total less stages, helpers and workers.
     pub unexplained_ns: f64,
     /// The process CPU clock's total, with the recording going on.
@@ -109,7 +109,9 @@ pub fn ledgers(plan: &Plan, blocks: &[Block]) -> Vec<Ledger> {
                     column.price_interval = interval(&recorded, &beside);
                     column.control_interval = interval(&of(load, Pass::Again, arm), &beside);
                     column.machine_ns = machine_ns(&plain);
-                    column.runtime_maps = plan.setting.arms[arm].maps_for_each_request();
+                    if plan.setting.arms[arm].maps_for_each_request() {
+                        column.calls_untimed = why_calls_untimed(&recorded);
+                    }
                     Some(column)
                 })
                 .collect();
@@ -189,7 +191,7 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
         ticks_ns: ticks.map(per_request),
         faults: Some(per_request(faults)),
         faults_untimed: why_untimed(per_request(faults), recorded, &stages),
-        runtime_maps: false,
+        calls_untimed: None,
         unexplained_ns: (total as f64 - explained as f64) / n as f64,
         total_ns: per_request(total),
         plain_ns: None,
@@ -223,6 +225,14 @@ fn why_untimed(faults: f64, recorded: &[&Block], stages: &StageNs) -> Option<Str
             "all of them within system calls, in whose rows they are".to_owned()
         }),
     )
+}
+
+/// Why the calls for memory of others' code are not timed; `None`: they are.
+fn why_calls_untimed(recorded: &[&Block]) -> Option<String> {
+    match recorded.iter().any(|block| block.times_faults) {
+        true => probe::time_memory_calls().err(),
+        false => Some("they are timed where requests fault, and hardly any did".to_owned()),
+    }
 }
 
 /// `None` where the kernel does not tell.

@@ -171,7 +171,7 @@ mod tests {
             ticks_ns: None,
             faults: None,
             faults_untimed: None,
-            runtime_maps: false,
+            calls_untimed: None,
             unexplained_ns,
             total_ns: rows.iter().map(|(_, ns)| ns).sum::<f64>() + unexplained_ns,
             plain_ns: None,

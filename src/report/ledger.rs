@@ -71,8 +71,8 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
             column.ticks_ns.map_or_else(absent, |ns| format!("{ns:.1}"))
         }),
         line("of that, wasmtime's own calls", &|column| {
-            let cell = if column.runtime_maps { ABSENT } else { NOWHERE };
-            cell.to_string()
+            let untimed = column.calls_untimed.is_some();
+            if untimed { ABSENT } else { NOWHERE }.to_string()
         }),
         line("total, not recording", &|column| {
             absent_or_whole(column.plain_ns)
@@ -114,58 +114,64 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
     text + &differences::text(columns, calls)
 }
 
-/// Page faults per request: of arms that time them, how many there are; of those that do not, also why.
-fn faults(columns: &[Column]) -> Vec<String> {
-    let mut notes = Vec::new();
+/// Page faults per request of the arms that time them.
+fn timed_faults(columns: &[Column]) -> Option<String> {
     let timed = columns.iter().filter_map(|column| {
-        let row = column
-            .rows
-            .iter()
-            .find(|row| row.stage == Stage::PageFaults)?;
+        let mut rows = column.rows.iter();
+        let row = rows.find(|row| row.stage == Stage::PageFaults)?;
         let [all, own] = [column.faults?, row.times].map(figure);
         Some(format!("{} {own} of {all}", column.label))
     });
     let timed: Vec<String> = timed.collect();
-    if !timed.is_empty() {
-        notes.push(format!(
+    (!timed.is_empty()).then(|| {
+        format!(
             "Page faults are those of the server's own code; the others are within system calls, in whose \
              rows their time is. Per request: {}.",
             timed.join(", ")
-        ));
-    }
-    let mut untimed: Vec<(&str, Vec<String>)> = Vec::new();
-    for column in columns {
-        let (Some(all), Some(why)) = (column.faults, &column.faults_untimed) else {
-            continue;
-        };
-        let arm = format!("{} {}", column.label, figure(all));
-        match untimed.iter_mut().find(|(reason, _)| reason == why) {
-            Some((_, arms)) => arms.push(arm),
-            None => untimed.push((why, vec![arm])),
-        }
-    }
-    for (why, arms) in untimed {
-        notes.push(format!(
-            "n/a: page faults: {why}; their time is within the rows in which they happen. Per request: {}.",
-            arms.join(", ")
-        ));
-    }
-    notes
+        )
+    })
 }
 
 /// Why some of what the kernel does has no row of its own, and in which rows it is.
 fn not_measured(columns: &[Column]) -> Vec<String> {
-    let mut notes = faults(columns);
-    let maps = columns.iter().filter(|column| column.runtime_maps);
-    let maps: Vec<&str> = maps.map(|column| column.label.as_str()).collect();
-    if !maps.is_empty() {
-        notes.push(format!(
-            "n/a: mmap, munmap, mprotect and madvise by wasmtime: within sandbox, since no clock of ours \
-             reaches into it; the counts have their number where tracefs is readable. Of: {}.",
-            maps.join(", ")
-        ));
+    let faults = by_reason(columns, |column| {
+        let arm = format!("{} {}", column.label, figure(column.faults?));
+        Some((column.faults_untimed.as_deref()?, arm))
+    });
+    let faults = faults.into_iter().map(|(why, arms)| {
+        format!(
+            "n/a: page faults: {why}; their time is within the rows in which they happen. Per request: \
+             {arms}."
+        )
+    });
+    let calls = by_reason(columns, |column| {
+        Some((column.calls_untimed.as_deref()?, column.label.clone()))
+    });
+    let calls = calls.into_iter().map(|(why, arms)| {
+        format!(
+            "n/a: mmap, munmap and mprotect by wasmtime: {why}; their time is within sandbox. Of: {arms}."
+        )
+    });
+    timed_faults(columns)
+        .into_iter()
+        .chain(faults)
+        .chain(calls)
+        .collect()
+}
+
+/// Each reason once, with the arms that have it.
+fn by_reason<'a>(
+    columns: &'a [Column],
+    of: impl Fn(&'a Column) -> Option<(&'a str, String)>,
+) -> Vec<(&'a str, String)> {
+    let mut reasons: Vec<(&str, String)> = Vec::new();
+    for (why, arm) in columns.iter().filter_map(of) {
+        match reasons.iter_mut().find(|(reason, _)| *reason == why) {
+            Some((_, arms)) => *arms = format!("{arms}, {arm}"),
+            None => reasons.push((why, arm)),
+        }
     }
-    notes
+    reasons
 }
 
 #[cfg(test)]
@@ -212,7 +218,7 @@ mod tests {
                 None,
             ][nth]
                 .map(str::to_owned),
-            runtime_maps: nth == 1,
+            calls_untimed: (nth == 1).then(|| "tracefs is not mounted".to_owned()),
             unexplained_ns: -1234.0,
             total_ns: 234_567.0,
             plain_ns: Some(223_456.0),
@@ -239,8 +245,8 @@ mod tests {
              request: io_uring inline 2 2.50.",
             "too few; their time is within the rows in which they happen. Per request: io_uring inline 3 \
              0.001, io_uring inline 4 0.002.",
-            "reaches into it; the counts have their number where tracefs is readable. Of: io_uring \
-             inline 1.",
+            "n/a: mmap, munmap and mprotect by wasmtime: tracefs is not mounted; their time is within \
+             sandbox. Of: io_uring inline 1.",
             "Less than 0.5 ns each: futex, waking; close.",
         ] {
             assert!(words.contains(price), "{price}: {text}");

@@ -170,15 +170,14 @@ fn isolations_are_told_apart_by_what_they_put_back_and_fault_in() {
     }
 }
 
-/// Under `on-demand` each request's first touch of its memory is a fault; and nothing else of the default
-/// faults often enough to be timed.
+/// Under `on-demand` each request's first touch of its memory is a fault.
 #[test]
 fn page_faults_are_a_row_where_requests_fault() {
     let options = [
         "--model",
         "blocking,io_uring,tokio_uring",
         "--isolation",
-        "reuse,on-demand",
+        "on-demand",
         "--equal-rate-rounds",
         "0",
         "--ledger-rounds",
@@ -190,10 +189,7 @@ fn page_faults_are_a_row_where_requests_fault() {
         let mut rows = column.rows.iter();
         let row = rows.find(|row| row.stage == Stage::PageFaults);
         let untimed = column.faults_untimed.as_deref();
-        if !column.label.ends_with("on-demand") {
-            assert!(row.is_none(), "{column:?}");
-            assert!(untimed.is_none_or(|why| why == "too few to be timed"));
-        } else if refused.is_some() {
+        if refused.is_some() {
             assert_eq!(untimed, refused.as_deref());
         } else {
             let row = row.unwrap_or_else(|| panic!("{}: {untimed:?}", column.label));
@@ -201,7 +197,36 @@ fn page_faults_are_a_row_where_requests_fault() {
             // Some of what is counted may be of threads that do not serve, or within a system call.
             let faults = column.faults.expect("counted");
             assert!(row.times < 1.2 * faults + 0.2, "{column:?}");
+            assert_eq!(column.calls_untimed, probe::time_memory_calls().err());
         }
+    }
+}
+
+/// wasmtime maps, protects and unmaps the memory of each request under `on-demand`, by calls of its own.
+#[test]
+fn calls_for_memory_are_rows_whoever_makes_them() {
+    if !can_trace() {
+        return;
+    }
+    let options = [
+        "--model",
+        "epoll",
+        "--isolation",
+        "on-demand",
+        "--equal-rate-rounds",
+        "0",
+        "--ledger-rounds",
+        "1",
+    ];
+    let experiment = compare("calls", TRACEFS, &options);
+    let column = &experiment.analysis.ledgers[0].columns[0];
+    assert_eq!(column.calls_untimed, None);
+    // One mmap and one munmap; and one mprotect.
+    for (stage, times) in [(Stage::Map, 2.0), (Stage::Protect, 1.0)] {
+        let row = column.rows.iter().find(|row| row.stage == stage);
+        let row = row.unwrap_or_else(|| panic!("{stage:?}: {column:?}"));
+        let near = 0.8 * times..1.2 * times + 0.2;
+        assert!(near.contains(&row.times) && row.ns > 0.0, "{column:?}");
     }
 }
 

@@ -10,7 +10,7 @@
 //! | `event`     | what can be counted, and how the kernel is asked for it            |
 //! | `tracefs`   | the numbers that this kernel gave its tracepoints                  |
 //! | `refusal`   | the kernel's errors in words, with the next command                |
-//! | `faults`    | how long a thread's own page faults take                           |
+//! | `spans`     | how long a thread is at page faults, and at calls for memory       |
 //! | `self_test` | a known number of system calls, counted before counts are believed |
 //! | `total`     | counter and times summed over threads; counters that took turns    |
 //! | `counted`   | the result                                                         |
@@ -27,9 +27,9 @@
 
 mod counted;
 mod event;
-pub(super) mod faults;
 mod refusal;
 mod self_test;
+pub(super) mod spans;
 #[cfg(test)]
 mod tests;
 mod total;

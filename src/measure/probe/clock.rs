@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Stage;
-use super::faults::{FaultClock, FaultTicks};
+use super::spans::{SpanClock, SpanTicks};
 use super::ticks::{ns_to_ticks, ticks, ticks_to_ns};
 use crate::measure::counter::Counter;
 use crate::measure::cpu_clock;
@@ -19,9 +19,9 @@ pub(super) trait Clocks {
     /// The calling thread's CPU time, in nanoseconds.
     fn cpu_ns(&mut self) -> u64;
 
-    /// The page faults since this was last asked, if they are timed and there were any.
+    /// What the kernel did within the stages since this was last asked, if it is timed and there was any.
     #[inline(always)]
-    fn faults(&mut self) -> Option<FaultTicks> {
+    fn spans(&mut self) -> Option<[SpanTicks; 4]> {
         None
     }
 
@@ -39,7 +39,7 @@ pub(super) trait Clocks {
 /// The calling thread's clocks.
 #[derive(Default)]
 pub(super) struct OfThread {
-    pub(super) faults: Option<FaultClock>,
+    pub(super) spans: Option<SpanClock>,
 }
 
 impl Clocks for OfThread {
@@ -53,8 +53,8 @@ impl Clocks for OfThread {
     }
 
     #[inline(always)]
-    fn faults(&mut self) -> Option<FaultTicks> {
-        self.faults.as_mut()?.take()
+    fn spans(&mut self) -> Option<[SpanTicks; 4]> {
+        self.spans.as_mut()?.take()
     }
 }
 
@@ -230,8 +230,8 @@ impl<C: Clocks> StageClock<C> {
         let before = std::mem::replace(&mut self.stage, stage);
         let mut stretch = now.saturating_sub(self.since_ticks);
         self.awake_ticks += stretch;
-        if let Some(faults) = self.clocks.faults() {
-            stretch -= self.note_faults(before, stretch, faults);
+        if let Some(spans) = self.clocks.spans() {
+            stretch -= self.note_spans(before, stretch, spans);
         }
         self.times.ticks[before as usize].add(stretch * self.weight);
         if stretch > self.longest.1 {
@@ -242,24 +242,29 @@ impl<C: Clocks> StageClock<C> {
         before
     }
 
-    /// Of the `stretch` of the stage `before`, so much was `faults`. Those of a stage in which the thread may
-    /// sleep stay in it: its time is the CPU clock's.
+    /// Of the `stretch` of the stage `before`, so much was within `spans`. Those of a stage in which the
+    /// thread may sleep stay in it, since its time is the CPU clock's; and what a stage is there for, too.
     #[cold]
-    fn note_faults(&mut self, before: Stage, stretch: u64, faults: FaultTicks) -> u64 {
-        if before.may_sleep() {
-            return 0;
+    fn note_spans(&mut self, before: Stage, stretch: u64, spans: [SpanTicks; 4]) -> u64 {
+        let mut left = stretch;
+        for span in spans {
+            let is_its_own = matches!(before, Stage::Map | Stage::Protect | Stage::Advise)
+                && span.stage != Stage::PageFaults;
+            if span.count == 0 || before.may_sleep() || is_its_own {
+                continue;
+            }
+            let row = span.row.min(left);
+            let recording = span.recording.min(left - row);
+            for (stage, ticks) in [(span.stage, row), (Stage::Recording, recording)] {
+                self.times.ticks[stage as usize].add(ticks * self.weight);
+            }
+            self.times.entered[span.stage as usize].add(span.count * self.weight);
+            if row > self.longest.1 {
+                self.longest = (span.stage, row);
+            }
+            left -= row + recording;
         }
-        let row = faults.row.min(stretch);
-        let recording = faults.recording.min(stretch - row);
-        let noted = [(Stage::PageFaults, row), (Stage::Recording, recording)];
-        for (stage, ticks) in noted {
-            self.times.ticks[stage as usize].add(ticks * self.weight);
-        }
-        self.times.entered[Stage::PageFaults as usize].add(faults.count * self.weight);
-        if row > self.longest.1 {
-            self.longest = (Stage::PageFaults, row);
-        }
-        row + recording
+        stretch - left
     }
 
     /// Into or out of a stage that may sleep: the CPU clock is read on the inner side, so that its
@@ -429,10 +434,10 @@ mod tests {
         assert!(near(Stage::Http) && near(Stage::Guest), "{ns:?}");
     }
 
-    /// A thread with a fault in its next stretch.
-    struct Faulting(ByHand, Option<FaultTicks>);
+    /// A thread whose next stretch has spans in it.
+    struct Spanning(ByHand, Option<[SpanTicks; 4]>);
 
-    impl Clocks for Faulting {
+    impl Clocks for Spanning {
         fn ticks(&mut self) -> u64 {
             self.0.ticks()
         }
@@ -441,40 +446,55 @@ mod tests {
             self.0.cpu_ns()
         }
 
-        fn faults(&mut self) -> Option<FaultTicks> {
+        fn spans(&mut self) -> Option<[SpanTicks; 4]> {
             self.1.take()
         }
     }
 
     #[test]
-    fn faults_are_taken_out_of_the_stage_that_they_interrupt() {
+    fn spans_are_taken_out_of_the_stage_that_they_interrupt() {
         let time = std::rc::Rc::new(std::cell::Cell::new((0, 0)));
-        let faults = FaultTicks {
-            count: 2,
-            row: 300,
-            recording: 100,
+        let span = |stage: Stage, count: u64| SpanTicks {
+            stage,
+            count,
+            row: 150 * count,
+            recording: 50 * count,
         };
-        // A stretch of so many ticks in a stage, and what is noted of it.
-        let check = |stage: Stage, stretch: u64, noted: [u64; 3], longest: (Stage, u64)| {
-            let clocks = Faulting(ByHand(time.clone()), None);
+        let [fault, map, protect, advise] =
+            [Stage::PageFaults, Stage::Map, Stage::Protect, Stage::Advise];
+        // A stretch of so many ticks in a stage; what is noted of it, of faults, of mprotect(2), and for
+        // the recording; and the longest of all.
+        let check = |stage: Stage, stretch: u64, noted: [u64; 4], longest: (Stage, u64)| {
+            let clocks = Spanning(ByHand(time.clone()), None);
             let mut clock = StageClock::new(clocks, Arc::default());
             clock.switch(stage, 0);
-            clock.clocks.1 = Some(faults);
+            let spans = [
+                span(fault, 2),
+                span(map, 0),
+                span(protect, 1),
+                span(advise, 0),
+            ];
+            clock.clocks.1 = Some(spans);
             clock.switch(Stage::Loop, stretch);
             let ticks = |stage: Stage| clock.times.ticks[stage as usize].get();
-            let stages = [stage, Stage::PageFaults, Stage::Recording];
+            let stages = [stage, fault, protect, Stage::Recording];
             assert_eq!(stages.map(ticks), noted, "{stage:?} for {stretch}");
-            assert_eq!(noted.iter().sum::<u64>(), stretch, "nothing is lost");
+            let counters = clock.times.ticks.iter();
+            let sum: u64 = counters.map(Counter::get).sum();
+            assert_eq!(sum, stretch, "nothing is lost");
             assert_eq!(clock.longest, longest);
-            let entered = clock.times.entered[Stage::PageFaults as usize].get();
+            let entered = clock.times.entered[fault as usize].get();
             assert_eq!(entered, if stage.may_sleep() { 0 } else { 2 });
         };
-        check(Stage::Guest, 1000, [600, 300, 100], (Stage::Guest, 600));
-        check(Stage::Guest, 500, [100, 300, 100], (Stage::PageFaults, 300));
-        check(Stage::Guest, 350, [0, 300, 50], (Stage::PageFaults, 300));
-        check(Stage::Guest, 50, [0, 50, 0], (Stage::PageFaults, 50));
+        let guest = Stage::Guest;
+        check(guest, 2000, [1400, 300, 150, 150], (guest, 1400));
+        check(guest, 700, [100, 300, 150, 150], (fault, 300));
+        check(guest, 450, [0, 300, 50, 100], (fault, 300));
+        check(guest, 50, [0, 50, 0, 0], (fault, 50));
         let sleeper = Stage::BlockingReceive;
-        check(sleeper, 1000, [1000, 0, 0], (sleeper, 1000));
+        check(sleeper, 1000, [1000, 0, 0, 0], (sleeper, 1000));
+        // Its own call is what it is there for.
+        check(protect, 1000, [600, 300, 600, 100], (protect, 600));
     }
 
     /// A counter that each look at it takes time of, and a thread that uses no CPU.

@@ -19,8 +19,8 @@
 //! some of its turns are recorded, drawn at random, each for several ([`begin`]'s `one_in`).
 
 mod clock;
-mod faults;
 mod inject;
+mod spans;
 mod ticks;
 
 use std::cell::RefCell;
@@ -29,14 +29,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use clock::{OfThread, StageClock};
-use faults::FaultClock;
 use inject::Injector;
+use spans::SpanClock;
 
 pub use clock::{StageNs, StageTimes};
-#[cfg(test)]
-pub(in crate::measure) use faults::Pages;
-pub use faults::{threads_with_untimed_faults, time_faults};
 pub use inject::{Dose, Injection};
+#[cfg(test)]
+pub(in crate::measure) use spans::Pages;
+pub use spans::{threads_with_untimed_faults, time_faults, time_memory_calls};
 pub use ticks::{calibrate, check};
 
 macro_rules! stages {
@@ -69,8 +69,8 @@ stages! {
     /// The handler's own code.
     Guest = "guest";
     /// Into and out of the sandbox: leases, instances, checks of what the guest answered. What the
-    /// kernel is asked for by wasmtime itself is here and in the guest's row: no clock of ours reaches in
-    /// there.
+    /// kernel is asked for by wasmtime itself is here and in the guest's row, but for memory where that is
+    /// timed ([`time_memory_calls`]).
     Sandbox = "sandbox";
     /// Requests copied into the guest's memory, parts carried over.
     Copy = "copies";
@@ -116,10 +116,11 @@ stages! {
     /// A thread's birth: clone3(2), and before it mmap(2) and mprotect(2) of its stack. The newborn may be
     /// given the core, too.
     Clone = "clone3, its stack", sleeps;
-    /// mmap(2) and munmap(2) of a guest's memory by this program.
+    /// mmap(2) and munmap(2) of a guest's memory by this program; and by whatever it runs, where they are
+    /// timed ([`time_memory_calls`]). So are mprotect(2) and madvise(2).
     Map = "mmap, munmap";
     /// mprotect(2) of a guest's memory by this program. Where a guest's first write to a page asks for it,
-    /// that is in the guest's row, whom it interrupts.
+    /// that is in the guest's row, whom it interrupts, unless it is timed.
     Protect = "mprotect";
     /// madvise(2) of a guest's memory by this program: pages given before they are touched, or dropped.
     Advise = "madvise";
@@ -229,8 +230,8 @@ pub fn begin<P: Probe>(times: &Arc<StageTimes>, one_in: u64, injection: Option<I
             .as_ref()
             .is_none_or(|injection| injection.recorded)
     {
-        let faults = FaultClock::begin();
-        let clock = StageClock::new(OfThread { faults }, times.clone());
+        let spans = SpanClock::begin();
+        let clock = StageClock::new(OfThread { spans }, times.clone());
         let one_in = if injection.is_some() { 1 } else { one_in };
         CLOCK.set(Some(clock.sampling(one_in)));
     }
