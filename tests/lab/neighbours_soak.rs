@@ -19,32 +19,23 @@
 //! would hide in it; where neither shows anything the run fails, and says that this is why.
 
 mod verdict;
+mod windows;
 
 use std::env;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use ringlab::config::cores;
-use ringlab::load::{self, Arrivals, Failure, Mode, Outcome, Plan, Target};
+use ringlab::load::{Arrivals, Mode, Plan};
 use ringlab::measure::stats::Interval;
 
 use self::verdict::{Of, P99_RATIO, Seconds, Verdict, View, Window};
+use self::windows::{AROUND, Arm, SECOND, WARM_UP, around, may_take_too_long, order, without};
 use crate::Lab;
 use crate::client::get;
 use crate::misbehaving_builtins::{Misdeed, misdeeds};
 use crate::neighbours::{plan, serve};
 use crate::server::{Server, some_core};
 
-/// Between two bad requests, and of a window without one.
-const SECOND: Duration = Duration::from_secs(1);
-/// Before a window without a bad request.
-const WARM_UP: Duration = Duration::from_millis(100);
-/// The window around a bad request: several times as long as what [`NOTICED_FROM`] allows it and those
-/// who wait for it.
-const AROUND: Duration = Duration::from_millis(100);
-/// So much of it is before the bad request. Of these there is one a second from the beginning on, so the
-/// second one falls into the window.
-const BEFORE: Duration = Duration::from_millis(10);
 /// Of some 15 s.
 const ROUNDS: usize = 10;
 /// Times that each misdeed is done alone, to learn how long it keeps its core.
@@ -79,55 +70,12 @@ soaks! {
     tokio_uring_reset: "tokio_uring", Reset;
 }
 
-/// What a window is there for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Arm {
-    /// Nobody is bad.
-    Without,
-    /// A good request takes the bad one's place.
-    Harmless,
-    /// The misdeed at this place.
-    Beside(usize),
-}
-
-/// The windows of a round, with these around requests: four, and a second without, and so on. Each round
-/// begins with another, and every other one goes backwards, so that what changes steadily changes all
-/// alike.
-fn order(round: usize, around: &[Arm]) -> Vec<Arm> {
-    let mut around = around.to_vec();
-    let begins_with = round % around.len();
-    around.rotate_left(begins_with);
-    let mut arms = Vec::new();
-    for some in around.chunks(4) {
-        arms.extend(some);
-        arms.push(Arm::Without);
-    }
-    if !round.is_multiple_of(2) {
-        arms.reverse();
-    }
-    arms
-}
-
 /// The first misdeed of each handler.
 fn one_of_each() -> Vec<Misdeed> {
     let handler = |misdeed: &Misdeed| misdeed.target.split('?').next().map(str::to_owned);
     let mut all = misdeeds();
     all.dedup_by_key(|misdeed| handler(misdeed));
     all
-}
-
-/// The misdeed as the generator asks for it, and what it must get.
-fn bad_target(misdeed: &Misdeed) -> Target {
-    let mut target = Target::get(&misdeed.target);
-    target.expect.status = Some(misdeed.status);
-    target.expect.body = Some(format!("{}\n", misdeed.reason).into_bytes());
-    target
-}
-
-/// Whether its deadline may end the misdeed first, with this status: `hog`, where memory comes from the host of a
-/// virtual machine, which may take its time for pages that nobody has had before.
-fn may_take_too_long(misdeed: &Misdeed, status: u16) -> bool {
-    misdeed.target == "/hog" && status == 504
 }
 
 /// How long an idle server is busy with the misdeed, what is cleaned up after it included: until a good
@@ -147,42 +95,6 @@ fn keeps_its_core(server: &Server, misdeed: &Misdeed) -> Duration {
     });
     took.sort();
     took[ALONE / 2]
-}
-
-/// A second of good requests.
-fn without(good: &Plan) -> Outcome {
-    let outcome = load::run(good, &AtomicBool::new(false), &mut ());
-    let outcome = outcome.expect("it can be loaded");
-    assert_eq!(outcome.failed.total(), 0, "{:?}", outcome.failed);
-    outcome
-}
-
-/// Good requests around this misdeed, of which there is one a second; `None`: a good request in its place.
-fn around(good: &Plan, misdeed: Option<&Misdeed>) -> Outcome {
-    let good = Plan {
-        warm_up: SECOND - BEFORE,
-        duration: AROUND,
-        ..good.clone()
-    };
-    let bad = Plan {
-        mode: Mode::Open {
-            rate: 1.0 / SECOND.as_secs_f64(),
-            arrivals: Arrivals::Constant,
-        },
-        connections: 1,
-        targets: misdeed.map_or(good.targets.clone(), |misdeed| vec![bad_target(misdeed)]),
-        ..good.clone()
-    };
-    let outcomes = load::run_together(&[good, bad], &AtomicBool::new(false), &mut ());
-    let [good, bad] = <[_; 2]>::try_from(outcomes.expect("it can be loaded")).expect("two plans");
-    let wrong_status = bad.failed.of(Failure::WrongStatus);
-    let others = bad.failed.total() - wrong_status;
-    let planned = bad.in_window.planned;
-    assert_eq!((planned, others), (1, 0), "{misdeed:?}: {:?}", bad.failed);
-    let may = misdeed.is_some_and(|misdeed| may_take_too_long(misdeed, 504));
-    assert!(wrong_status == 0 || may, "{misdeed:?}");
-    assert_eq!(good.failed.total(), 0, "{misdeed:?}: {:?}", good.failed);
-    good
 }
 
 fn at(rate: f64) -> Mode {
@@ -339,30 +251,6 @@ fn waits_beside_bad_ones(lab: Lab) {
         assert!(unnoticed, "{misdeed:?} takes {alone:?}");
     }
     assert_eq!(verdict, Verdict::Holds, "see above");
-}
-
-#[test]
-fn every_round_has_all_windows_at_other_places() {
-    let beside = |place: usize| Arm::Beside(place);
-    let around: Vec<_> = [0, 1, 2, 3, 4, 4, 5, 5].map(beside).into();
-    let around = [&around[..], &[Arm::Harmless; 2]].concat();
-    let rounds: Vec<_> = (0..10).map(|round| order(round, &around)).collect();
-    for arms in &rounds {
-        let mut own: Vec<_> = arms.clone();
-        own.retain(|arm| *arm != Arm::Without);
-        assert_eq!(arms.len() - own.len(), 3, "{arms:?}");
-        let sorted = |arms: &[Arm]| {
-            let mut names: Vec<_> = arms.iter().map(|arm| format!("{arm:?}")).collect();
-            names.sort();
-            names
-        };
-        assert_eq!(sorted(&own), sorted(&around));
-    }
-    for place in 0..13 {
-        let first = rounds[0][place];
-        let moves = rounds.iter().any(|arms| arms[place] != first);
-        assert!(moves, "{first:?} is always at {place}");
-    }
 }
 
 #[test]
