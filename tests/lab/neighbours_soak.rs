@@ -8,15 +8,17 @@
 //! until they are worked off, as many again. So a 99th percentile over seconds moves once a misdeed
 //! takes half of a hundredth of its second: 5 ms. How long each takes on an idle server is measured first,
 //! which noise does little to. `loop` takes its 10 ms and what the ticks add, and nothing is claimed of it
-//! but that no good request fails beside it.
+//! but that no good request fails beside it; how long they wait there is told all the same.
 //!
 //! A window is a second without a bad request, or the tenth of one around a bad request, of which there
 //! is one a second all the time; `verdict` makes of both what is claimed. Misdeeds that take next to
 //! nothing are one kind, since those who wait cannot tell them apart; each of the others is claimed of on
-//! its own. Two kinds are controls: a good request in a bad one's place must not break the claim, and
-//! `loop` must. There are two views: the typical second, and all seconds together. A view whose controls
-//! fail shows nothing, nor does one whose 99th percentile without any misdeed is so long that one of 5 ms
-//! would hide in it; where neither shows anything the run fails, and says that this is why.
+//! its own. Two controls say whether a pass could have failed: a good request in a bad one's place must not
+//! break the claim, and the same with the whole server stopped for 15 ms must. `loop` is no such control,
+//! since with a thread for each connection the kernel shares the core between it and the others. There are
+//! two views: the typical second, and all seconds together. A view whose controls fail shows nothing, nor
+//! does one whose 99th percentile without any misdeed is so long that one of 5 ms would hide in it; where
+//! neither shows anything the run fails, and says that this is why.
 
 mod verdict;
 mod windows;
@@ -26,10 +28,12 @@ use std::time::{Duration, Instant};
 
 use ringlab::config::cores;
 use ringlab::load::{Arrivals, Mode, Plan};
-use ringlab::measure::stats::Interval;
+use ringlab::measure::stats::{Interval, median};
 
 use self::verdict::{Of, P99_RATIO, Seconds, Verdict, View, Window};
-use self::windows::{AROUND, Arm, SECOND, WARM_UP, around, may_take_too_long, order, without};
+use self::windows::{
+    AROUND, Arm, SECOND, WARM_UP, around, around_a_stall, may_take_too_long, order, without,
+};
 use crate::Lab;
 use crate::client::get;
 use crate::misbehaving_builtins::{Misdeed, misdeeds};
@@ -172,7 +176,7 @@ fn waits_beside_bad_ones(lab: Lab) {
     let rate = half_of_capacity(lab, &mut server, &good);
     good.mode = at(rate);
     let kinds = kinds(&misdeeds, &alone);
-    let mut arms = vec![Arm::Harmless; 2];
+    let mut arms = vec![Arm::Harmless, Arm::Stalled, Arm::Harmless];
     for (nth, misdeed) in misdeeds.iter().enumerate() {
         // One that is alone in its kind has two windows a round.
         let is_one_of_many =
@@ -181,6 +185,7 @@ fn waits_beside_bad_ones(lab: Lab) {
         arms.extend(vec![Arm::Beside(nth); if once { 1 } else { 2 }]);
     }
     let mut windows = Vec::new();
+    let mut stalls_ms = Vec::new();
     let mut bad = ALONE * misdeeds.len();
     for round in 0..rounds() {
         // The same arrivals for all arms of a round.
@@ -189,6 +194,11 @@ fn waits_beside_bad_ones(lab: Lab) {
             let outcome = match arm {
                 Arm::Without => without(&good),
                 Arm::Harmless => around(&good, None),
+                Arm::Stalled => {
+                    let (outcome, took) = around_a_stall(&good, &server);
+                    stalls_ms.push(took.as_secs_f64() * 1e3);
+                    outcome
+                }
                 Arm::Beside(nth) => around(&good, Some(&misdeeds[nth])),
             };
             bad += 2 * usize::from(matches!(arm, Arm::Beside(_)));
@@ -202,7 +212,9 @@ fn waits_beside_bad_ones(lab: Lab) {
     let beside =
         |places: &[usize]| of(&|arm| matches!(arm, Arm::Beside(nth) if places.contains(&nth)));
     let place_of_loop = misdeeds.iter().position(is_loop).expect("it is one of all");
-    let (harmless, harmful) = (of(&|arm| arm == Arm::Harmless), beside(&[place_of_loop]));
+    let beside_loop = beside(&[place_of_loop]);
+    let harmless = of(&|arm| arm == Arm::Harmless);
+    let stalled = of(&|arm| arm == Arm::Stalled);
     let seconds = Seconds {
         without: &of(&|arm| arm == Arm::Without),
         part: AROUND.as_secs_f64() / SECOND.as_secs_f64(),
@@ -212,7 +224,7 @@ fn waits_beside_bad_ones(lab: Lab) {
         without_ns: seconds.p99_ns(of),
         shortest_ns: NOTICED_FROM.as_nanos() as f64,
         harmless: seconds.ratio(of, &harmless),
-        harmful: seconds.ratio(of, &harmful),
+        stalled: seconds.ratio(of, &stalled),
         beside: (kinds.iter())
             .map(|(_, places)| seconds.ratio(of, &beside(places)))
             .collect(),
@@ -222,6 +234,8 @@ fn waits_beside_bad_ones(lab: Lab) {
         "{} {} at {rate:.0} requests/s: {verdict}",
         lab.model.name, lab.isolation
     );
+    let stall_ms = median(&stalls_ms).expect("there are rounds");
+    let stall = format!("a stall of {stall_ms:.1} ms");
     for view in &views {
         let without_us = view.without_ns / 1e3;
         println!(
@@ -229,9 +243,14 @@ fn waits_beside_bad_ones(lab: Lab) {
             view.of,
             view.verdict()
         );
-        let controls = [("a good one", &view.harmless), ("/loop", &view.harmful)];
+        let unclaimed = seconds.ratio(view.of, &beside_loop);
+        let others = [
+            ("/loop, of which nothing is claimed", &unclaimed),
+            ("a good one", &view.harmless),
+            (&stall, &view.stalled),
+        ];
         let named = kinds.iter().map(|(kind, _)| &**kind).zip(&view.beside);
-        for (kind, Interval { low, high }) in named.chain(controls) {
+        for (kind, Interval { low, high }) in named.chain(others) {
             println!("    beside {kind}: {low:.2} to {high:.2} x");
         }
     }

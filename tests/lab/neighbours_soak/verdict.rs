@@ -185,8 +185,9 @@ pub struct View {
     pub shortest_ns: f64,
     /// With a good request in a bad one's place, which must not break the claim.
     pub harmless: Interval,
-    /// With one that takes more than the claim leaves room for, which must break it: else nothing could.
-    pub harmful: Interval,
+    /// The same, with a stall of more than the claim leaves room for, which must break it: else nothing
+    /// could.
+    pub stalled: Interval,
     /// For each kind of bad request that is told apart.
     pub beside: Vec<Interval>,
 }
@@ -197,7 +198,7 @@ impl View {
         let is_within = |interval: &Interval| interval.high <= P99_RATIO;
         let is_beyond = |interval: &Interval| interval.low > P99_RATIO;
         let hides = self.without_ns * P99_RATIO > self.shortest_ns;
-        if hides || !is_within(&self.harmless) || !is_beyond(&self.harmful) {
+        if hides || !is_within(&self.harmless) || !is_beyond(&self.stalled) {
             Verdict::ShowsNothing
         } else if self.beside.iter().any(is_beyond) {
             Verdict::Broken
@@ -231,37 +232,37 @@ mod tests {
     use super::Verdict::{Broken, Holds, ShowsNothing};
     use super::*;
 
-    fn view(harmless: (f64, f64), harmful: (f64, f64), beside: &[(f64, f64)]) -> View {
+    fn view(harmless: (f64, f64), stalled: (f64, f64), beside: &[(f64, f64)]) -> View {
         let interval = |(low, high)| Interval { low, high };
         View {
             of: Of::TypicalSecond,
             without_ns: 1e6,
             shortest_ns: 2e6,
             harmless: interval(harmless),
-            harmful: interval(harmful),
+            stalled: interval(stalled),
             beside: beside.iter().map(|bounds| interval(*bounds)).collect(),
         }
     }
 
     #[test]
     fn a_verdict_needs_controls_that_can_tell() {
-        let (harmless, harmful) = ((0.9, 2.0), (2.1, 9.0));
-        for (harmless, harmful, beside, expected) in [
-            (harmless, harmful, &[(0.9, 2.0)][..], Holds),
-            (harmless, harmful, &[(2.1, 3.0)], Broken),
-            (harmless, harmful, &[(0.9, 1.1), (2.1, 3.0)], Broken),
-            (harmless, harmful, &[(0.9, 2.1), (2.1, 3.0)], Broken),
-            (harmless, harmful, &[(0.9, 2.1)], ShowsNothing),
-            (harmless, harmful, &[(0.9, 1.1), (0.9, 2.1)], ShowsNothing),
-            ((0.9, 2.1), harmful, &[(0.9, 1.1)], ShowsNothing),
-            ((0.9, 2.1), harmful, &[(2.1, 3.0)], ShowsNothing),
+        let (harmless, stalled) = ((0.9, 2.0), (2.1, 9.0));
+        for (harmless, stalled, beside, expected) in [
+            (harmless, stalled, &[(0.9, 2.0)][..], Holds),
+            (harmless, stalled, &[(2.1, 3.0)], Broken),
+            (harmless, stalled, &[(0.9, 1.1), (2.1, 3.0)], Broken),
+            (harmless, stalled, &[(0.9, 2.1), (2.1, 3.0)], Broken),
+            (harmless, stalled, &[(0.9, 2.1)], ShowsNothing),
+            (harmless, stalled, &[(0.9, 1.1), (0.9, 2.1)], ShowsNothing),
+            ((0.9, 2.1), stalled, &[(0.9, 1.1)], ShowsNothing),
+            ((0.9, 2.1), stalled, &[(2.1, 3.0)], ShowsNothing),
             (harmless, (2.0, 9.0), &[(0.9, 1.1)], ShowsNothing),
         ] {
-            let view = view(harmless, harmful, beside);
+            let view = view(harmless, stalled, beside);
             assert_eq!(
                 view.verdict(),
                 expected,
-                "{harmless:?} {harmful:?} {beside:?}"
+                "{harmless:?} {stalled:?} {beside:?}"
             );
         }
     }
@@ -341,9 +342,9 @@ mod tests {
             (0..count).map(one).collect()
         };
         let (without, harmless) = (some(30, 0), some(20, 0));
-        let (harmful, beside) = (some(10, 30_000), some(20, held_up));
-        let [without, harmless, harmful, beside] =
-            [&without, &harmless, &harmful, &beside].map(|own| own.iter().collect::<Vec<_>>());
+        let (stalled, beside) = (some(10, 30_000), some(20, held_up));
+        let [without, harmless, stalled, beside] =
+            [&without, &harmless, &stalled, &beside].map(|own| own.iter().collect::<Vec<_>>());
         let seconds = Seconds {
             without: &without,
             part: 0.1,
@@ -354,7 +355,7 @@ mod tests {
                 without_ns: seconds.p99_ns(of),
                 shortest_ns: 5e6,
                 harmless: seconds.ratio(of, &harmless),
-                harmful: seconds.ratio(of, &harmful),
+                stalled: seconds.ratio(of, &stalled),
                 beside: vec![seconds.ratio(of, &beside)],
             };
             view.verdict()
