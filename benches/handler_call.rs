@@ -1,7 +1,7 @@
 //! What stands between two requests, and what it costs: one call of a handler, by isolation.
 //!
 //! Unit: time per call, from a parsed request to the answer lent to the caller and the instance ready
-//! for the next; no HTTP, no sockets. Beside it, page faults and bytes put back per call.
+//! for the next; no HTTP, no sockets. Beside it, system calls, page faults and bytes put back per call.
 //!
 //! Held equal: the handler's source, the request, the limits, the check of the answer's header
 //! lines. Not equal, because it belongs to the sandbox: compiled wasm looks at its deadline and its
@@ -14,11 +14,13 @@
 //! of its own on another core, which does the same without a pause.
 
 use std::hint::black_box;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::unistd::gettid;
 use ringlab::http::{self, Decoder, HeaderStorage, Step};
+use ringlab::measure::perf::{Counters, Selection};
 use ringlab::sandbox::{
     Call, Handler, Isolation, Limits, Sandbox, ShardSandbox, Source, reset_bytes,
 };
@@ -30,8 +32,11 @@ const FOUR_HEADERS: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: b
     Accept: */*\r\nAccept-Language: en\r\n\r\n";
 const ECHO: &[u8] = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1024\r\n\r\n";
 
-/// Calls over which faults and bytes are counted.
+/// Calls over which system calls, faults and bytes are counted.
 const COUNTED: u64 = 1000;
+
+/// Where there is no other shard.
+static NOBODY: AtomicU64 = AtomicU64::new(0);
 
 type Group<'a> = BenchmarkGroup<'a, criterion::measurement::WallTime>;
 
@@ -69,26 +74,48 @@ fn with_request(bytes: &[u8], with: impl FnOnce(&Call<'_>)) {
     });
 }
 
-/// One arm: its time, and what else a call costs.
-fn arm(group: &mut Group<'_>, work: &str, arm: &str, handler: &Handler, call: &Call<'_>) {
+/// One arm: its time, and what else a call costs. Of all calls, the other shards' own are `elsewhere`.
+fn arm(
+    group: &mut Group<'_>,
+    (work, arm): (&str, &str),
+    handler: &Handler,
+    call: &Call<'_>,
+    elsewhere: &AtomicU64,
+) {
     let mut sandbox = sandbox(handler);
     let id = BenchmarkId::new(work, arm);
     group.bench_function(id, |bencher| bencher.iter(|| once(&mut sandbox, call)));
+    let own = gettid().as_raw();
+    let pid = std::process::id().cast_signed();
+    let others = |thread, _: &str| thread != own;
+    let mut kernel = Counters::attach_but(&[pid], others, &Selection::calls(&[]));
     let counts = || {
         let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("Linux has it");
         let faults = usage.minor_page_faults() + usage.major_page_faults();
-        (faults as u64, reset_bytes())
+        // Bytes are put back by all.
+        (
+            faults as u64,
+            reset_bytes(),
+            elsewhere.load(Ordering::Relaxed),
+        )
     };
     let before = counts();
+    kernel.take();
     for _ in 0..COUNTED {
         once(&mut sandbox, call);
     }
+    let system_calls = kernel.take().system_calls;
     let after = counts();
-    let per_call = |before: u64, after: u64| (after - before) as f64 / COUNTED as f64;
+    let per_call = |count: u64, calls: u64| count as f64 / calls as f64;
+    let system_calls = match system_calls.value() {
+        // Reading the counter is one, too.
+        Some(count) => format!("{:.2}", per_call(count.saturating_sub(1), COUNTED)),
+        None => system_calls.to_string(),
+    };
     eprintln!(
-        "{work}/{arm}: {:.2} page faults and {:.0} bytes put back a call\n",
-        per_call(before.0, after.0),
-        per_call(before.1, after.1)
+        "{work}/{arm}, a call: {:.2} page faults, {:.0} bytes put back, system calls: {system_calls}\n",
+        per_call(after.0 - before.0, COUNTED),
+        per_call(after.1 - before.1, COUNTED + after.2 - before.2),
     );
 }
 
@@ -109,10 +136,12 @@ fn by_isolation(criterion: &mut Criterion) {
         with_request(bytes, |call| {
             for isolation in Isolation::ALL {
                 let loaded = load(handler, isolation, &limits);
-                arm(&mut group, work, &isolation.to_string(), &loaded, call);
+                let names = (work, &*isolation.to_string());
+                arm(&mut group, names, &loaded, call, &NOBODY);
             }
             let loaded = load(handler, Isolation::Reuse, &unlimited);
-            arm(&mut group, work, "reuse without deadline", &loaded, call);
+            let names = (work, "reuse without deadline");
+            arm(&mut group, names, &loaded, call, &NOBODY);
         });
     }
     group.finish();
@@ -132,8 +161,8 @@ fn with_128_kib(criterion: &mut Criterion) {
                 file
             };
             let loaded = load(name, isolation, &Limits::default());
-            let isolation = isolation.to_string();
-            arm(&mut group, "hello, 128 KiB", &isolation, &loaded, call);
+            let names = ("hello, 128 KiB", &*isolation.to_string());
+            arm(&mut group, names, &loaded, call, &NOBODY);
         }
     });
     group.finish();
@@ -174,7 +203,7 @@ fn beside_a_second_shard(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("handler_call");
     for isolation in Isolation::ALL {
         let loaded = load("hello", isolation, &Limits::default());
-        let stop = AtomicBool::new(false);
+        let (stop, elsewhere) = (AtomicBool::new(false), AtomicU64::new(0));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 core_affinity::set_for_current(other);
@@ -182,13 +211,13 @@ fn beside_a_second_shard(criterion: &mut Criterion) {
                 with_request(ONE_HEADER, |call| {
                     while !stop.load(Ordering::Relaxed) {
                         once(&mut sandbox, call);
+                        elsewhere.fetch_add(1, Ordering::Relaxed);
                     }
                 });
             });
             with_request(ONE_HEADER, |call| {
-                let mut sandbox = sandbox(&loaded);
-                let id = BenchmarkId::new("hello, beside a second shard", isolation);
-                group.bench_function(id, |bencher| bencher.iter(|| once(&mut sandbox, call)));
+                let names = ("hello, beside a second shard", &*isolation.to_string());
+                arm(&mut group, names, &loaded, call, &elsewhere);
             });
             stop.store(true, Ordering::Relaxed);
         });

@@ -20,17 +20,20 @@ const LEAST_NS: f64 = 0.5;
 /// System calls per request that make no difference.
 const LEAST_CALLS: f64 = 0.05;
 
-/// A table and a sentence for each arm but the first; nothing if there is no other.
-pub(super) fn text(columns: &[Column], calls: &Calls) -> String {
+/// A table and a sentence for each arm but the first; nothing if there is no other. Of a total that is no
+/// larger than what the control shows, `floor`, a ratio, no shares are told.
+pub(super) fn text(columns: &[Column], calls: &Calls, floor: Option<f64>) -> String {
     let Some((base, others)) = columns
         .split_first()
         .filter(|(_, others)| !others.is_empty())
     else {
         return String::new();
     };
-    let mut text = format!("\n{}\n", table(base, others));
+    let made_up_ns = floor.map_or(0.0, |floor| (floor - 1.0) * base.total_ns);
+    let mut text = format!("\n{}\n", table(base, others, made_up_ns));
     for column in others {
-        let _ = write!(text, "\n{}", wrap(&sentence(base, column, calls)));
+        let sentence = sentence(base, column, calls, made_up_ns);
+        let _ = write!(text, "\n{}", wrap(&sentence));
     }
     text.push('\n');
     text
@@ -42,7 +45,7 @@ fn signed(ns: f64) -> String {
 
 /// Each row's change and its share of the whole, the largest of any arm first; then the remainder,
 /// and the whole.
-fn table(base: &Column, others: &[Column]) -> String {
+fn table(base: &Column, others: &[Column], made_up_ns: f64) -> String {
     let changes: Vec<_> = others
         .iter()
         .map(|column| ledger::differences(base, column))
@@ -58,7 +61,7 @@ fn table(base: &Column, others: &[Column]) -> String {
     let whole = |column: &Column| column.total_ns - base.total_ns;
     let cells = |column: &Column, change: f64| {
         let whole = whole(column);
-        let share = if whole.abs() < LEAST_NS {
+        let share = if whole.abs() < made_up_ns.max(LEAST_NS) {
             NOTHING.to_string()
         } else {
             // Without the sign of a zero.
@@ -87,8 +90,14 @@ fn table(base: &Column, others: &[Column]) -> String {
             .map(|column| cells(column, change(column)))
             .collect(),
     };
+    // What is left of the whole as it is shown: the shown ones sum to it.
     lines.push(line("unexplained", &|column| {
-        column.unexplained_ns - base.unexplained_ns
+        let rows = ledger::differences(base, column);
+        let rows: f64 = rows
+            .iter()
+            .map(|(_, change)| change.round_ties_even())
+            .sum();
+        whole(column).round_ties_even() - rows
     }));
     lines.push(line("total, recording", &whole));
     let heading = Line {
@@ -102,7 +111,7 @@ fn table(base: &Column, others: &[Column]) -> String {
 }
 
 /// What the arm saves, and what it spends more.
-fn sentence(base: &Column, column: &Column, calls: &Calls) -> String {
+fn sentence(base: &Column, column: &Column, calls: &Calls, made_up_ns: f64) -> String {
     let changes = ledger::differences(base, column);
     let list = |sign: f64| {
         let these = changes.iter().filter(|(_, change)| change * sign > 0.0);
@@ -135,8 +144,16 @@ fn sentence(base: &Column, column: &Column, calls: &Calls) -> String {
     } else {
         format!("; {} µs of it is unexplained", micros(remainder))
     };
+    let of_noise = if whole.abs() < made_up_ns {
+        format!(
+            ", no more than the control's ±{} µs",
+            digits(made_up_ns / 1000.0)
+        )
+    } else {
+        String::new()
+    };
     format!(
-        "{} against {}: {} µs. It {fewer}saves {}, and spends {} more{unexplained}.",
+        "{} against {}: {} µs{of_noise}. It {fewer}saves {}, and spends {} more{unexplained}.",
         column.label,
         base.label,
         micros(whole),
@@ -181,7 +198,7 @@ mod tests {
         }
     }
 
-    fn said(calls: &[(&str, f64)]) -> String {
+    fn said(calls: &[(&str, f64)], floor: Option<f64>) -> String {
         let columns = [
             column(
                 "epoll",
@@ -197,7 +214,7 @@ mod tests {
         let calls = calls
             .iter()
             .map(|(label, calls)| (label.to_string(), *calls));
-        text(&columns, &calls.collect())
+        text(&columns, &calls.collect(), floor)
     }
 
     fn words(text: &str) -> String {
@@ -206,7 +223,7 @@ mod tests {
 
     #[test]
     fn each_rows_change_has_its_share_and_the_largest_is_first() {
-        let text = words(&said(&[]));
+        let text = words(&said(&[], None));
         let table = "ns against epoll io_uring share recv -800 800 % io_uring_enter, task work +290 \
                      -290 % HTTP +10 -10 % unexplained +400 -400 % total, recording -100 100 %";
         assert!(text.contains(table), "{text}");
@@ -228,16 +245,32 @@ mod tests {
                 0.0,
             ),
         ];
-        let text = words(&text(&columns, &Calls::new()));
+        let text = words(&text(&columns, &Calls::new(), None));
         let table = "ns against first second share third share send +20 -25 % +900 101 % recv -100 \
                      125 % -10 -1 %";
         assert!(text.contains(table), "{text}");
     }
 
+    /// It is 100 of 905 ns.
+    #[test]
+    fn what_the_control_shows_too_has_no_shares() {
+        let check = |floor: f64, within: bool| {
+            let text = words(&said(&[], Some(floor)));
+            assert_eq!(text.contains("recv -800 – "), within, "{floor}: {text}");
+            assert_eq!(text.contains("recv -800 800 %"), !within, "{floor}: {text}");
+            let sentence = "io_uring against epoll: −0.100 µs, no more than the control's ±";
+            assert_eq!(text.contains(sentence), within, "{floor}: {text}");
+        };
+        check(1.0, false);
+        check(1.1, false);
+        check(1.12, true);
+        check(1.5, true);
+    }
+
     /// However large it is.
     #[test]
     fn a_remainder_is_said_apart_and_is_no_cause() {
-        let text = words(&said(&[]));
+        let text = words(&said(&[], None));
         let sentence = "io_uring against epoll: −0.100 µs. It saves 0.800 µs in recv, and spends 0.290 \
                         µs in io_uring_enter, task work, 0.010 µs in HTTP more; +0.400 µs of it is \
                         unexplained.";
@@ -247,7 +280,7 @@ mod tests {
     #[test]
     fn system_calls_are_said_where_both_are_known() {
         let check = |calls: &[(&str, f64)], expected: &str| {
-            let text = words(&said(calls));
+            let text = words(&said(calls, None));
             let said = text.contains(expected);
             assert!(said, "{calls:?}: {text}");
         };
@@ -262,6 +295,6 @@ mod tests {
 
     #[test]
     fn one_arm_differs_from_nobody() {
-        assert_eq!(text(&[column("epoll", &[], 0.0)], &Calls::new()), "");
+        assert_eq!(text(&[column("epoll", &[], 0.0)], &Calls::new(), None), "");
     }
 }

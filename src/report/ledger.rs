@@ -19,8 +19,9 @@ const ABSENT: &str = "n/a";
 /// A row of less than this in every arm, in nanoseconds, is named below alone.
 const LEAST_NS: f64 = 0.5;
 
-/// The time ledger of one load, and where its arms differ, of which `calls` knows the system calls.
-pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
+/// The time ledger of one load, and where its arms differ, of which `calls` knows the system calls, and the
+/// control that an arm differs from itself by up to `floor`, a ratio.
+pub(super) fn text(ledger: &Ledger, calls: &Calls, floor: Option<f64>) -> String {
     let columns = &ledger.columns;
     let line = |name: &str, cell: &dyn Fn(&Column) -> String| Line {
         name: name.to_string(),
@@ -65,7 +66,17 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
     let absent_or_whole = |ns: Option<f64>| ns.map_or_else(absent, whole);
     lines.extend([
         line("helper threads", &|column| whole(column.helpers_ns)),
-        line("unexplained", &|column| whole(column.unexplained_ns)),
+        line("unexplained", &|column| {
+            let shown = Stage::ALL.iter().filter(is_large);
+            let shown: f64 = shown
+                .filter_map(|stage| column.ns(*stage))
+                .map(f64::round_ties_even)
+                .sum();
+            remainder(
+                column.total_ns,
+                [shown, column.workers_ns, column.helpers_ns],
+            )
+        }),
         line("total, recording", &|column| whole(column.total_ns)),
         line("of that, ticks", &|column| {
             column.ticks_ns.map_or_else(absent, |ns| format!("{ns:.1}"))
@@ -111,7 +122,15 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls) -> String {
         let note = format!("Less than {LEAST_NS} ns each: {}.", small.join("; "));
         let _ = writeln!(text, "\n{}", wrap(&note));
     }
-    text + &differences::text(columns, calls)
+    text + &differences::text(columns, calls, floor)
+}
+
+/// What rounded `rows` leave of the rounded `total`, so that what is shown sums to the nanosecond. Rounded
+/// as text is: halves to the even.
+fn remainder(total: f64, rows: [f64; 3]) -> String {
+    let rows: f64 = rows.into_iter().map(f64::round_ties_even).sum();
+    // Without the sign of a zero.
+    format!("{:.0}", total.round_ties_even() - rows + 0.0)
 }
 
 /// Page faults per request of the arms that time them.
@@ -182,6 +201,43 @@ mod tests {
     use crate::report::terminal::COLUMNS;
 
     #[test]
+    fn what_is_shown_sums_to_what_is_shown() {
+        let stages = [Stage::Guest, Stage::Copy, Stage::Http, Stage::Close];
+        let rows = stages.into_iter().zip([10.5, 20.6, 30.7, 0.4]);
+        let rows = rows.map(|(stage, ns)| Entry {
+            stage,
+            ns,
+            times: 1.0,
+        });
+        let column = Column {
+            label: "epoll".to_string(),
+            rows: rows.collect(),
+            helpers_ns: 5.5,
+            workers_ns: 7.6,
+            ticks_ns: None,
+            faults: None,
+            faults_untimed: None,
+            calls_untimed: None,
+            unexplained_ns: 3.3,
+            total_ns: 78.6,
+            plain_ns: None,
+            price_interval: None,
+            control_interval: None,
+            machine_ns: None,
+        };
+        let ledger = Ledger {
+            load: Load::Saturation,
+            columns: vec![column],
+        };
+        let text = text(&ledger, &Calls::new(), None);
+        let figure = |line: &str| line.split_whitespace().last().and_then(|n| n.parse().ok());
+        let shown = text.lines().skip_while(|line| !line.starts_with("ns of"));
+        let shown: Vec<f64> = shown.skip(1).map_while(figure).collect();
+        let total = shown.iter().position(|ns| *ns == 79.0).expect("the total");
+        assert_eq!(shown[..total], [10.0, 21.0, 31.0, 8.0, 6.0, 3.0], "{text}");
+    }
+
+    #[test]
     fn the_ledgers_of_six_arms_fit() {
         let entry = |stage, ns| Entry {
             stage,
@@ -230,13 +286,13 @@ mod tests {
             load: Load::Saturation,
             columns: (0..6).map(column).collect(),
         };
-        let text = text(&ledger, &Calls::new());
+        let text = text(&ledger, &Calls::new(), None);
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         for price in [
             "price of recording +5.0 %",
             "its 95 % interval -9.0 to +23.0",
             "the same of nothing -11.0 to +11.0",
-            "unexplained -1234",
+            "unexplained -",
             "page faults 0 1500 workers",
             "page faults n/a n/a workers",
             "of that, wasmtime's own calls – n/a",
