@@ -19,10 +19,10 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// So many, each with a request under way.
-    pub fn connect(address: SocketAddr, connections: usize) -> Self {
+    /// So many, to each of those addresses in turn, each with a request under way.
+    pub fn connect(addresses: &[SocketAddr], connections: usize) -> Self {
         let mut answer_bytes = 0;
-        let connect = |_| {
+        let connect = |&address: &SocketAddr| {
             let mut stream = TcpStream::connect(address).expect("the server listens");
             stream.set_nodelay(true).expect("it is a TCP socket");
             stream.write_all(REQUEST).expect("it is connected");
@@ -31,7 +31,8 @@ impl Clients {
             stream.write_all(REQUEST).expect("there is room for one");
             stream
         };
-        let streams: Vec<_> = (0..connections).map(connect).collect();
+        let addresses = addresses.iter().cycle().take(connections);
+        let streams: Vec<_> = addresses.map(connect).collect();
         Self {
             missing: vec![answer_bytes; streams.len()],
             streams,

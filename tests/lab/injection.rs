@@ -1,9 +1,10 @@
 //! Work put into each stage in turn: the ledger must find it in that row and in no other.
 //!
 //! One server is compared with itself while it serves the same connections, with the same work at the
-//! same moment of each request. Only the row changes that the work belongs to: the stage's own, or
-//! [`ELSEWHERE`]. Work at another moment would make another server, whose other rows may well differ:
-//! that is no mistake of the ledger's, and what it is is printed beside.
+//! same moment of each request; where each connection has a thread, with another that serves beside it.
+//! Only the row changes that the work belongs to: the stage's own, or [`ELSEWHERE`]. Work at another
+//! moment would make another server, whose other rows may well differ: that is no mistake of the
+//! ledger's, and what it is is printed beside.
 //!
 //! The figures are a measurement, so no part of `cargo test`; `scripts/soak.sh` takes them:
 //! `cargo test --release --test lab injection -- --ignored --nocapture --test-threads 1`. What needs

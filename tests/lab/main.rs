@@ -90,6 +90,7 @@ mod neighbours_soak;
 mod new_project;
 mod offload;
 mod offload_isolations;
+mod one_by_one;
 mod price;
 mod profile;
 mod queues;

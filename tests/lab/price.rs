@@ -59,7 +59,7 @@ impl Patient {
         config.isolation = lab.isolation;
         config.probed = probed;
         let server = Server::start(config).expect("a server can be started");
-        let clients = Clients::connect(server.address(), CONNECTIONS);
+        let clients = Clients::connect(&[server.address()], CONNECTIONS);
         Patient { server, clients }
     }
 

@@ -1,4 +1,4 @@
-//! A server under load whose threads take a dose, read in slices by the thread that loads it.
+//! Servers under load whose threads take doses, read in slices by the thread that loads them.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use ringlab::config::cores;
 use ringlab::measure::cpu_clock;
 use ringlab::measure::probe::{Dose, Stage};
+use ringlab::models::Shape;
 use ringlab::offload::Policy;
 use ringlab::server::Handle;
 use ringlab::shard::Figures;
@@ -15,6 +16,7 @@ use ringlab::shard::Figures;
 use super::{ELSEWHERE, start};
 use crate::Lab;
 use crate::closed_loop::Clients;
+use crate::one_by_one;
 
 /// What is put into a stage for each request.
 pub const INJECTED_NS: u64 = 500;
@@ -31,7 +33,7 @@ pub struct Given {
     pub moved: bool,
 }
 
-/// What came in one slice, for each request.
+/// What came with one dose, for each request.
 pub struct Slice {
     /// Nanoseconds: the stages, then what is left of the threads' CPU time.
     pub rows: Vec<f64>,
@@ -39,55 +41,104 @@ pub struct Slice {
     pub injected_ns: f64,
 }
 
-/// The server, and the dose that its threads take.
-pub struct Patient {
-    clients: Clients,
+/// A server, and the dose that its threads take.
+struct Dosed {
     handle: Handle,
     dose: Arc<Dose>,
 }
 
-/// The server at one edge of a slice.
+/// Servers that are loaded together, and looked at as one.
+///
+/// Where each connection has a thread there are two, with half of the connections each: the kernel has
+/// as many threads to choose from as of one, on the same core, and one server takes the first dose while
+/// the other takes the second. What a `recv` costs that sleeps changes by half within milliseconds, with
+/// who else uses the host; two doses one after the other are not under the same conditions.
+///
+/// Else there is one: two loops on a core are not what one is. It takes one dose after the other.
+pub struct Patient {
+    clients: Clients,
+    servers: Vec<Dosed>,
+}
+
+/// One server at one edge of a slice, or between two such.
+#[derive(Clone, Copy, Default)]
 struct Edge {
     figures: Figures,
     cpu_ns: u64,
     injected_ns: u64,
 }
 
-impl Patient {
-    fn look(&self) -> Edge {
-        let serving = self.handle.serving_threads();
-        let threads = cpu_clock::own_threads_ns().into_iter();
-        let serving = threads.filter(|(thread, _)| serving.contains(thread));
+impl Edge {
+    fn since(&self, earlier: &Edge) -> Edge {
         Edge {
-            cpu_ns: serving.map(|(_, ns)| ns).sum(),
-            figures: self.handle.figures(),
-            injected_ns: self.dose.spent_ns(),
+            figures: self.figures.since(&earlier.figures),
+            cpu_ns: self.cpu_ns - earlier.cpu_ns,
+            injected_ns: self.injected_ns - earlier.injected_ns,
         }
     }
 
-    /// One slice with the dose so given.
-    pub fn slice(&mut self, given: Given) -> Slice {
-        self.dose
-            .set_one_of_two(given.at, ELSEWHERE, given.moved, INJECTED_NS);
-        self.clients.drive(SETTLING);
-        let before = self.look();
-        self.clients.drive(SLICE);
-        let after = self.look();
-        let figures = after.figures.since(&before.figures);
-        let per_request = |total: f64| total / figures.served.answered.max(1) as f64;
-        let explained: u64 = figures.stages.ns.iter().sum();
-        let stages = figures.stages.ns.iter().map(|&ns| ns as f64);
-        let unexplained = (after.cpu_ns - before.cpu_ns) as f64 - explained as f64;
-        let entered = figures.stages.entered.iter();
+    fn plus(&self, other: &Edge) -> Edge {
+        Edge {
+            figures: self.figures.plus(&other.figures),
+            cpu_ns: self.cpu_ns + other.cpu_ns,
+            injected_ns: self.injected_ns + other.injected_ns,
+        }
+    }
+
+    fn for_each_request(&self) -> Slice {
+        let stages = &self.figures.stages;
+        let per_request = |total: f64| total / self.figures.served.answered.max(1) as f64;
+        let unexplained = self.cpu_ns as f64 - stages.ns.iter().sum::<u64>() as f64;
+        let rows = stages.ns.iter().map(|&ns| ns as f64).chain([unexplained]);
+        let entered = stages.entered.iter().map(|&times| times as f64);
         Slice {
-            rows: stages.chain([unexplained]).map(per_request).collect(),
-            entered: entered.map(|&times| per_request(times as f64)).collect(),
-            injected_ns: per_request((after.injected_ns - before.injected_ns) as f64),
+            rows: rows.map(per_request).collect(),
+            entered: entered.map(per_request).collect(),
+            injected_ns: per_request(self.injected_ns as f64),
         }
     }
 }
 
-/// Runs `examine` on a server that is loaded from another core.
+impl Patient {
+    fn look(&self) -> Vec<Edge> {
+        let threads = cpu_clock::own_threads_ns();
+        let look = |server: &Dosed| {
+            let serving = server.handle.serving_threads();
+            let serving = threads
+                .iter()
+                .filter(|(thread, _)| serving.contains(thread));
+            Edge {
+                cpu_ns: serving.map(|(_, ns)| ns).sum(),
+                figures: server.handle.figures(),
+                injected_ns: server.dose.spent_ns(),
+            }
+        };
+        self.servers.iter().map(look).collect()
+    }
+
+    /// Two slices, in which each server takes each of the doses once; in the other order if `swapped`.
+    pub fn pair(&mut self, given: &[Given; 2], swapped: bool) -> [Slice; 2] {
+        let mut came = [Edge::default(); 2];
+        for time in 0..2 {
+            let takes = |server: usize| (server + time + usize::from(swapped)) % 2;
+            for (server, Dosed { dose, .. }) in self.servers.iter().enumerate() {
+                let Given { at, moved } = given[takes(server)];
+                dose.set_one_of_two(at, ELSEWHERE, moved, INJECTED_NS);
+            }
+            self.clients.drive(SETTLING);
+            let before = self.look();
+            self.clients.drive(SLICE);
+            let after = self.look();
+            for (server, (after, before)) in after.iter().zip(&before).enumerate() {
+                let came = &mut came[takes(server)];
+                *came = came.plus(&after.since(before));
+            }
+        }
+        came.map(|came| came.for_each_request())
+    }
+}
+
+/// Runs `examine` on servers that are loaded from another core.
 pub fn under_load<R: Send>(
     lab: Lab,
     connections: usize,
@@ -96,20 +147,30 @@ pub fn under_load<R: Send>(
     let there = cores();
     let (client, core) = (there[0], *there.last().expect("there is a core"));
     assert_ne!(client, core, "server and client need a core each");
-    let (server, dose) = start(lab, Policy::Inline, core);
-    let (address, handle) = (server.address(), server.handle());
+    let together = match lab.model.shape {
+        Shape::ThreadPerConnection => 2,
+        _ => 1,
+    };
+    let start = |_| {
+        let (server, dose) = one_by_one::start(lab, || start(lab, Policy::Inline, core));
+        let handle = server.handle();
+        (server, Dosed { handle, dose })
+    };
+    let (servers, dosed): (Vec<_>, Vec<_>) = (0..together).map(start).unzip();
+    let addresses: Vec<_> = servers.iter().map(|server| server.address()).collect();
     let examined = move || {
         core_affinity::set_for_current(core_affinity::CoreId { id: client });
         let mut patient = Patient {
-            clients: Clients::connect(address, connections),
-            handle,
-            dose,
+            clients: Clients::connect(&addresses, connections),
+            servers: dosed,
         };
         patient.clients.drive(WARM_UP);
         examine(&mut patient)
     };
     // On a thread that ends with it: this one may go on where it likes.
     let result = thread::scope(|scope| scope.spawn(examined).join());
-    server.drain();
+    for server in servers {
+        server.drain();
+    }
     result.unwrap_or_else(|panic| resume_unwind(panic))
 }
