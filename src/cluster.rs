@@ -11,7 +11,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::control::{Answers, Processes, Report};
 use crate::io::listener::{self, Reservation};
 use crate::server::StartError;
+use crate::shard::Figures;
 
 /// How long after the drain limit a process may take to end before it is killed: longer than a server
 /// takes to end at once.
@@ -338,6 +339,20 @@ impl Member {
         let mut line = String::new();
         self.output.read_line(&mut line)?;
         Ok(serde_json::from_str(&line)?)
+    }
+}
+
+impl Spokesman {
+    /// What the processes said at their end that they did, all together. To be asked when all have ended.
+    pub fn last_words(&mut self) -> Figures {
+        let mut sum = Figures::default();
+        for member in &mut self.members {
+            // One that was killed has said nothing.
+            let said = member.output.by_ref().lines().map_while(Result::ok).last();
+            let figures = said.and_then(|line| serde_json::from_str(&line).ok());
+            sum = sum.plus(&figures.unwrap_or_default());
+        }
+        sum
     }
 }
 

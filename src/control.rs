@@ -312,6 +312,12 @@ impl Answers for Single {
     }
 }
 
+/// Tells whoever started this process what it did, when nothing more will be.
+pub fn last_words(figures: &Figures) {
+    // Whoever does not listen has ended.
+    let _ = writeln!(io::stdout(), "{}", to_json(figures));
+}
+
 /// Answers until standard input ends, on a thread of its own: `processes` with a [`Processes`],
 /// everything else with a [`Report`]; then ends the server.
 pub fn answer(mut server: impl Answers) {

@@ -20,7 +20,7 @@ use crate::measure::probe;
 use crate::models::Shape;
 use crate::report::closing;
 use crate::server::Server;
-use crate::shard::Stage;
+use crate::shard::{Figures, Stage};
 use crate::swap::socket::{self, Listening};
 use crate::swap::{Ask, Swapper, watch};
 
@@ -105,17 +105,24 @@ pub fn run(arguments: &Arguments) -> Exit {
     }
     let exit = serve(server);
     let figures = told.figures();
-    if arguments.turns {
-        super::say(format_args!("{}", closing::turns(&figures.turns)));
-    }
-    if arguments.turns || !arguments.is_child() {
-        let lines = [
-            closing::offload(&figures.served),
-            closing::faults(&figures.served),
-        ];
-        lines.into_iter().flatten().for_each(super::say);
+    if arguments.share.is_some() {
+        // Its parent says it for all.
+        control::last_words(&figures);
+    } else if arguments.turns || !arguments.control {
+        close(arguments, &figures);
     }
     exit
+}
+
+/// Says what was done.
+fn close(arguments: &Arguments, figures: &Figures) {
+    let turns = arguments.turns.then(|| closing::turns(&figures.turns));
+    let lines = [
+        turns,
+        closing::offload(&figures.served),
+        closing::faults(&figures.served),
+    ];
+    lines.into_iter().flatten().for_each(super::say);
 }
 
 /// The parent of `--layout processes`.
@@ -151,16 +158,20 @@ fn run_cluster(arguments: &Arguments, mut config: Config, signals: SigSet) -> Ex
     let handle = cluster.handle();
     watch_signals(signals, None, move |signal| handle.end(signal));
     let spokesman = cluster.spokesman();
-    let _kept = if arguments.control {
+    let kept = if arguments.control {
         control::answer(spokesman);
         None
     } else {
         Some(spokesman)
     };
-    match cluster.wait() {
+    let exit = match cluster.wait() {
         Ok(()) => Exit::Done,
         Err(died) => fail(Exit::HostCannot, died),
+    };
+    if let Some(mut spokesman) = kept {
+        close(arguments, &spokesman.last_words());
     }
+    exit
 }
 
 /// Has the kernel kill this process when its parent dies. A parent that is dead already has closed

@@ -13,7 +13,7 @@ use ringlab::sandbox::Isolation;
 
 use crate::client::{Client, get};
 use crate::drain::Clients;
-use crate::runs::in_long_windows;
+use crate::runs::{Run, in_long_windows};
 use crate::server::{PROGRAM, Server};
 use crate::{Lab, PATIENCE, on_every_model, run};
 
@@ -199,6 +199,31 @@ fn the_end_of_the_input_drains_every_process() {
         clients.expect_answered(|_| ());
         assert_eq!(server.end().0.code(), Some(0));
     });
+}
+
+#[test]
+fn the_end_tells_of_all_processes() {
+    for isolation in ["reuse", "fresh"] {
+        let options = ["--route", "/trap=trap", "--isolation", isolation];
+        let serve = ["serve", "--layout", "processes", "--listen", "127.0.0.1:0"];
+        let server = Run::start(&[&serve[..], &options].concat());
+        let line = server.first_line();
+        let address = line.strip_prefix("listening on http://");
+        let address = address.and_then(|address| address.parse().ok());
+        let address: SocketAddr = address.unwrap_or_else(|| panic!("no address: {line:?}"));
+        // The kernel spreads them by a hash of their ports: one process has all of them once in 32,768.
+        for _ in 0..16 {
+            let mut client = Client::connect(address);
+            client.send([get("/trap"), get("/")].concat());
+            let [bad, good] = [client.receive().status, client.receive().status];
+            assert_eq!([bad, good], [500, 404]);
+        }
+        server.signal(Signal::SIGINT);
+        let said = server.end();
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        let end = "failed 32 of 32 requests: trap 16, no route 16\n";
+        assert!(said.out.ends_with(end), "{isolation}: {:?}", said.out);
+    }
 }
 
 /// Runs the program; it refuses with this code and all of `words`.

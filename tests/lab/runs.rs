@@ -152,6 +152,16 @@ impl Run {
         });
     }
 
+    /// Waits until it has said its first line.
+    pub fn first_line(&self) -> String {
+        let mut said = String::new();
+        wait_for("the first line", || {
+            said = fs::read_to_string(self.streams.path("out")).expect("it speaks UTF-8");
+            said.contains('\n')
+        });
+        said.lines().next().expect("it has ended").to_owned()
+    }
+
     pub fn end(mut self) -> Said {
         let mut status = None;
         wait_for("the end", || {
