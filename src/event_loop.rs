@@ -55,7 +55,7 @@ pub fn run_by<D: Driver, P: Probe, T: Time>(
     let driver =
         open(listener, places, book.io.clone()).map_err(ShardError::at("opening the I/O model"))?;
     let wake = Wake::Driver(driver.waker());
-    let context = context::<P>(&config, handlers, &threads, &wake, book.served.clone())?;
+    let context = context::<P>(&config, handlers, &threads, &wake, &book)?;
     let mut this = Loop {
         driver,
         sessions: Vec::new(),

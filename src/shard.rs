@@ -104,7 +104,7 @@ pub fn context<P: Probe>(
     handlers: Arc<Handlers>,
     threads: &Threads,
     wake: &Wake,
-    served: Arc<Served>,
+    book: &Book,
 ) -> Result<Context<P>, ShardError> {
     let (seen, sandboxes) = Seen::begin(handlers);
     let policies = config.policies().zip(sandboxes);
@@ -117,11 +117,21 @@ pub fn context<P: Probe>(
             }
             Policy::Spawn => {
                 let spawn = threads.spawn.clone().expect("started for this policy");
-                Box::new(Remote::<_, P>::new(spawn, sandbox, wake.clone()))
+                Box::new(Remote::<_, P>::new(
+                    spawn,
+                    sandbox,
+                    wake.clone(),
+                    book.io.clone(),
+                ))
             }
             Policy::Pool => {
                 let pool = threads.pool.clone().expect("started for this policy");
-                Box::new(Remote::<_, P>::new(pool, sandbox, wake.clone()))
+                Box::new(Remote::<_, P>::new(
+                    pool,
+                    sandbox,
+                    wake.clone(),
+                    book.io.clone(),
+                ))
             }
             Policy::TimeSlice => {
                 let patience = Patience {
@@ -148,7 +158,7 @@ pub fn context<P: Probe>(
         limits: config.http,
         timeouts: config.timeouts,
         pool: Pool::new(config.connections),
-        served,
+        served: book.served.clone(),
         date: [b' '; 29],
         now_ms: 0,
         probe: PhantomData,

@@ -45,7 +45,7 @@ pub fn run<P: Probe>(shard: Shard) -> Result<(), ShardError> {
     runtime.block_on(async {
         let acceptor = Acceptor::open(listener).map_err(ShardError::at("opening the acceptor"))?;
         let wake = Wake::Driver(acceptor.waker());
-        let context = context::<P>(&config, handlers, &threads, &wake, book.served.clone())?;
+        let context = context::<P>(&config, handlers, &threads, &wake, &book)?;
         let tasks = Rc::new(Tasks {
             context: RefCell::new((context, Clock::new(Coarse))),
             answers: RefCell::default(),

@@ -128,13 +128,7 @@ fn serve<P: Probe>(seat: &Seat<Connection>, handlers: Arc<Handlers>) -> Result<(
     book.begin::<P>(RECORDED_ONE_IN);
     let room = &seat.room;
     let wake = Wake::Thread(thread::current());
-    let mut context = context::<P>(
-        &room.config,
-        handlers,
-        &room.threads,
-        &wake,
-        book.served.clone(),
-    )?;
+    let mut context = context::<P>(&room.config, handlers, &room.threads, &wake, book)?;
     let mut clock = Clock::new(Coarse);
     clock.tick(&mut context);
     let mut session = seat.session(&mut context);

@@ -97,7 +97,7 @@ fn by_condition(cores: Cores, producers: u64, letters: u64) -> Duration {
     };
     let receive = || {
         for _ in 0..letters {
-            queue.pop(|| ()).expect("it is open");
+            queue.pop(&mut 0, || ()).expect("it is open");
         }
     };
     exchange(cores, producers, letters, send, receive)

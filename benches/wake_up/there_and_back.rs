@@ -42,7 +42,12 @@ impl<'a> Pool<'a> {
         let workers = Workers::start(1, 64, &[cores.others], STACK_BYTES);
         let workers = workers.expect("a thread can be started");
         Pool {
-            remote: Remote::new(workers, shard.expect("it needs nothing"), wake),
+            remote: Remote::new(
+                workers,
+                shard.expect("it needs nothing"),
+                wake,
+                Arc::default(),
+            ),
             request,
             reply: request.reply(),
             out: Buf::new(),

@@ -10,7 +10,7 @@ use super::block::{Block, Finding, Pass};
 use super::counts::{self, CountColumn};
 use super::latency::{self, Latency};
 use super::ledger::{self, Ledger};
-use super::plan::{Arm, Load, Plan};
+use super::plan::{Arm, Load, Plan, ProgramCounts};
 use crate::measure::noise::{Limits, Noise};
 use crate::measure::reading::Reading;
 use crate::measure::stats::{
@@ -73,8 +73,11 @@ pub struct Row {
     pub latency_ns_p50: Option<u64>,
     /// See `latency_ns_p50`.
     pub latency_ns_p99: Option<u64>,
-    /// System calls per request; `None` where a runtime makes calls that the program does not count.
+    /// System calls per request by the program's count, where it has all of them.
     pub system_calls: Option<f64>,
+    /// The same where the program counts all of its own calls, and others make more.
+    #[serde(default)]
+    pub system_calls_at_least: Option<f64>,
     /// Context switches per request, of both kinds.
     pub switches: f64,
     /// System calls by name and ring figures, per request.
@@ -233,6 +236,8 @@ fn row(plan: &Plan, own: &[&Block], arm: &Arm, load: Load) -> Row {
             *counts.entry(name).or_default() += value;
         }
     }
+    let counted = arm.program_counts();
+    let calls = per_request(sum(&|block| block.server.figures.io.system_calls()));
     Row {
         label: arm.label.clone(),
         blocks: own.len(),
@@ -246,9 +251,8 @@ fn row(plan: &Plan, own: &[&Block], arm: &Arm, load: Load) -> Row {
             && busy.is_some_and(|busy| busy < 1.0 - IDLE_LIMIT),
         latency_ns_p50: percentile(0.5),
         latency_ns_p99: percentile(0.99),
-        system_calls: arm
-            .counts_its_calls()
-            .then(|| per_request(sum(&|block| block.server.figures.io.system_calls()))),
+        system_calls: (counted == ProgramCounts::All).then_some(calls),
+        system_calls_at_least: matches!(counted, ProgramCounts::AllBut(_)).then_some(calls),
         switches: per_request(sum(&|block| {
             block.server.voluntary_switches + block.server.involuntary_switches
         })),

@@ -240,7 +240,9 @@ pub fn run(
     }
     let counting = place.pass == Pass::Counts;
     // Before the load starts: threads born later inherit the counters.
-    let tracer = counting.then(|| Tracer::attach(&mut server)).transpose()?;
+    let tracer = counting
+        .then(|| Tracer::attach(&mut server, arm))
+        .transpose()?;
     let takes = tracer.as_ref().map_or(Duration::ZERO, Tracer::takes);
     work.warm_up += plan.counts_beside(place.load, place.pass).unwrap_or(takes);
     let mut watch = Watch {

@@ -4,18 +4,21 @@
 //! The program counts what it calls; the kernel counts what it is called. Where the two differ by
 //! more than [`TOLERANCE`] one of them is wrong, and the verdict says so. The kernel's count is of
 //! the threads that serve, and of stretches before the window: tracing puts every system call on a
-//! slower path, so no figure of time comes from there. Where an async runtime owns the loop, its
-//! system calls are in the kernel's count alone.
+//! slower path, so no figure of time comes from there. What the program does not count
+//! ([`ProgramCounts`]) is in the kernel's count alone, and is no disagreement.
 
+mod names;
 #[cfg(test)]
 mod tests;
 pub mod turns;
+
+pub use names::{UNCOUNTED, kernel_names};
 
 use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Pass};
 use super::ledger::{cpu_ns_beside, cpu_ns_per_request, interval};
-use super::plan::{Load, Plan};
+use super::plan::{Load, Plan, ProgramCounts};
 use super::stretch::Stretch;
 use crate::control::Report;
 use crate::io::CountsSnapshot;
@@ -28,32 +31,11 @@ const TOLERANCE: f64 = 0.01;
 /// A difference so small is none: a thread may be between the call and its own note of it.
 const IN_PASSING: u64 = 10;
 
-/// System calls that the kernel is asked about by name. Each takes time to be detached.
-pub const KERNEL_NAMES: &[&str] = &[
-    "recvfrom",
-    "sendto",
-    "epoll_wait",
-    "io_uring_enter",
-    "futex",
-    "madvise",
-    "mmap",
-    "munmap",
-    "mprotect",
-    "rt_sigreturn",
-    "clock_gettime",
-];
+/// The row of all of them together.
+pub const ALL_CALLS: &str = "system calls";
 
-/// Those that are not the driver's, and that nobody in the program counts: of locks, of the guest's
-/// memory, and of the ticks that bound the guest's time (the handler's return; the CPU clock).
-const UNCOUNTED: &[&str] = &[
-    "futex",
-    "madvise",
-    "mmap",
-    "munmap",
-    "mprotect",
-    "rt_sigreturn",
-    "clock_gettime",
-];
+/// The row of those that the kernel was not asked about by name.
+pub const OTHER_CALLS: &str = "other system calls";
 
 /// The row of guests' memory that was put back.
 pub const RESET_BYTES: &str = "bytes put back";
@@ -69,6 +51,9 @@ pub struct CountColumn {
     pub label: String,
     /// A figure a row, per request.
     pub rows: Vec<CountRow>,
+    /// What the program's count of system calls lacks, if it has one that lacks something.
+    #[serde(default)]
+    pub not_counted: Option<String>,
     /// What the counting blocks' windows cost, as a part of the CPU per request of those beside.
     pub price: Option<f64>,
     /// The bounds of that; `None` of too few rounds.
@@ -92,6 +77,9 @@ pub struct CountRow {
     pub name: String,
     /// By the program's count, if it counts that.
     pub program: Option<f64>,
+    /// The program counts some of these alone: see [`CountColumn::not_counted`].
+    #[serde(default)]
+    pub at_least: bool,
     /// By the kernel's.
     pub kernel: Reading<f64>,
 }
@@ -116,17 +104,13 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
     let price = |ns: Option<f64>| Some(ns? / beside_ns? - 1.0);
     let arm = &plan.setting.arms[arm];
     // Every round is checked; the last is shown.
-    let checked = counted.iter().filter(|_| arm.counts_its_calls());
-    for calls in checked.filter_map(|block| block.calls.as_ref()) {
-        check(calls, &arm.label, verdict);
+    let program = arm.program_counts();
+    for calls in counted.iter().filter_map(|block| block.calls.as_ref()) {
+        check(calls, program, &arm.label, verdict);
     }
     let last = counted.last()?;
     let calls = last.calls.as_ref()?;
-    let mut rows = if arm.counts_its_calls() {
-        system_calls(calls)
-    } else {
-        kernel_calls(calls)
-    };
+    let mut rows = system_calls(calls, program);
     rows.extend(moved(calls));
     rows.extend(turns::rows(last));
     rows.extend(scheduling(last, calls));
@@ -146,6 +130,10 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
     Some(CountColumn {
         label: arm.label.clone(),
         rows,
+        not_counted: match program {
+            ProgramCounts::AllBut(what) => Some(what.to_string()),
+            ProgramCounts::All | ProgramCounts::None => None,
+        },
         price: price(cpu_ns_per_request(&counted)),
         price_interval: interval(&counted, &beside),
         control_interval: interval(&of(Pass::Again), &beside),
@@ -159,63 +147,86 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
     })
 }
 
-/// The program's name of a call that the kernel's tracepoints call otherwise.
-fn kernel_name(name: &str) -> &str {
-    match name {
-        "recv" => "recvfrom",
-        "send" => "sendto",
-        name => name,
-    }
-}
-
 /// The kernel's count of a call that the program counts under `name`.
 fn kernel_of(counted: &Counted, name: &str) -> Reading<u64> {
     let mut named = counted.by_name.iter();
-    let found = named.find(|(known, _)| known == kernel_name(name));
+    let found = named.find(|(known, _)| known == names::kernel_name(name));
     found.map_or_else(
         || Reading::missing("not asked for"),
         |(_, reading)| reading.clone(),
     )
 }
 
-/// All system calls but those that the program does not count. `n/a` unless the kernel tells of
-/// each.
-fn kernel_counted(counted: &Counted) -> Reading<u64> {
-    let uncounted = UNCOUNTED.iter().map(|name| kernel_of(counted, name));
-    uncounted.fold(counted.system_calls.clone(), |all, one| {
+/// The program's counts of a system call between the kernel's two readings.
+struct Pair {
+    name: &'static str,
+    /// The least and the most that there can have been.
+    least: u64,
+    most: u64,
+    /// The program counts some of them alone, so that the kernel may have more.
+    at_least: bool,
+    /// The kernel's own.
+    kernel: Reading<u64>,
+}
+
+/// Of all system calls together, and of each that there was.
+fn pairs(calls: &Stretch, program: ProgramCounts) -> Vec<Pair> {
+    let (least, most) = (&calls.least.figures.io, &calls.most.figures.io);
+    let lacks = matches!(program, ProgramCounts::AllBut(_));
+    let all = Pair {
+        name: ALL_CALLS,
+        least: least.system_calls(),
+        most: most.system_calls(),
+        at_least: lacks,
+        kernel: calls.kernel.system_calls.clone(),
+    };
+    let named = least.named().into_iter().zip(most.named());
+    let named = named
+        .filter(|((name, _), _)| CountsSnapshot::is_system_call(name))
+        .map(|((name, least), (_, most))| Pair {
+            name,
+            least,
+            most,
+            // Locks call it besides.
+            at_least: UNCOUNTED.contains(&name),
+            kernel: kernel_of(&calls.kernel, name),
+        })
+        .filter(|pair| pair.most > 0 || (!pair.at_least && pair.kernel.value() > Some(&0)));
+    match program {
+        ProgramCounts::None => Vec::new(),
+        ProgramCounts::All | ProgramCounts::AllBut(_) => {
+            std::iter::once(all).chain(named).collect()
+        }
+    }
+}
+
+/// The kernel's count of what the program counts, too: of all system calls of an arm whose program
+/// counts all but [`UNCOUNTED`], without those. `n/a` unless the kernel tells of each.
+fn counted_twice(pair: &Pair, kernel: &Counted) -> Reading<u64> {
+    if pair.name != ALL_CALLS || pair.at_least {
+        return pair.kernel.clone();
+    }
+    let uncounted = UNCOUNTED.iter().map(|name| kernel_of(kernel, name));
+    uncounted.fold(pair.kernel.clone(), |all, one| {
         all.and_then(|all| one.map(|one| all.saturating_sub(one)))
     })
 }
 
-/// The program's counts of system calls between the kernel's two readings: the least and the most
-/// that there can have been, with the kernel's own.
-fn pairs(calls: &Stretch) -> Vec<(&'static str, u64, u64, Reading<u64>)> {
-    let (least, most) = (&calls.least.figures.io, &calls.most.figures.io);
-    let all = (
-        "system calls",
-        least.system_calls(),
-        most.system_calls(),
-        kernel_counted(&calls.kernel),
-    );
-    let named = least.named().into_iter().zip(most.named());
-    let named = named
-        .filter(|((name, _), (_, most))| CountsSnapshot::is_system_call(name) && *most > 0)
-        .map(|((name, least), (_, most))| (name, least, most, kernel_of(&calls.kernel, name)));
-    std::iter::once(all).chain(named).collect()
-}
-
-fn check(calls: &Stretch, label: &str, verdict: &mut Verdict) {
-    for (name, least, most, kernel) in pairs(calls) {
-        let Some(&kernel) = kernel.value() else {
+fn check(calls: &Stretch, program: ProgramCounts, label: &str, verdict: &mut Verdict) {
+    for pair in pairs(calls, program) {
+        let Some(&kernel) = counted_twice(&pair, &calls.kernel).value() else {
             continue;
         };
+        let Pair {
+            name, least, most, ..
+        } = pair;
         let slack = (TOLERANCE * kernel as f64) as u64 + IN_PASSING;
-        if kernel + slack < least || kernel > most + slack {
+        if kernel + slack < least || (kernel > most + slack && !pair.at_least) {
             verdict.add(
                 Level::Noisy,
                 format!(
-                    "{label}: the program counts {least} to {most} {name}, the kernel {kernel}: \
-                     more than 1 % apart"
+                    "{label}: the program counts {least} to {most} {name}, the kernel {kernel} of the \
+                     same: more than 1 % apart"
                 ),
                 "report this: one of the two counts is wrong",
             );
@@ -236,29 +247,47 @@ fn row_of_stretch(
     let per_request = |count: f64| count / ((least + most) / 2.0).max(1.0);
     CountRow {
         name: name.to_string(),
+        at_least: false,
         program: program.map(per_request),
         kernel: kernel.map(|count| per_request(count as f64)),
     }
 }
 
-fn system_calls(calls: &Stretch) -> Vec<CountRow> {
-    let both = pairs(calls).into_iter().map(|(name, least, most, kernel)| {
-        row_of_stretch(calls, name, Some((least + most) as f64 / 2.0), kernel)
+/// All system calls, those that the program counts, those that the kernel was asked about besides, and
+/// the remainder of its total.
+fn system_calls(calls: &Stretch, program: ProgramCounts) -> Vec<CountRow> {
+    let pairs = pairs(calls, program);
+    let both = |pair: &Pair| {
+        let mean = (pair.least + pair.most) as f64 / 2.0;
+        CountRow {
+            at_least: pair.at_least,
+            ..row_of_stretch(calls, pair.name, Some(mean), pair.kernel.clone())
+        }
+    };
+    let mut rows: Vec<_> = pairs.iter().map(both).collect();
+    let kernel = &calls.kernel;
+    if pairs.is_empty() {
+        let all = kernel.system_calls.clone();
+        rows.push(row_of_stretch(calls, ALL_CALLS, None, all));
+    }
+    let shown = |name: &str| {
+        let mut shown = pairs.iter().map(|pair| names::kernel_name(pair.name));
+        shown.any(|shown| shown == name)
+    };
+    for (name, reading) in &kernel.by_name {
+        // What the program counts, too, is a pair where there was any.
+        if !shown(name) && (pairs.is_empty() || UNCOUNTED.contains(&&**name)) {
+            rows.push(row_of_stretch(calls, name, None, reading.clone()));
+        }
+    }
+    let named = kernel.by_name.iter().map(|(_, reading)| reading.clone());
+    let others = named.fold(kernel.system_calls.clone(), |rest, one| {
+        rest.and_then(|rest| one.map(|one| rest.saturating_sub(one)))
     });
-    both.chain(by_kernel(calls, UNCOUNTED)).collect()
-}
-
-/// The system calls of an arm whose runtime calls the kernel by itself: the kernel's count alone.
-fn kernel_calls(calls: &Stretch) -> Vec<CountRow> {
-    let all = calls.kernel.system_calls.clone();
-    let all = row_of_stretch(calls, "system calls", None, all);
-    let named = by_kernel(calls, KERNEL_NAMES);
-    std::iter::once(all).chain(named).collect()
-}
-
-fn by_kernel<'a>(calls: &'a Stretch, names: &'a [&str]) -> impl Iterator<Item = CountRow> + 'a {
-    let row = |name: &&str| row_of_stretch(calls, name, None, kernel_of(&calls.kernel, name));
-    names.iter().map(row)
+    if others.value().is_some_and(|&others| others > IN_PASSING) {
+        rows.push(row_of_stretch(calls, OTHER_CALLS, None, others));
+    }
+    rows
 }
 
 /// What went through the rings, and bytes: of the stretch too, so that entries and system calls go
@@ -268,6 +297,7 @@ fn moved(calls: &Stretch) -> Vec<CountRow> {
     let (io, served) = (&of.figures.io, &of.figures.served);
     let row = |name: &str, total: u64| CountRow {
         name: name.to_string(),
+        at_least: false,
         program: Some(total as f64 / served.answered.max(1) as f64),
         kernel: Reading::missing("no system call"),
     };
@@ -280,6 +310,7 @@ fn moved(calls: &Stretch) -> Vec<CountRow> {
     if io.io_uring_enter > 0 {
         rows.push(CountRow {
             name: "cqe per enter".to_string(),
+            at_least: false,
             program: Some(io.cqe as f64 / io.io_uring_enter as f64),
             kernel: Reading::missing("no system call"),
         });
@@ -358,6 +389,7 @@ fn row(block: &Block, name: &str, program: Option<u64>, kernel: Reading<u64>) ->
     let per_request = |total: u64| total as f64 / block.requests().max(1) as f64;
     CountRow {
         name: name.to_string(),
+        at_least: false,
         program: program.map(per_request),
         kernel: kernel.map(per_request),
     }

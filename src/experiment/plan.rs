@@ -59,16 +59,44 @@ impl Arm {
     }
 }
 
-impl Arm {
-    /// Whether the program's count has all of its system calls: a runtime's own are not in it, be it
-    /// that of the loop or that of the sandbox, which maps memory for each request `on-demand`.
-    pub fn counts_its_calls(&self) -> bool {
-        !self.maps_for_each_request()
-            && models::find(&self.model).is_none_or(|model| model.shape != Shape::RuntimeOwned)
-    }
+/// How many of an arm's system calls the program counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgramCounts {
+    /// All but what [`UNCOUNTED`](super::counts::UNCOUNTED) names, of which a light request has next to
+    /// none.
+    All,
+    /// All that this program asks for itself; not what this is.
+    AllBut(&'static str),
+    /// None: an async runtime owns the loop and makes them.
+    None,
 }
 
 impl Arm {
+    /// How many of its system calls the program counts.
+    pub fn program_counts(&self) -> ProgramCounts {
+        let shape = models::find(&self.model).map(|model| model.shape);
+        let parks = shape == Some(Shape::ThreadPerConnection);
+        match self.offload.parse() {
+            _ if shape == Some(Shape::RuntimeOwned) => ProgramCounts::None,
+            Ok(Policy::Spawn) => ProgramCounts::AllBut(
+                "what the C library calls at a thread's birth and death, the thread's own timer and sandbox",
+            ),
+            Ok(Policy::Pool) if parks => ProgramCounts::AllBut(
+                "threads parked and unparked, locks that several threads want",
+            ),
+            Ok(Policy::Pool) => ProgramCounts::AllBut("locks that several threads want"),
+            _ if self.maps_for_each_request() => {
+                ProgramCounts::AllBut("memory that the sandbox's runtime maps for each request")
+            }
+            _ => ProgramCounts::All,
+        }
+    }
+
+    /// Whether handlers run on other threads than those that do the I/O.
+    pub fn runs_elsewhere(&self) -> bool {
+        matches!(self.offload.parse(), Ok(Policy::Spawn | Policy::Pool))
+    }
+
     /// Whether the sandbox's runtime maps and unmaps memory for each request.
     pub fn maps_for_each_request(&self) -> bool {
         self.isolation == Isolation::OnDemand.to_string()

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::ExperimentError;
 use super::child::Server;
 use super::counts;
+use super::plan::Arm;
 use crate::control::{HELPERS, Report};
 use crate::measure::perf::{Counted, Counters, Selection};
 
@@ -20,8 +21,8 @@ use crate::measure::perf::{Counted, Counters, Selection};
 const SETTLING: Duration = Duration::from_millis(150);
 /// How long the kernel counts, in either stretch.
 const STRETCH: Duration = Duration::from_millis(150);
-/// Until tracepoints are gone: the kernel waits some 40 ms for each.
-const DETACHING: Duration = Duration::from_millis(450);
+/// Until tracepoints are gone: the kernel waits some 40 ms for each, and an arm has 10 to 18.
+const DETACHING: Duration = Duration::from_millis(700);
 /// What a counting block takes longer than another, without the processor's counters.
 pub(super) const CALLS_COUNTED: Duration =
     SETTLING.saturating_add(STRETCH).saturating_add(DETACHING);
@@ -68,15 +69,15 @@ pub(super) struct Tracer {
 }
 
 impl Tracer {
-    /// Attaches to the threads that serve, so that the laboratory's own questions are not counted.
-    pub(super) fn attach(server: &mut Server) -> Result<Self, ExperimentError> {
+    /// Attaches to the threads that serve `arm`, so that the laboratory's own questions are not counted.
+    pub(super) fn attach(server: &mut Server, arm: &Arm) -> Result<Self, ExperimentError> {
         // Whoever answers has all its helpers, and they have their names.
         server.report()?;
         let pids = server.pids();
         let helps = |tid: i32, name: &str| pids.contains(&tid) || HELPERS.contains(&name);
         let calls = Selection {
             software: true,
-            ..Selection::calls(counts::KERNEL_NAMES)
+            ..Selection::calls(&counts::kernel_names(arm))
         };
         let attach = |selection| Some(Counters::attach_but(pids, helps, selection));
         Ok(Self {

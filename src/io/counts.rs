@@ -32,8 +32,18 @@ crate::measure::counter::counters! {
     timer_settime,
     /// fcntl(2).
     fcntl,
-    /// clone3(2): a thread for a connection.
+    /// clone3(2): a thread for a connection, or for a request.
     clone3,
+    /// futex(2) between a thread and its workers: waking one for a request, and the worker's sleep
+    /// before it. What locks ask for that several threads want is not in it: the standard library
+    /// does not tell.
+    futex,
+    /// write(2) to an eventfd: another thread wakes this one.
+    write,
+    /// tgkill(2): likewise, by a signal.
+    tgkill,
+    /// io_uring_register(2): likewise, by a message into its ring.
+    io_uring_register,
     /// Submission queue entries: work handed to the ring, not system calls.
     sqe,
     /// Completion queue entries.

@@ -13,7 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpid, gettid};
 
-use super::ring_message;
+use super::{Counts, ring_message};
 
 /// Cheap to clone; works from any thread, and from none at all once the driver is gone.
 #[derive(Clone, Debug)]
@@ -45,6 +45,22 @@ impl Waker {
             Means::Bell(wire) => wire.pull(),
             Means::Flag(flag) => flag.0.store(true, Ordering::Release),
         }
+    }
+
+    /// Notes that other threads woke this one `times`, at a system call each: what they call is counted
+    /// with the thread that they call it for, which alone may write its counts.
+    pub(crate) fn note(&self, times: u64, counts: &Counts) {
+        let call = match &self.0 {
+            Means::Event(_) => &counts.write,
+            Means::Bell(wire) => match *wire.end.read().unwrap_or_else(PoisonError::into_inner) {
+                Some(End::Ring { .. }) => &counts.io_uring_register,
+                Some(End::Thread { .. }) => &counts.tgkill,
+                None => return,
+            },
+            // Memory alone.
+            Means::Flag(_) => return,
+        };
+        call.add(times);
     }
 
     pub(super) fn as_raw_fd(&self) -> RawFd {

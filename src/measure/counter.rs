@@ -28,8 +28,10 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct $live { $($(#[$doc])* pub $name: $crate::measure::counter::Counter,)* }
 
-        /// The same figures at one moment, or the difference or sum of two such.
+        /// The same figures at one moment, or the difference or sum of two such. Older results lack
+        /// some.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        #[serde(default)]
         pub struct $snapshot { $($(#[$doc])* pub $name: u64,)* }
 
         impl $live {

@@ -33,6 +33,8 @@ struct Contents {
     waited: Duration,
     /// Bytes that were copied on the way to its outcome.
     bytes_copied: u64,
+    /// Times that its thread slept before it began it.
+    sleeps: u32,
 }
 
 /// A request's own copy of itself.
@@ -134,6 +136,7 @@ impl Default for Job {
             since: None,
             waited: Duration::ZERO,
             bytes_copied: 0,
+            sleeps: 0,
         }))
     }
 }
@@ -168,6 +171,7 @@ impl Job {
         this.since = None;
         this.waited = Duration::ZERO;
         this.bytes_copied = 0;
+        this.sleeps = 0;
     }
 
     /// It leaves its thread now.
@@ -178,6 +182,16 @@ impl Job {
     /// The thread that will run it has it in its hands.
     pub fn begin(&mut self) {
         self.0.waited = self.0.since.map_or(Duration::ZERO, |since| since.elapsed());
+    }
+
+    /// That thread slept so often before it had something to do, at a futex(2) each.
+    pub fn note_sleeps(&mut self, sleeps: u32) {
+        self.0.sleeps = sleeps;
+    }
+
+    /// How often it did.
+    pub fn sleeps(&self) -> u32 {
+        self.0.sleeps
     }
 
     /// How long it waited for that thread.

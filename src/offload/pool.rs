@@ -11,7 +11,7 @@ use std::{io, thread};
 use super::Job;
 use super::queue::Queue;
 use super::remote::{Dispatch, Errand, Home};
-use crate::io::Token;
+use crate::io::{Counts, Token};
 use crate::measure::probe::{Probe, Stage};
 use crate::sandbox::{Failure, Sandbox, ShardSandbox};
 
@@ -131,8 +131,10 @@ pub(super) fn work<W>(
     mut run: impl FnMut(&mut W, &mut Errand),
 ) {
     let mut worker = equip();
-    while let Some(mut errand) = queue.pop(|| tidy(&mut worker)) {
+    let mut slept = 0;
+    while let Some(mut errand) = queue.pop(&mut slept, || tidy(&mut worker)) {
         errand.job.begin();
+        errand.job.note_sleeps(std::mem::take(&mut slept));
         if !errand.job.cancelled().is_set()
             && catch_unwind(AssertUnwindSafe(|| run(&mut worker, &mut errand))).is_err()
         {
@@ -188,10 +190,15 @@ impl Ready {
 }
 
 impl Dispatch for Arc<Workers> {
-    fn dispatch<P: Probe>(&mut self, errand: Errand) -> Result<(), (Job, Failure)> {
+    fn dispatch<P: Probe>(
+        &mut self,
+        errand: Errand,
+        counts: &Counts,
+    ) -> Result<(), (Job, Failure)> {
         let pushed = P::within(Stage::HandOver, || self.queue.push(errand));
         let waking = pushed.map_err(|errand| (errand.job, Failure::QueueFull))?;
         if waking.is_due() {
+            counts.futex.add(1);
             P::within(Stage::FutexWake, || drop(waking));
         }
         Ok(())

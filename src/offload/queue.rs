@@ -87,9 +87,10 @@ impl<T> Queue<T> {
         })
     }
 
-    /// Takes the first item, and sleeps until there is one. `None`: the queue is closed and empty.
+    /// Takes the first item, and sleeps until there is one; adds to `slept` how often, at a system call
+    /// each. `None`: the queue is closed and empty.
     /// Calls `tidy` before it sleeps, and again each time that [`Queue::tidy`] was called since.
-    pub fn pop(&self, mut tidy: impl FnMut()) -> Option<T> {
+    pub fn pop(&self, slept: &mut u32, mut tidy: impl FnMut()) -> Option<T> {
         let mut state = self.state();
         let mut tidied = None;
         loop {
@@ -109,6 +110,7 @@ impl<T> Queue<T> {
             }
             state.asleep += 1;
             loop {
+                *slept += 1;
                 state = match self.work.wait(state) {
                     Ok(state) => state,
                     Err(poisoned) => poisoned.into_inner(),

@@ -12,7 +12,7 @@ use super::job::Cancelled;
 use super::mailbox::Mailbox;
 use super::{Job, Offload, Started, encode};
 use crate::http;
-use crate::io::{Buf, Token, Waker};
+use crate::io::{Buf, Counts, Token, Waker};
 use crate::measure::probe::{Probe, Stage};
 use crate::sandbox::{Failure, ShardSandbox};
 use crate::served::Served;
@@ -57,6 +57,15 @@ impl Home {
         self.mailbox.fall_asleep()
     }
 
+    /// Notes the system calls of having woken its thread `times`. A parked thread is left out: only the
+    /// standard library knows whether it slept by then.
+    fn note(&self, times: u64, counts: &Counts) {
+        match &self.wake {
+            Wake::Driver(waker) => waker.note(times, counts),
+            Wake::Thread(_) => {}
+        }
+    }
+
     /// Sends a job home, from any thread.
     pub fn send(&self, job: Job) {
         if self.mailbox.post(job) {
@@ -80,11 +89,12 @@ pub struct Errand {
 
 /// Finds a thread for an errand.
 pub trait Dispatch {
-    /// Sends it off. It comes home in the end, whatever happens.
+    /// Sends it off, and counts the system calls of that. It comes home in the end, whatever happens.
     ///
     /// # Errors
     /// No thread will do it; here it is back, with the reason.
-    fn dispatch<P: Probe>(&mut self, errand: Errand) -> Result<(), (Job, Failure)>;
+    fn dispatch<P: Probe>(&mut self, errand: Errand, counts: &Counts)
+    -> Result<(), (Job, Failure)>;
 
     /// Takes back the errand of `owner` on the way to `home`, if nobody has begun it.
     fn withdraw(&mut self, owner: Token, home: &Arc<Home>) -> Option<Job>;
@@ -95,6 +105,8 @@ pub struct Remote<D, P> {
     dispatch: D,
     handler: Arc<ShardSandbox>,
     home: Arc<Home>,
+    /// System calls of this thread, and of others for it.
+    counts: Arc<Counts>,
     /// Whose requests are out, and how to stop them.
     owners: HashMap<Token, Cancelled>,
     /// Jobs that are out, in vain ones among them.
@@ -106,12 +118,14 @@ pub struct Remote<D, P> {
 }
 
 impl<D: Dispatch, P: Probe> Remote<D, P> {
-    /// Has `handler` run by the threads that `dispatch` finds, for the thread woken by `wake`.
-    pub fn new(dispatch: D, handler: Arc<ShardSandbox>, wake: Wake) -> Self {
+    /// Has `handler` run by the threads that `dispatch` finds, for the thread woken by `wake`, whose
+    /// system calls are in `counts`.
+    pub fn new(dispatch: D, handler: Arc<ShardSandbox>, wake: Wake, counts: Arc<Counts>) -> Self {
         Self {
             dispatch,
             handler,
             home: Home::new(wake),
+            counts,
             owners: HashMap::new(),
             out: 0,
             arrived: Vec::new(),
@@ -141,7 +155,7 @@ impl<D: Dispatch, P: Probe> Offload for Remote<D, P> {
             handler: self.handler.clone(),
             home: self.home.clone(),
         };
-        match self.dispatch.dispatch::<P>(errand) {
+        match self.dispatch.dispatch::<P>(errand, &self.counts) {
             Ok(()) => {
                 self.owners.insert(owner, cancelled);
                 self.out += 1;
@@ -158,13 +172,16 @@ impl<D: Dispatch, P: Probe> Offload for Remote<D, P> {
     fn next(&mut self, served: &Served) -> Option<Job> {
         loop {
             if self.arrived.is_empty() && self.out > 0 {
-                served.woken.add(self.home.take(&mut self.arrived).into());
+                let woken = self.home.take(&mut self.arrived).into();
+                served.woken.add(woken);
+                self.home.note(woken, &self.counts);
                 served.come_home.add(self.arrived.len() as u64);
                 self.arrived.reverse();
             }
             let job = self.arrived.pop()?;
             self.out -= 1;
             served.bytes_copied.add(job.bytes_copied());
+            self.counts.futex.add(job.sleeps().into());
             if !job.cancelled().is_set() {
                 self.owners.remove(&job.owner());
                 served.queued.add(1);

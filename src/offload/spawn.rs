@@ -11,7 +11,7 @@ use std::thread;
 
 use super::Job;
 use super::remote::{Dispatch, Errand, Home};
-use crate::io::Token;
+use crate::io::{Counts, Token};
 use crate::measure::probe::{Probe, Stage};
 use crate::sandbox::{Failure, Sandbox};
 
@@ -44,7 +44,11 @@ impl Drop for Alive {
 }
 
 impl Dispatch for Spawn {
-    fn dispatch<P: Probe>(&mut self, errand: Errand) -> Result<(), (Job, Failure)> {
+    fn dispatch<P: Probe>(
+        &mut self,
+        errand: Errand,
+        counts: &Counts,
+    ) -> Result<(), (Job, Failure)> {
         let room = |alive: usize| (alive < self.limit).then_some(alive + 1);
         let counted = self
             .alive
@@ -62,6 +66,7 @@ impl Dispatch for Spawn {
                 .stack_size(self.stack_bytes);
             (job.clone(), job, thread)
         });
+        counts.clone3.add(1);
         let born = P::within(Stage::Clone, || {
             thread.spawn(move || {
                 let mut job = take(&taken).expect("only a thread that was not born leaves it");

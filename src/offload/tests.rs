@@ -9,7 +9,7 @@ use super::remote::{Dispatch, Errand};
 use super::{Home, Job, Offload, Remote, Started, Wake, encode};
 use crate::handlers::Handlers;
 use crate::http;
-use crate::io::{Token, Waker};
+use crate::io::{Counts, Token, Waker};
 use crate::measure::probe::Off;
 use crate::sandbox::{Failure, Handler, Isolation, Limits, ShardSandbox, Source};
 use crate::served::Served;
@@ -21,7 +21,7 @@ fn what_does_not_fit_comes_back() {
     assert_eq!(is_due('a'), Ok(false), "nobody sleeps");
     assert_eq!(is_due('b'), Ok(false));
     assert_eq!(is_due('c'), Err('c'));
-    let pop = || queue.pop(|| ());
+    let pop = || queue.pop(&mut 0, || ());
     assert_eq!(pop(), Some('a'));
     assert_eq!(is_due('c'), Ok(false));
     assert_eq!(queue.remove(|item| *item == 'b'), Some('b'));
@@ -86,7 +86,8 @@ fn a_worker_that_panics_is_a_500_and_the_next_request_is_served() {
     });
     let workers = Workers::start(1, 2, &[], limits.thread_stack_bytes()).expect("a thread");
     let this = Wake::Thread(std::thread::current());
-    let mut remote = Remote::<_, Off>::new(workers, handler.unwrap(), this);
+    let counts = Arc::new(Counts::default());
+    let mut remote = Remote::<_, Off>::new(workers, handler.unwrap(), this, counts);
     let mut storage = http::HeaderStorage::new();
     let text = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     let step = http::Decoder::new().decode(text, &mut storage, &http::Limits::default());
@@ -137,7 +138,12 @@ fn a_worker_that_sleeps_lets_go_of_what_was_exchanged() {
         handler: old.clone(),
         home: home.clone(),
     };
-    assert!(workers.clone().dispatch::<Off>(errand).is_ok());
+    assert!(
+        workers
+            .clone()
+            .dispatch::<Off>(errand, &Counts::default())
+            .is_ok()
+    );
     let mut done = Vec::new();
     let begun = std::time::Instant::now();
     let until = |what: &str, come: &mut dyn FnMut() -> bool| {

@@ -7,12 +7,15 @@ use super::side_by_side::{Line, tables};
 use super::terminal::wrap;
 use super::units::{digits, percent_bounds};
 use crate::experiment::counts::turns::REQUESTS_PER_TURN;
-use crate::experiment::counts::{CountColumn, CountRow};
+use crate::experiment::counts::{ALL_CALLS, CountColumn, CountRow, OTHER_CALLS, UNCOUNTED};
 use crate::experiment::plan::PRICED_FROM;
 use crate::measure::reading::Reading;
 
 /// A figure that could not be had; the reason stands below.
 const ABSENT: &str = "n/a";
+
+/// Before a count that lacks some.
+pub(super) const AT_LEAST: &str = "≥ ";
 
 /// The counts of every arm.
 pub(super) fn text(columns: &[CountColumn]) -> String {
@@ -111,6 +114,24 @@ pub(super) fn text(columns: &[CountColumn]) -> String {
         );
         let _ = write!(text, "\n{}", wrap(&sentence));
     }
+    let alone = kernels_alone(columns);
+    if !alone.is_empty() {
+        let sentence = format!(
+            "In the kernel's \"{ALL_CALLS}\" and in no count of the program's: {}.",
+            alone.join(", ")
+        );
+        let _ = write!(text, "\n{}", wrap(&sentence));
+    }
+    for column in columns {
+        let Some(what) = &column.not_counted else {
+            continue;
+        };
+        let sentence = format!(
+            "{}: the program counts its own calls, at least so many; not {what}.",
+            column.label
+        );
+        let _ = write!(text, "\n{}", wrap(&sentence));
+    }
     for (reason, names) in reasons {
         let _ = write!(
             text,
@@ -122,6 +143,26 @@ pub(super) fn text(columns: &[CountColumn]) -> String {
     text
 }
 
+/// Names of system calls that the kernel has met in an arm whose program counts others alone.
+fn kernels_alone(columns: &[CountColumn]) -> Vec<&str> {
+    let mut names = Vec::new();
+    for column in columns {
+        let is_all = |row: &&CountRow| row.name == ALL_CALLS;
+        let counts = column.rows.iter().find(is_all);
+        if counts.is_none_or(|all| all.program.is_none()) {
+            continue;
+        }
+        let met = |row: &&CountRow| row.program.is_none() && row.kernel.value() > Some(&0.0);
+        for row in column.rows.iter().filter(met) {
+            let name = row.name.as_str();
+            if (UNCOUNTED.contains(&name) || name == OTHER_CALLS) && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
 /// The program's count and the kernel's.
 fn cells(row: CountRow) -> Vec<String> {
     let kernel = match (&row.program, &row.kernel) {
@@ -129,7 +170,9 @@ fn cells(row: CountRow) -> Vec<String> {
         (None, Reading::Missing(_)) => ABSENT.to_string(),
         (Some(_), Reading::Missing(_)) => String::new(),
     };
-    vec![row.program.map_or_else(String::new, figure), kernel]
+    let least = if row.at_least { AT_LEAST } else { "" };
+    let program = |count| format!("{least}{}", figure(count));
+    vec![row.program.map_or_else(String::new, program), kernel]
 }
 
 /// A count per request, 0 only if nothing was counted.
@@ -153,6 +196,7 @@ mod tests {
         let text = text(&[CountColumn {
             label: "epoll".to_string(),
             rows: Vec::new(),
+            not_counted: None,
             price: Some(0.009),
             price_interval: interval(0.991, 1.031),
             control_interval: interval(0.98, 1.02),
@@ -171,6 +215,7 @@ mod tests {
         let row = |name: &str, program, kernel| CountRow {
             name: name.to_string(),
             program,
+            at_least: false,
             kernel,
         };
         let absent = || Reading::missing("a reason");
@@ -189,6 +234,7 @@ mod tests {
                 row("run-queue wait, ns", None, Reading::Value(12_345_678.0)),
                 row("cycles, user", None, absent()),
             ],
+            not_counted: None,
             price: Some(0.012),
             price_interval: None,
             control_interval: None,

@@ -102,7 +102,8 @@ fn sandbox_ns(analysis: &Analysis, label: &str) -> Option<f64> {
     Some(SANDBOX.iter().filter_map(|stage| column.ns(*stage)).sum())
 }
 
-/// The program's own count where it has one.
+/// The program's own count where it has one of all.
 fn program_or_kernel(row: &CountRow) -> Option<f64> {
-    row.program.or_else(|| row.kernel.value().copied())
+    let program = row.program.filter(|_| !row.at_least);
+    program.or_else(|| row.kernel.value().copied())
 }

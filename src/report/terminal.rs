@@ -11,6 +11,7 @@ use super::memory::memory;
 use super::units::{count, digits, microseconds};
 use super::{counts, ledger};
 use crate::experiment::analysis::{Analysis, LoadTable, Row};
+use crate::experiment::counts::{ALL_CALLS, CountColumn};
 use crate::experiment::plan::{Load, Plan};
 use crate::experiment::result::Experiment;
 use crate::load;
@@ -41,7 +42,7 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
         let _ = writeln!(text, "{}", memory(table));
     }
     for ledger in &analysis.ledgers {
-        let calls = calls(&analysis.tables, ledger.load);
+        let calls = calls(analysis, ledger.load);
         let of_load = analysis
             .tables
             .iter()
@@ -82,12 +83,24 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
     text + &closing(&analysis.verdict, kind)
 }
 
-/// System calls of each arm per request under `load`, by the program's count.
-fn calls(tables: &[LoadTable], load: Load) -> Calls {
-    let table = tables.iter().find(|table| table.load == load);
-    let rows = table.into_iter().flat_map(|table| &table.rows);
-    let known = |row: &Row| Some((row.label.clone(), row.system_calls?));
-    rows.filter_map(known).collect()
+/// System calls of each arm per request under `load`, all by one counter: the program, if it counts all
+/// of every arm; else the kernel, which counts at saturation; else the program, of those that it can.
+fn calls(analysis: &Analysis, load: Load) -> Calls {
+    let table = analysis.tables.iter().find(|table| table.load == load);
+    let rows = || table.into_iter().flat_map(|table| &table.rows);
+    let by_program = |row: &Row| Some((row.label.clone(), row.system_calls?));
+    if rows().all(|row| row.system_calls.is_some()) || load != Load::Saturation {
+        return rows().filter_map(by_program).collect();
+    }
+    let by_kernel = |column: &CountColumn| {
+        let row = column.rows.iter().find(|row| row.name == ALL_CALLS)?;
+        Some((column.label.clone(), *row.kernel.value()?))
+    };
+    let kernels: Calls = analysis.counts.iter().filter_map(by_kernel).collect();
+    if kernels.is_empty() {
+        return rows().filter_map(by_program).collect();
+    }
+    kernels
 }
 
 /// The verdict, on which `kind` of run, and its causes.
@@ -153,6 +166,11 @@ fn cells(row: &Row) -> [String; 9] {
         ),
         Err(_) => (absent(), String::new()),
     };
+    let calls = match (row.system_calls, row.system_calls_at_least) {
+        (Some(calls), _) => digits(calls),
+        (None, Some(calls)) => format!("≥{}", digits(calls)),
+        (None, None) => absent(),
+    };
     let throughput = count(row.throughput);
     let throughput = if row.blocks == 0 {
         absent()
@@ -171,7 +189,7 @@ fn cells(row: &Row) -> [String; 9] {
         throughput,
         latency(row.latency_ns_p50),
         latency(row.latency_ns_p99),
-        row.system_calls.map_or_else(absent, digits),
+        calls,
         digits(row.switches),
     ]
 }
@@ -274,14 +292,23 @@ fn of_saturation(table: &LoadTable) -> String {
 
 /// System calls per request, with whose count it is where that is not the program's.
 fn calls_of(row: &Row, analysis: &Analysis) -> String {
-    if let Some(calls) = row.system_calls {
-        return digits(calls);
-    }
     let counted = analysis.counts.iter().find(|arm| arm.label == row.label);
-    let by_kernel = counted.and_then(|arm| arm.rows.iter().find(|row| row.name == "system calls"));
-    match by_kernel.and_then(|row| row.kernel.value()) {
-        Some(calls) => format!("{} (its runtime's, by the kernel's count)", digits(*calls)),
-        None => "n/a (its runtime's are counted by the kernel alone)".to_string(),
+    let by_kernel = counted.and_then(|arm| arm.rows.iter().find(|row| row.name == ALL_CALLS));
+    let by_kernel = by_kernel.and_then(|row| row.kernel.value());
+    match (row.system_calls, row.system_calls_at_least, by_kernel) {
+        (Some(calls), ..) => digits(calls),
+        (None, Some(own), Some(all)) => {
+            format!(
+                "{} (by the kernel's count; {} its own)",
+                digits(*all),
+                digits(own)
+            )
+        }
+        (None, Some(own), None) => format!("at least {}", digits(own)),
+        (None, None, Some(all)) => {
+            format!("{} (its runtime's, by the kernel's count)", digits(*all))
+        }
+        (None, None, None) => "n/a (its runtime's are counted by the kernel alone)".to_string(),
     }
 }
 
@@ -468,7 +495,8 @@ mod tests {
             client_limited,
             latency_ns_p50: Some(123_456),
             latency_ns_p99: Some(19_876_543),
-            system_calls: Some(2.4567),
+            system_calls: None,
+            system_calls_at_least: Some(12.4567),
             switches: 0.1234,
             counts: Vec::new(),
             machine_ns: None,
@@ -546,7 +574,7 @@ mod tests {
         let text = of_load(&table).to_string();
         assert!(text.contains("≥ 220"), "{text}");
         assert!(text.contains("(client-limited)"), "{text}");
-        assert_eq!(text.matches("≥").count(), 1, "{text}");
+        assert_eq!(text.matches("≥ ").count(), 1, "{text}");
         let widest = text.lines().map(|line| line.trim_end().chars().count());
         assert!(widest.max() <= Some(COLUMNS), "{text}");
     }

@@ -16,9 +16,9 @@ use ringlab::io::{Op, Token};
 use ringlab::measure::probe::Off;
 use ringlab::offload::{Threads, Wake};
 use ringlab::sandbox::{Isolation, Source};
-use ringlab::served::Served;
 use ringlab::server::Server;
 use ringlab::session::{Context, Session};
+use ringlab::shard::Book;
 
 use crate::client::{Client, get, post, post_chunked};
 use crate::server::some_core;
@@ -144,7 +144,7 @@ impl Toy {
             handlers,
             &Threads::default(),
             &Wake::Thread(std::thread::current()),
-            Arc::new(Served::default()),
+            &Book::default(),
         );
         let context = context.expect("a timer can be made");
         Self {

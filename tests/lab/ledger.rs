@@ -352,6 +352,42 @@ fn the_time_of_handlers_on_other_threads_is_a_row() {
     }
 }
 
+/// Whatever of it the program can see, it counts; what it cannot is no disagreement.
+#[test]
+fn what_handlers_on_other_threads_call_is_counted() {
+    let command = ["exec \"$0\" \"$@\"", TRACEFS][usize::from(can_trace())];
+    let options = ["--model", "epoll", "--offload", "inline,spawn,pool"];
+    let quick = ["--measure", "cost", "--equal-rate-rounds", "0"];
+    let experiment = compare("elsewhere", command, &[options, quick].concat());
+    let causes = &experiment.analysis.verdict.causes;
+    let apart = causes.iter().find(|cause| cause.what.contains("apart"));
+    assert!(apart.is_none(), "{apart:?}");
+    for column in &experiment.analysis.counts {
+        let program = |name: &str| {
+            let row = column.rows.iter().find(|row| row.name == name)?;
+            row.program.filter(|count| *count > 0.0)
+        };
+        let all = column.rows.iter().find(|row| row.name == "system calls");
+        let all = all.unwrap_or_else(|| panic!("{column:?}"));
+        let elsewhere = column.label != "inline";
+        assert_eq!(all.at_least, elsewhere, "{column:?}");
+        assert_eq!(program("write").is_some(), elsewhere, "{column:?}");
+        let expected = column.label == "pool";
+        assert_eq!(program("futex").is_some(), expected, "{column:?}");
+        // A thread for each request; its birth alone is a dozen calls.
+        let births = program("clone3").unwrap_or(0.0);
+        assert_eq!(births > 0.9, column.label == "spawn", "{column:?}");
+        if let Some(kernel) = all.kernel.value() {
+            let many = column.label == "spawn";
+            assert_eq!(*kernel > 12.0, many, "all of raw_syscalls: {column:?}");
+        }
+    }
+    let table = &experiment.analysis.tables[0];
+    let whole = table.rows.iter().map(|row| row.system_calls.is_some());
+    let whole: Vec<_> = whole.take(3).collect();
+    assert_eq!(whole, [true, false, false]);
+}
+
 /// /proc/cpuinfo as another machine's, in a mount namespace of its own.
 #[test]
 fn without_a_steady_counter_the_ledger_of_time_is_left_out_with_the_reason() {

@@ -20,10 +20,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ringlab::config::{Config, cores};
-use ringlab::experiment::counts::KERNEL_NAMES;
+use ringlab::experiment::counts::kernel_names;
+use ringlab::experiment::plan::{Arm, arms};
+use ringlab::layout::Layout;
 use ringlab::measure::perf::{Counters, Selection};
 use ringlab::measure::stats::{Ratio, median, paired_log_ratio};
 use ringlab::measure::{cpu_clock, probe};
+use ringlab::offload::Policy;
 use ringlab::sandbox::{Isolation, Source};
 use ringlab::server::Server;
 
@@ -48,6 +51,7 @@ const COUNTING_COSTS: f64 = 1.02;
 
 /// A server of `hello`, and its clients.
 struct Patient {
+    arm: Arm,
     server: Server,
     clients: Clients,
 }
@@ -60,7 +64,18 @@ impl Patient {
         config.probed = probed;
         let server = Server::start(config).expect("a server can be started");
         let clients = Clients::connect(&[server.address()], CONNECTIONS);
-        Patient { server, clients }
+        let arms = arms(
+            &[lab.model],
+            &[lab.isolation],
+            &[Layout::Threads],
+            &[Policy::Inline],
+            &["hello".to_string()],
+        );
+        Patient {
+            arm: arms[0].clone(),
+            server,
+            clients,
+        }
     }
 
     /// CPU time of its threads and requests answered, so far.
@@ -87,7 +102,7 @@ impl Patient {
         let serving = self.server.handle().serving_threads();
         let selection = Selection {
             software: true,
-            ..Selection::calls(KERNEL_NAMES)
+            ..Selection::calls(&kernel_names(&self.arm))
         };
         let own = [process::id().cast_signed()];
         let others = |thread: i32, _: &str| !serving.contains(&thread);
@@ -152,7 +167,10 @@ impl Study {
         for (sample, slices) in self.ns.iter_mut().zip(&slices) {
             sample.push(median(slices));
         }
-        for Patient { server, clients } in servers {
+        for Patient {
+            server, clients, ..
+        } in servers
+        {
             drop(clients);
             server.drain();
         }

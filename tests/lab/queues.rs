@@ -32,7 +32,7 @@ fn a_queue_loses_nothing_and_wakes_whoever_it_must() {
             let queue = queue.clone();
             thread::spawn(move || {
                 let mut sum = 0;
-                while let Some(item) = queue.pop(|| ()) {
+                while let Some(item) = queue.pop(&mut 0, || ()) {
                     sum += item;
                 }
                 sum
@@ -60,7 +60,7 @@ fn a_push_alone_wakes_a_worker() {
         let worker = {
             let (queue, taken) = (queue.clone(), taken.clone());
             thread::spawn(move || {
-                assert_eq!(queue.pop(|| ()), Some(1));
+                assert_eq!(queue.pop(&mut 0, || ()), Some(1));
                 taken.notify();
             })
         };
@@ -85,7 +85,7 @@ fn who_sleeps_is_told_to_tidy_up() {
                         queue.close();
                     }
                 };
-                assert_eq!(queue.pop(end), None);
+                assert_eq!(queue.pop(&mut 0, end), None);
             })
         };
         exchanged.store(true, Ordering::Relaxed);

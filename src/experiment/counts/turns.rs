@@ -37,6 +37,7 @@ pub(super) fn rows(block: &Block) -> Vec<CountRow> {
     let of_turns = of_turns.map(|(name, value)| CountRow {
         name: name.to_string(),
         program: Some(value),
+        at_least: false,
         kernel: of_nobody(),
     });
     of_turns.chain(per_request).collect()

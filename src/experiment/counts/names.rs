@@ -1,0 +1,89 @@
+//! Which system calls the kernel is asked to count by name, and which of them the program counts too.
+//!
+//! Each name costs at context switches and takes time to be detached, so an arm asks for what it may
+//! call and for nothing else.
+
+use crate::experiment::plan::Arm;
+use crate::models;
+
+/// Those that nobody in the program counts, where nothing runs on other threads: of locks, of the guest's
+/// memory, and of the ticks that bound the guest's time (the handler's return; the CPU clock).
+pub const UNCOUNTED: [&str; 7] = [
+    "futex",
+    "madvise",
+    "mmap",
+    "munmap",
+    "mprotect",
+    "rt_sigreturn",
+    "clock_gettime",
+];
+
+/// Those by which workers wake a thread that waits, and by which threads are born.
+const ELSEWHERE: [&str; 4] = ["write", "tgkill", "io_uring_register", "clone3"];
+
+/// What the kernel is asked to count for `arm`, as its tracepoints are called.
+pub fn kernel_names(arm: &Arm) -> Vec<&'static str> {
+    let model = models::find(&arm.model).map_or(&[][..], |model| model.calls);
+    let elsewhere = if arm.runs_elsewhere() {
+        &ELSEWHERE[..]
+    } else {
+        &[]
+    };
+    let mut names = Vec::new();
+    for name in model.iter().chain(elsewhere).chain(&UNCOUNTED) {
+        let name = kernel_name(name);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// The program's name of a call that the kernel's tracepoints call otherwise.
+pub(super) fn kernel_name(name: &str) -> &str {
+    match name {
+        "recv" => "recvfrom",
+        "send" => "sendto",
+        name => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::tests::plan;
+    use crate::io::CountsSnapshot;
+    use crate::models::MODELS;
+    use crate::offload::Policy;
+
+    #[test]
+    fn an_arm_asks_for_what_it_may_call() {
+        let names = |model: &str, policy: Policy| {
+            let mut arm = plan().setting.arms[0].clone();
+            (arm.model, arm.offload) = (model.to_string(), policy.to_string());
+            kernel_names(&arm)
+        };
+        let epoll = names("epoll", Policy::Inline);
+        for name in ["recvfrom", "read", "timerfd_settime", "accept4", "futex"] {
+            assert!(epoll.contains(&name), "{epoll:?}");
+        }
+        assert!(!epoll.contains(&"io_uring_enter"), "{epoll:?}");
+        assert!(!epoll.contains(&"write"), "{epoll:?}");
+        assert!(names("epoll", Policy::Pool).contains(&"write"));
+        let blocking = names("blocking", Policy::Spawn);
+        let births = blocking.iter().filter(|name| **name == "clone3");
+        assert_eq!(births.count(), 1, "once: {blocking:?}");
+    }
+
+    #[test]
+    fn models_call_what_is_counted() {
+        let counted = CountsSnapshot::default().named();
+        let counted = counted.iter().map(|(name, _)| *name);
+        let counted: Vec<_> = counted
+            .filter(|name| CountsSnapshot::is_system_call(name))
+            .collect();
+        for name in MODELS.iter().flat_map(|model| model.calls) {
+            assert!(counted.contains(name), "{name}");
+        }
+    }
+}
