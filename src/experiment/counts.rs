@@ -27,15 +27,29 @@ use crate::measure::reading::Reading;
 use crate::measure::stats::{Interval, Level, Verdict};
 
 /// What the two counts of one name may differ by, as a part of the kernel's.
-const TOLERANCE: f64 = 0.01;
+pub const TOLERANCE: f64 = 0.01;
 /// A difference so small is none: a thread may be between the call and its own note of it.
 const IN_PASSING: u64 = 10;
+
+/// Why the kernel has no count of what is no event of its own: nothing is missing.
+pub const PROGRAMS_ALONE: &str = "the program's own";
 
 /// The row of all of them together.
 pub const ALL_CALLS: &str = "system calls";
 
 /// The row of those that the kernel was not asked about by name.
 pub const OTHER_CALLS: &str = "other system calls";
+
+/// How many completions an io_uring_enter brought.
+pub const CQES_PER_ENTER: &str = "CQEs per enter";
+
+/// Rows of which a figure is not a request's share.
+pub const NOT_PER_REQUEST: [&str; 4] = [
+    CQES_PER_ENTER,
+    turns::REQUESTS_PER_TURN,
+    turns::TURN_NS,
+    turns::LONGEST_TURN_NS,
+];
 
 /// The row of guests' memory that was put back.
 pub const RESET_BYTES: &str = "bytes put back";
@@ -54,6 +68,11 @@ pub struct CountColumn {
     /// What the program's count of system calls lacks, if it has one that lacks something.
     #[serde(default)]
     pub not_counted: Option<String>,
+    /// How closely the two counts could be compared, as a part of the kernel's: of the calls counted
+    /// twice, the widest. The program is asked before and after the kernel is, so that its count is
+    /// known between a least and a most.
+    #[serde(default)]
+    pub compared_within: Option<f64>,
     /// What the counting blocks' windows cost, as a part of the CPU per request of those beside.
     pub price: Option<f64>,
     /// The bounds of that; `None` of too few rounds.
@@ -111,9 +130,9 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
     let last = counted.last()?;
     let calls = last.calls.as_ref()?;
     let mut rows = system_calls(calls, program);
-    rows.extend(moved(calls));
+    rows.extend(moved(calls, &arm.model));
     rows.extend(turns::rows(last));
-    rows.extend(scheduling(last, calls));
+    rows.extend(scheduling(last, calls, &arm.model));
     rows.extend(processor(last));
     let traced = calls.kernel.system_calls.value().is_some();
     let calls_ns = |block: &&Block| block.calls.as_ref().map(|calls| calls.most);
@@ -134,6 +153,7 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
             ProgramCounts::AllBut(what) => Some(what.to_string()),
             ProgramCounts::All | ProgramCounts::None => None,
         },
+        compared_within: compared_within(calls, program),
         price: price(cpu_ns_per_request(&counted)),
         price_interval: interval(&counted, &beside),
         control_interval: interval(&of(Pass::Again), &beside),
@@ -152,7 +172,7 @@ fn kernel_of(counted: &Counted, name: &str) -> Reading<u64> {
     let mut named = counted.by_name.iter();
     let found = named.find(|(known, _)| known == names::kernel_name(name));
     found.map_or_else(
-        || Reading::missing("not asked for"),
+        || Reading::missing("not asked of the kernel"),
         |(_, reading)| reading.clone(),
     )
 }
@@ -234,6 +254,17 @@ fn check(calls: &Stretch, program: ProgramCounts, label: &str, verdict: &mut Ver
     }
 }
 
+/// The most by which a count of the program's may differ from the kernel's unseen.
+fn compared_within(calls: &Stretch, program: ProgramCounts) -> Option<f64> {
+    let pairs = pairs(calls, program).into_iter();
+    let widths = pairs.filter(|pair| !pair.at_least).filter_map(|pair| {
+        let kernel = *counted_twice(&pair, &calls.kernel).value()?;
+        let apart = kernel.abs_diff(pair.least).max(kernel.abs_diff(pair.most));
+        Some(apart.saturating_sub(IN_PASSING) as f64 / kernel.max(1) as f64)
+    });
+    widths.max_by(f64::total_cmp)
+}
+
 /// A row of a stretch: per request, of which the kernel's interval had as many as lie between the
 /// least and the most that the program saw.
 fn row_of_stretch(
@@ -292,27 +323,31 @@ fn system_calls(calls: &Stretch, program: ProgramCounts) -> Vec<CountRow> {
 
 /// What went through the rings, and bytes: of the stretch too, so that entries and system calls go
 /// together.
-fn moved(calls: &Stretch) -> Vec<CountRow> {
+fn moved(calls: &Stretch, model: &str) -> Vec<CountRow> {
     let of = &calls.most;
     let (io, served) = (&of.figures.io, &of.figures.served);
     let row = |name: &str, total: u64| CountRow {
         name: name.to_string(),
         at_least: false,
         program: Some(total as f64 / served.answered.max(1) as f64),
-        kernel: Reading::missing("no system call"),
+        kernel: Reading::missing(PROGRAMS_ALONE),
     };
     let mut rows: Vec<CountRow> = io
         .named()
         .into_iter()
-        .filter(|(name, value)| !CountsSnapshot::is_system_call(name) && *value > 0)
-        .map(|(name, value)| row(name, value))
+        // One row with the kernel's, below.
+        .filter(|(name, _)| *name != "io_wq")
+        .filter_map(|(name, value)| {
+            let term = names::ring_term(name)?;
+            (value > 0 || names::can_have(model, name)).then(|| row(term, value))
+        })
         .collect();
     if io.io_uring_enter > 0 {
         rows.push(CountRow {
-            name: "cqe per enter".to_string(),
+            name: CQES_PER_ENTER.to_string(),
             at_least: false,
             program: Some(io.cqe as f64 / io.io_uring_enter as f64),
-            kernel: Reading::missing("no system call"),
+            kernel: Reading::missing(PROGRAMS_ALONE),
         });
     }
     rows.push(row("bytes in", served.bytes_in));
@@ -325,8 +360,8 @@ fn moved(calls: &Stretch) -> Vec<CountRow> {
 }
 
 /// Switches and faults: of the stretch, by whoever counts them.
-fn scheduling(block: &Block, calls: &Stretch) -> Vec<CountRow> {
-    let missing = || Reading::missing("not counted");
+fn scheduling(block: &Block, calls: &Stretch, model: &str) -> Vec<CountRow> {
+    let missing = || Reading::missing(PROGRAMS_ALONE);
     let both = |name: &str, program: Option<fn(&Report) -> u64>, kernel: Reading<u64>| {
         let mean =
             |count: fn(&Report) -> u64| (count(&calls.least) + count(&calls.most)) as f64 / 2.0;
@@ -361,7 +396,11 @@ fn scheduling(block: &Block, calls: &Stretch) -> Vec<CountRow> {
             Some(|report| report.major_faults),
             kernel.major_faults.clone(),
         ),
-        both("io-wq punts", None, kernel.io_wq_punts.clone()),
+        both(
+            "io-wq punts",
+            names::can_have(model, "io_wq").then_some(|report| report.figures.io.io_wq),
+            kernel.io_wq_punts.clone(),
+        ),
         row(block, "run-queue wait, ns", None, wait),
         row(block, "off-CPU, ns", None, block.noise.off_cpu_ns.clone()),
     ]

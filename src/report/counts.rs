@@ -7,7 +7,10 @@ use super::side_by_side::{Line, tables};
 use super::terminal::wrap;
 use super::units::{digits, percent_bounds};
 use crate::experiment::counts::turns::REQUESTS_PER_TURN;
-use crate::experiment::counts::{ALL_CALLS, CountColumn, CountRow, OTHER_CALLS, UNCOUNTED};
+use crate::experiment::counts::{
+    ALL_CALLS, CountColumn, CountRow, NOT_PER_REQUEST, OTHER_CALLS, PROGRAMS_ALONE, TOLERANCE,
+    UNCOUNTED,
+};
 use crate::experiment::plan::PRICED_FROM;
 use crate::measure::reading::Reading;
 
@@ -26,32 +29,45 @@ pub(super) fn text(columns: &[CountColumn]) -> String {
             .map(|column| vec![column.label.clone(), "kernel".to_string()])
             .collect(),
     };
-    let mut names: Vec<&str> = Vec::new();
-    for row in columns.iter().flat_map(|column| &column.rows) {
-        if !names.contains(&row.name.as_str()) {
-            names.push(&row.name);
-        }
-    }
+    let names = names(columns);
     let find = |column: &'_ CountColumn, name: &str| -> Option<CountRow> {
         column.rows.iter().find(|row| row.name == name).cloned()
     };
-    let lines: Vec<Line> = names
+    let line = |name: &str| Line {
+        name: name.to_string(),
+        cells: columns
+            .iter()
+            .map(|column| find(column, name).map_or_else(|| vec![String::new(); 2], cells))
+            .collect(),
+    };
+    let is_other = |name: &&&str| NOT_PER_REQUEST.contains(*name);
+    let others: Vec<_> = names
         .iter()
-        .map(|name| Line {
-            name: name.to_string(),
-            cells: columns
-                .iter()
-                .map(|column| find(column, name).map_or_else(|| vec![String::new(); 2], cells))
-                .collect(),
-        })
+        .filter(is_other)
+        .map(|name| line(name))
+        .collect();
+    let lines: Vec<_> = names
+        .iter()
+        .filter(|name| !is_other(name))
+        .map(|name| line(name))
         .collect();
     // Lines of which nobody has a figure are named below alone, with the reason.
-    let shown = tables(&heading, &lines, |cell| !matches!(cell, "" | ABSENT));
+    let says = |cell: &str| !matches!(cell, "" | ABSENT);
+    let mut shown = tables(&heading, &lines, says);
+    if !others.is_empty() {
+        let heading = Line {
+            name: "each, not per request".to_string(),
+            cells: heading.cells,
+        };
+        shown += &format!("\n\n{}", tables(&heading, &others, says));
+    }
     let mut reasons: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let mut alone = false;
     for name in names {
         for row in columns.iter().filter_map(|column| find(column, name)) {
-            if let (None, Reading::Missing(reason)) = (row.program, row.kernel) {
-                let names = reasons.entry(reason).or_default();
+            if let Some(reason) = missing(&row) {
+                alone |= row.program.is_some();
+                let names = reasons.entry(reason.to_string()).or_default();
                 if !names.contains(&name) {
                     names.push(name);
                 }
@@ -114,11 +130,24 @@ pub(super) fn text(columns: &[CountColumn]) -> String {
         );
         let _ = write!(text, "\n{}", wrap(&sentence));
     }
-    let alone = kernels_alone(columns);
-    if !alone.is_empty() {
+    let kernels = kernels_alone(columns);
+    if !kernels.is_empty() {
         let sentence = format!(
             "In the kernel's \"{ALL_CALLS}\" and in no count of the program's: {}.",
-            alone.join(", ")
+            kernels.join(", ")
+        );
+        let _ = write!(text, "\n{}", wrap(&sentence));
+    }
+    let width = |column: &CountColumn| {
+        let width = column.compared_within.filter(|width| *width > TOLERANCE)?;
+        Some(format!("{} {:.1} %", column.label, width * 100.0))
+    };
+    let widths: Vec<_> = columns.iter().filter_map(width).collect();
+    if !widths.is_empty() {
+        let sentence = format!(
+            "The program is asked before and after the kernel is, so the two counts were compared to \
+             within so much, at the widest, where that is more than 1 %: {}.",
+            widths.join(", ")
         );
         let _ = write!(text, "\n{}", wrap(&sentence));
     }
@@ -139,8 +168,32 @@ pub(super) fn text(columns: &[CountColumn]) -> String {
             wrap(&format!("n/a: {}: {reason}.", names.join("; ")))
         );
     }
+    if alone {
+        let sentence =
+            "Where the program has a figure and the kernel n/a, nobody compared the two.";
+        let _ = write!(text, "\n{}", wrap(sentence));
+    }
     text.push('\n');
     text
+}
+
+/// Every row's name once, in an order that is each column's own: what a column has besides stands where
+/// it stands there.
+fn names(columns: &[CountColumn]) -> Vec<&str> {
+    let mut names: Vec<&str> = Vec::new();
+    for column in columns {
+        let mut at = 0;
+        for row in &column.rows {
+            match names.iter().position(|name| *name == row.name) {
+                Some(known) => at = known + 1,
+                None => {
+                    names.insert(at, &row.name);
+                    at += 1;
+                }
+            }
+        }
+    }
+    names
 }
 
 /// Names of system calls that the kernel has met in an arm whose program counts others alone.
@@ -163,12 +216,20 @@ fn kernels_alone(columns: &[CountColumn]) -> Vec<&str> {
     names
 }
 
+/// Why the kernel has no count where it could have one.
+fn missing(row: &CountRow) -> Option<&str> {
+    match &row.kernel {
+        Reading::Missing(reason) if reason != PROGRAMS_ALONE => Some(reason),
+        _ => None,
+    }
+}
+
 /// The program's count and the kernel's.
 fn cells(row: CountRow) -> Vec<String> {
-    let kernel = match (&row.program, &row.kernel) {
-        (_, Reading::Value(value)) => figure(*value),
-        (None, Reading::Missing(_)) => ABSENT.to_string(),
-        (Some(_), Reading::Missing(_)) => String::new(),
+    let kernel = match (&row.kernel, missing(&row)) {
+        (Reading::Value(value), _) => figure(*value),
+        (Reading::Missing(_), Some(_)) => ABSENT.to_string(),
+        (Reading::Missing(_), None) => String::new(),
     };
     let least = if row.at_least { AT_LEAST } else { "" };
     let program = |count| format!("{least}{}", figure(count));
@@ -197,6 +258,7 @@ mod tests {
             label: "epoll".to_string(),
             rows: Vec::new(),
             not_counted: None,
+            compared_within: None,
             price: Some(0.009),
             price_interval: interval(0.991, 1.031),
             control_interval: interval(0.98, 1.02),
@@ -208,6 +270,80 @@ mod tests {
         assert!(words.contains(said), "{text}");
         assert!(words.contains("it costs: epoll +20.0 %."), "{text}");
         assert!(!words.contains("served for less long"), "{text}");
+    }
+
+    /// The program's figure stands alone then, and looked like one that was compared.
+    #[test]
+    fn a_count_that_the_kernel_refused_says_so_beside_the_programs() {
+        let row = |name: &str, reason: &str| CountRow {
+            name: name.to_string(),
+            program: Some(2.0),
+            at_least: false,
+            kernel: Reading::missing(reason),
+        };
+        let text = text(&[CountColumn {
+            label: "epoll".to_string(),
+            rows: vec![
+                row("system calls", "refused"),
+                row("bytes in", PROGRAMS_ALONE),
+            ],
+            not_counted: None,
+            compared_within: None,
+            price: None,
+            price_interval: None,
+            control_interval: None,
+            price_of_tracing: None,
+            multiplexed: Vec::new(),
+        }]);
+        let line = |name: &str| text.lines().find(|line| line.starts_with(name));
+        let words = |name| line(name).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(
+            words("system calls"),
+            Some(vec!["system", "calls", "2.00", "n/a"])
+        );
+        assert_eq!(
+            words("bytes in"),
+            Some(vec!["bytes", "in", "2.00"]),
+            "{text}"
+        );
+        assert!(text.contains("n/a: system calls: refused."), "{text}");
+        assert!(text.contains("nobody compared the two"), "{text}");
+    }
+
+    #[test]
+    fn calls_stay_together_and_what_is_no_share_of_a_request_apart() {
+        let column = |label: &str, names: &[&str]| CountColumn {
+            label: label.to_string(),
+            rows: names
+                .iter()
+                .map(|name| CountRow {
+                    name: name.to_string(),
+                    program: Some(1.0),
+                    at_least: false,
+                    kernel: Reading::missing(PROGRAMS_ALONE),
+                })
+                .collect(),
+            not_counted: None,
+            compared_within: None,
+            price: None,
+            price_interval: None,
+            control_interval: None,
+            price_of_tracing: None,
+            multiplexed: Vec::new(),
+        };
+        let columns = [
+            column("blocking", &["system calls", "recv", "bytes in"]),
+            column(
+                "epoll",
+                &["system calls", "epoll_wait", "turn, ns", "bytes in"],
+            ),
+        ];
+        let text = text(&columns);
+        let places = ["recv", "epoll_wait", "bytes in", "each, not", "turn, ns"];
+        let places = places.map(|name| text.find(&format!("\n{name}")));
+        assert!(places.iter().all(Option::is_some), "{text}");
+        assert!(places[0].max(places[1]) < places[2], "{text}");
+        assert!(places[2..].is_sorted(), "{text}");
     }
 
     #[test]
@@ -230,11 +366,16 @@ mod tests {
         let columns = labels.map(|label| CountColumn {
             label: label.to_string(),
             rows: vec![
-                row("involuntary switches", Some(0.0123), absent()),
+                row(
+                    "involuntary switches",
+                    Some(0.0123),
+                    Reading::missing(PROGRAMS_ALONE),
+                ),
                 row("run-queue wait, ns", None, Reading::Value(12_345_678.0)),
                 row("cycles, user", None, absent()),
             ],
             not_counted: None,
+            compared_within: None,
             price: Some(0.012),
             price_interval: None,
             control_interval: None,

@@ -80,7 +80,13 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
         (false, true) => "second run: see below whether it agrees with the stored one",
         (false, false) => "single run: a ratio is a finding once `compare --again FILE` agrees",
     };
-    text + &closing(&analysis.verdict, kind)
+    trimmed(&(text + &closing(&analysis.verdict, kind)))
+}
+
+/// Without the blanks that end a table's lines.
+fn trimmed(text: &str) -> String {
+    let lines = text.lines().map(str::trim_end);
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 /// System calls of each arm per request under `load`, all by one counter: the program, if it counts all
@@ -297,13 +303,7 @@ fn calls_of(row: &Row, analysis: &Analysis) -> String {
     let by_kernel = by_kernel.and_then(|row| row.kernel.value());
     match (row.system_calls, row.system_calls_at_least, by_kernel) {
         (Some(calls), ..) => digits(calls),
-        (None, Some(own), Some(all)) => {
-            format!(
-                "{} (by the kernel's count; {} its own)",
-                digits(*all),
-                digits(own)
-            )
-        }
+        (None, Some(_), Some(all)) => format!("{} (by the kernel's count)", digits(*all)),
         (None, Some(own), None) => format!("at least {}", digits(own)),
         (None, None, Some(all)) => {
             format!("{} (its runtime's, by the kernel's count)", digits(*all))
@@ -442,6 +442,11 @@ mod tests {
     use super::*;
     use crate::measure::reading::Reading;
     use crate::measure::stats::{Claim, Control, Interval, Method};
+
+    #[test]
+    fn lines_do_not_end_in_blanks() {
+        assert_eq!(trimmed("a  b  \n\n  c \n"), "a  b\n\n  c\n");
+    }
 
     #[test]
     fn lines_end_before_the_terminal_does() {

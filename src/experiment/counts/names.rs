@@ -48,6 +48,32 @@ pub(super) fn kernel_name(name: &str) -> &str {
     }
 }
 
+/// As the field calls what the program counts under `name` and is no system call; `None` for one that is.
+pub(super) fn ring_term(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "sqe" => "SQEs",
+        "cqe" => "CQEs",
+        "rearmed" => "re-arms",
+        "enobufs" => "ENOBUFS",
+        "io_wq" => "io-wq punts",
+        "sq_full" => "SQ full",
+        "cq_overflow" => "CQ overflows",
+        "signals_lost" => "signals lost",
+        _ => return None,
+    })
+}
+
+/// Whether a model counts that, so that none of it is a 0 worth showing.
+pub(super) fn can_have(model: &str, name: &str) -> bool {
+    match model {
+        "io_uring" => ring_term(name).is_some() && name != "signals_lost",
+        // Its runtime keeps the ring to itself.
+        "tokio_uring" => matches!(name, "sqe" | "cqe"),
+        "signal" => name == "signals_lost",
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +99,14 @@ mod tests {
         let blocking = names("blocking", Policy::Spawn);
         let births = blocking.iter().filter(|name| **name == "clone3");
         assert_eq!(births.count(), 1, "once: {blocking:?}");
+    }
+
+    #[test]
+    fn what_is_no_system_call_has_a_term() {
+        for (name, _) in CountsSnapshot::default().named() {
+            let is_call = CountsSnapshot::is_system_call(name);
+            assert_eq!(ring_term(name).is_none(), is_call, "{name}");
+        }
     }
 
     #[test]

@@ -129,22 +129,48 @@ fn both_counts_stand_side_by_side_with_their_price() {
     near(columns[0].price_of_tracing, 0.1);
 }
 
+/// Between 9 900 and 10 200 of 10 000 nobody can tell one percent.
+#[test]
+fn a_wide_bracket_says_how_wide() {
+    let (columns, _) = counted(Reading::Value(20_700), 10_000);
+    assert_eq!(columns[0].compared_within, Some(0.0));
+    let mut calls = Stretch {
+        least: report(44_000_000, 9_900, 150_000_000),
+        most: report(44_000_000, 10_210, 150_000_000),
+        kernel: Counted::default(),
+    };
+    let named = |name: &str| (name.to_string(), Reading::Value(10_000));
+    calls.kernel.by_name = vec![named("recvfrom"), named("sendto")];
+    let within = compared_within(&calls, ProgramCounts::All);
+    assert_eq!(within, Some(0.02));
+    let (mut verdict, label) = (Verdict::default(), "epoll");
+    super::check(&calls, ProgramCounts::All, label, &mut verdict);
+    assert_eq!(verdict.level, Level::Valid, "none of it is a disagreement");
+}
+
 #[test]
 fn entries_are_counted_with_the_calls_that_take_them() {
     let mut most = report(44_000_000, 10_000, 150_000_000);
     most.figures.io.io_uring_enter = 500;
     most.figures.io.cqe = 12_000;
-    let rows = moved(&Stretch {
+    let stretch = Stretch {
         least: most,
         most,
         kernel: Counted::default(),
-    });
+    };
+    let rows = moved(&stretch, "io_uring");
     let program = |name: &str| {
         let row = rows.iter().find(|row| row.name == name).expect(name);
         row.program
     };
-    assert_eq!(program("cqe"), Some(1.2));
-    assert_eq!(program("cqe per enter"), Some(24.0));
+    assert_eq!(program("CQEs"), Some(1.2));
+    assert_eq!(program(CQES_PER_ENTER), Some(24.0));
+    // Counted, and none: not the same as not counted.
+    for none in ["re-arms", "ENOBUFS", "CQ overflows"] {
+        assert_eq!(program(none), Some(0.0), "{none}");
+        let elsewhere = moved(&stretch, "epoll");
+        assert!(!elsewhere.iter().any(|row| row.name == none), "{none}");
+    }
 }
 
 #[test]

@@ -3,12 +3,17 @@
 //! By the program's count alone, of a counting block's whole window; turns are timed in such blocks
 //! only, at two looks at a clock each.
 
-use super::{CountRow, row};
+use super::{CountRow, PROGRAMS_ALONE, row};
 use crate::experiment::block::Block;
 use crate::measure::reading::Reading;
 
 /// Of a loop that takes turns there is such a row.
 pub const REQUESTS_PER_TURN: &str = "requests per turn";
+
+/// The mean length of a turn, without its wait.
+pub const TURN_NS: &str = "turn, ns";
+/// The longest one.
+pub const LONGEST_TURN_NS: &str = "longest turn since the start, ns";
 
 /// Turns, slices, ticks, and the way to other threads and back.
 pub(super) fn rows(block: &Block) -> Vec<CountRow> {
@@ -27,8 +32,8 @@ pub(super) fn rows(block: &Block) -> Vec<CountRow> {
     let a_turn = |count: u64| count as f64 / turns.turns as f64;
     let of_turns = [
         (REQUESTS_PER_TURN, a_turn(served.answered)),
-        ("turn, ns", a_turn(turns.away_ns)),
-        ("longest turn since the start, ns", turns.longest_ns as f64),
+        (TURN_NS, a_turn(turns.away_ns)),
+        (LONGEST_TURN_NS, turns.longest_ns as f64),
     ];
     let has_turns = turns.turns > 0;
     let of_turns = of_turns
@@ -45,7 +50,7 @@ pub(super) fn rows(block: &Block) -> Vec<CountRow> {
 
 /// The kernel knows nothing of these.
 fn of_nobody<T>() -> Reading<T> {
-    Reading::missing("no system call")
+    Reading::missing(PROGRAMS_ALONE)
 }
 
 #[cfg(test)]
