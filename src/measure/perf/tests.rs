@@ -74,6 +74,43 @@ fn check_thread(work: impl FnOnce() + Send + 'static, getppid_calls: u64) {
     assert_eq!(by_name(&again, "getppid"), Reading::Value(0));
 }
 
+/// Tells the tests below that they run once more.
+const AGAIN: &str = "RINGLAB_TEST_TRACEFS";
+/// tracefs in a mount namespace of its own, then the program `$0`; 99: that cannot be.
+const IN_TRACEFS: &str =
+    "mount -t tracefs nodev /sys/kernel/tracing || exit 99; exec \"$0\" \"$@\"";
+
+/// Where tracefs is not mounted, tests of this folder that need it are left out. So all run again in a mount
+/// namespace that has it, as root may.
+#[test]
+fn nothing_is_left_out_where_tracefs_can_be_mounted() {
+    if can_count_by_name() || std::env::var_os(AGAIN).is_some() {
+        return;
+    }
+    let module = module_path!().split_once("::").expect("of this crate").1;
+    let perf = module.strip_suffix("tests").expect("its last part");
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", IN_TRACEFS])
+        .arg(std::env::current_exe().expect("this program"))
+        .args([perf, "--nocapture"])
+        .env(AGAIN, "1")
+        .output();
+    match output {
+        Ok(output) if output.status.success() => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!said.contains("skipped: tracefs"), "{said}");
+        }
+        // unshare(1) may not, or there is no tracefs.
+        Ok(output) if matches!(output.status.code(), Some(1 | 99)) => {
+            // Not by eprintln, which the harness keeps to itself.
+            let line =
+                b"skipped: the kernel's counts: tracefs cannot be mounted here; run as root\n";
+            let _ = std::io::stderr().write_all(line);
+        }
+        failed => panic!("{failed:?}"),
+    }
+}
+
 #[test]
 fn a_known_number_of_calls_is_counted_exactly_by_both() {
     if let Err(reason) = self_test() {
