@@ -10,6 +10,7 @@ mod latency;
 mod ledger;
 mod memory;
 mod mix;
+mod sentences;
 mod side_by_side;
 mod terminal;
 mod units;
