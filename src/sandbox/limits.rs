@@ -57,8 +57,8 @@ impl Default for Limits {
             // `reset` keeps.
             first_memory_bytes: 32 * 1024 * 1024,
             // Who takes and fills it keeps a core for as long as the kernel needs to zero it. With
-            // twice as much, one a second is about what a 99th percentile of those beside it shows.
-            memory_bytes: 8 * 1024 * 1024,
+            // twice as much, one a second doubled a 99th percentile of those beside it now and then.
+            memory_bytes: 4 * 1024 * 1024,
             stack_bytes: 256 * 1024,
             // Rust's function table has one entry per function whose address is taken: hundreds.
             table_entries: 10_000,

@@ -87,12 +87,12 @@ fn memory_is_limited(lab: Lab) {
     );
 }
 
-/// A small memory grows to 8 MiB, and one that begins with more does not grow.
+/// A small memory grows to 4 MiB, and one that begins with more does not grow.
 fn memory_is_limited_by_default(lab: Lab) {
     let grow = |pages: u32| {
         format!("(if (i32.eq (memory.grow (i32.const {pages})) (i32.const -1)) (then unreachable))")
     };
-    let [fits, too_much] = [grow(124), grow(125)];
+    let [fits, too_much] = [grow(60), grow(61)];
     let small = misbehaving([&*fits, &*too_much]);
     let large = misbehaving([&*grow(1)]).replace("\"memory\") 4", "\"memory\") 256");
     let small = File::new("small.wat", small);

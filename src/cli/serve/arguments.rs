@@ -84,7 +84,7 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "deadline")]
     pub(super) no_deadline: bool,
     /// Memory that a handler may have, from the start or by growing; 500 if it cannot do with it
-    /// [default: 8MiB, or what it starts with, up to 32MiB: with more than 8MiB it may not grow]
+    /// [default: 4MiB, or what it starts with, up to 32MiB: with more than 4MiB it may not grow]
     #[arg(long, value_name = "SIZE")]
     pub(super) memory: Option<ByteSize>,
     /// Stack that a handler may use; 500 beyond

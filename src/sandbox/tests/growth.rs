@@ -156,7 +156,7 @@ fn who_takes_as_much_again_does_not_fault_more_for_it() {
 }
 
 #[test]
-fn by_default_a_memory_grows_to_8_mib_or_not_at_all_if_it_begins_with_more() {
+fn by_default_a_memory_grows_to_4_mib_or_not_at_all_if_it_begins_with_more() {
     let check = |first: u32, more: u32, expected: &Result<Parts, Failure>| {
         let failed = format!("(i32.eq (memory.grow (i32.const {more})) (i32.const -1))");
         let worst = format!("(if {failed} (then unreachable))");
@@ -170,8 +170,8 @@ fn by_default_a_memory_grows_to_8_mib_or_not_at_all_if_it_begins_with_more() {
             assert_eq!(call(&mut sandbox, GOOD, b""), fine(), "{isolation}");
         }
     };
-    check(1, 127, &fine());
-    check(1, 128, &Err(Failure::Memory));
+    check(1, 63, &fine());
+    check(1, 64, &Err(Failure::Memory));
     check(256, 1, &Err(Failure::Memory));
 }
 
