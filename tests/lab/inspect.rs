@@ -72,7 +72,7 @@ fn a_file_is_not_linked_in() {
     let guest = misbehaving(["(drop (memory.grow (i32.const 1)))"]);
     let words = [
         "text",
-        "262144 bytes at first, without a maximum `serve` lets it grow to 8388608 bytes, or to what \
+        "262144 bytes at first, without a maximum `serve` lets it grow to 4194304 bytes, or to what \
          --memory says",
         "1 entries of funcref",
         "its code has memory.grow",
