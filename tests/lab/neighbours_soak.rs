@@ -1,8 +1,8 @@
 //! How long good requests wait beside bad ones: with one bad request a second, no longer than twice
 //! what they wait without. No part of `cargo test`, since it means something on an idle machine only:
 //! `cargo test --release --test lab neighbours_soak -- --ignored --nocapture --test-threads 1`, some
-//! 155 s a pair; a pair is named by its module, such as `neighbours_soak::epoll_fresh`. `RINGLAB_ROUNDS`
-//! asks for other than [`ROUNDS`] rounds, of 15 s each.
+//! 165 s a pair; a pair is named by its module, such as `neighbours_soak::epoll_fresh`. `RINGLAB_ROUNDS`
+//! asks for other than [`ROUNDS`] rounds, of 16 s each.
 //!
 //! At half of the capacity a handler that keeps its core for a time delays all who come meanwhile and,
 //! until they are worked off, as many again. So a 99th percentile over seconds moves once a misdeed
@@ -40,7 +40,7 @@ use crate::misbehaving_builtins::{Misdeed, misdeeds};
 use crate::neighbours::{plan, serve};
 use crate::server::{Server, some_core};
 
-/// Of some 15 s.
+/// Of some 16 s.
 const ROUNDS: usize = 10;
 /// Times that each misdeed is done alone, to learn how long it keeps its core.
 const ALONE: usize = 21;
@@ -54,7 +54,7 @@ macro_rules! soaks {
     ($($name:ident: $model:literal, $isolation:ident;)+) => {
         $(mod $name {
             #[test]
-            #[ignore = "a measurement: 155 s of load, and means something on an idle machine only"]
+            #[ignore = "a measurement: 165 s of load, and means something on an idle machine only"]
             fn waits() {
                 let isolation = ringlab::sandbox::Isolation::$isolation;
                 crate::run($model, isolation, super::waits_beside_bad_ones);
