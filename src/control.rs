@@ -50,7 +50,7 @@ pub struct Report {
     /// Of those, the coarse ones: see [`sandbox::coarse_ticks`].
     #[serde(default)]
     pub coarse_ticks: u64,
-    /// Threads that were to time their page faults and could not, for want of memory to lock.
+    /// Threads that were to time their page faults and could not, for want of memory to lock or of descriptors.
     #[serde(default)]
     pub untimed_threads: u64,
     /// What each of the others took, in nanoseconds: see [`sandbox::tick_ns`].

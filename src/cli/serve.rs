@@ -44,8 +44,7 @@ pub fn run(arguments: &Arguments) -> Exit {
         probe::calibrate();
     }
     if arguments.time_faults {
-        // Whoever asked has found out that the kernel tells, or else says why it does not.
-        let _ = probe::time_faults();
+        probe::time_faults();
     }
     let mut config = match arguments.config() {
         Ok(config) => config,

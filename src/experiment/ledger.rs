@@ -209,8 +209,8 @@ fn why_untimed(faults: f64, recorded: &[&Block], stages: &StageNs) -> Option<Str
         .max();
     if let Some(threads @ 1..) = threads {
         return Some(format!(
-            "{threads} threads may not lock the memory for it: `ulimit -l unlimited`, or `sudo sysctl \
-             kernel.perf_event_mlock_kb=65536`"
+            "{threads} threads could not have samples of them, for want of memory to lock (`ulimit -l \
+             unlimited`) or of descriptors (`ulimit -n`)"
         ));
     }
     if faults == 0.0 || stages.entered[Stage::PageFaults as usize] > 0 {
@@ -219,7 +219,7 @@ fn why_untimed(faults: f64, recorded: &[&Block], stages: &StageNs) -> Option<Str
     if !recorded.iter().any(|block| block.times_faults) {
         return Some("too few to be timed".to_owned());
     }
-    let refused = probe::time_faults().err();
+    let refused = probe::can_time_faults().err();
     Some(
         refused.unwrap_or_else(|| {
             "all of them within system calls, in whose rows they are".to_owned()
@@ -230,7 +230,7 @@ fn why_untimed(faults: f64, recorded: &[&Block], stages: &StageNs) -> Option<Str
 /// Why the calls for memory of others' code are not timed; `None`: they are.
 fn why_calls_untimed(recorded: &[&Block]) -> Option<String> {
     match recorded.iter().any(|block| block.times_faults) {
-        true => probe::time_memory_calls().err(),
+        true => probe::can_time_memory_calls().err(),
         false => Some("they are timed where requests fault, and hardly any did".to_owned()),
     }
 }
@@ -359,7 +359,7 @@ mod tests {
             some(block);
             block.times_faults = true;
         };
-        if probe::time_faults().is_ok() {
+        if probe::can_time_faults().is_ok() {
             is(untimed(&asked), "within system calls");
         }
         let timed = |block: &mut Block| {
@@ -371,7 +371,7 @@ mod tests {
             timed(block);
             block.server.untimed_threads = 3;
         };
-        is(untimed(&some_timed), "3 threads may not lock");
+        is(untimed(&some_timed), "3 threads could not have");
     }
 
     #[test]

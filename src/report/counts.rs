@@ -272,6 +272,21 @@ mod tests {
         assert!(!words.contains("served for less long"), "{text}");
     }
 
+    /// Without prices.
+    fn column(label: &str, rows: Vec<CountRow>) -> CountColumn {
+        CountColumn {
+            label: label.to_string(),
+            rows,
+            not_counted: None,
+            compared_within: None,
+            price: None,
+            price_interval: None,
+            control_interval: None,
+            price_of_tracing: None,
+            multiplexed: Vec::new(),
+        }
+    }
+
     /// The program's figure stands alone then, and looked like one that was compared.
     #[test]
     fn a_count_that_the_kernel_refused_says_so_beside_the_programs() {
@@ -281,20 +296,9 @@ mod tests {
             at_least: false,
             kernel: Reading::missing(reason),
         };
-        let text = text(&[CountColumn {
-            label: "epoll".to_string(),
-            rows: vec![
-                row("system calls", "refused"),
-                row("bytes in", PROGRAMS_ALONE),
-            ],
-            not_counted: None,
-            compared_within: None,
-            price: None,
-            price_interval: None,
-            control_interval: None,
-            price_of_tracing: None,
-            multiplexed: Vec::new(),
-        }]);
+        let rows = [("system calls", "refused"), ("bytes in", PROGRAMS_ALONE)];
+        let rows = rows.map(|(name, reason)| row(name, reason)).into();
+        let text = text(&[column("epoll", rows)]);
         let line = |name: &str| text.lines().find(|line| line.starts_with(name));
         let words = |name| line(name).map(|line| line.split_whitespace().collect::<Vec<_>>());
         assert_eq!(
@@ -312,24 +316,14 @@ mod tests {
 
     #[test]
     fn calls_stay_together_and_what_is_no_share_of_a_request_apart() {
-        let column = |label: &str, names: &[&str]| CountColumn {
-            label: label.to_string(),
-            rows: names
-                .iter()
-                .map(|name| CountRow {
-                    name: name.to_string(),
-                    program: Some(1.0),
-                    at_least: false,
-                    kernel: Reading::missing(PROGRAMS_ALONE),
-                })
-                .collect(),
-            not_counted: None,
-            compared_within: None,
-            price: None,
-            price_interval: None,
-            control_interval: None,
-            price_of_tracing: None,
-            multiplexed: Vec::new(),
+        let column = |label: &str, names: &[&str]| {
+            let row = |name: &&str| CountRow {
+                name: name.to_string(),
+                program: Some(1.0),
+                at_least: false,
+                kernel: Reading::missing(PROGRAMS_ALONE),
+            };
+            column(label, names.iter().map(row).collect())
         };
         let columns = [
             column("blocking", &["system calls", "recv", "bytes in"]),

@@ -170,21 +170,26 @@ fn isolations_are_told_apart_by_what_they_put_back_and_fault_in() {
     }
 }
 
-/// Under `on-demand` each request's first touch of its memory is a fault.
-#[test]
-fn page_faults_are_a_row_where_requests_fault() {
-    let options = [
+/// A ledger of one round of these models, whose requests have memory of their own each.
+fn on_demand(models: &str) -> [&str; 8] {
+    [
         "--model",
-        "blocking,io_uring,tokio_uring",
+        models,
         "--isolation",
         "on-demand",
         "--equal-rate-rounds",
         "0",
         "--ledger-rounds",
         "1",
-    ];
+    ]
+}
+
+/// Under `on-demand` each request's first touch of its memory is a fault.
+#[test]
+fn page_faults_are_a_row_where_requests_fault() {
+    let options = on_demand("blocking,io_uring,tokio_uring");
     let experiment = compare("faults", "exec \"$0\" \"$@\"", &options);
-    let refused = probe::time_faults().err();
+    let refused = probe::can_time_faults().err();
     for column in &experiment.analysis.ledgers[0].columns {
         let mut rows = column.rows.iter();
         let row = rows.find(|row| row.stage == Stage::PageFaults);
@@ -197,7 +202,7 @@ fn page_faults_are_a_row_where_requests_fault() {
             // Some of what is counted may be of threads that do not serve, or within a system call.
             let faults = column.faults.expect("counted");
             assert!(row.times < 1.2 * faults + 0.2, "{column:?}");
-            assert_eq!(column.calls_untimed, probe::time_memory_calls().err());
+            assert_eq!(column.calls_untimed, probe::can_time_memory_calls().err());
         }
     }
 }
@@ -208,16 +213,7 @@ fn calls_for_memory_are_rows_whoever_makes_them() {
     if !can_trace() {
         return;
     }
-    let options = [
-        "--model",
-        "epoll",
-        "--isolation",
-        "on-demand",
-        "--equal-rate-rounds",
-        "0",
-        "--ledger-rounds",
-        "1",
-    ];
+    let options = on_demand("epoll");
     let experiment = compare("calls", TRACEFS, &options);
     let column = &experiment.analysis.ledgers[0].columns[0];
     assert_eq!(column.calls_untimed, None);

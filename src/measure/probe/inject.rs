@@ -238,7 +238,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::measure::probe::clock::{StageClock, StageTimes};
+    use crate::measure::probe::StageTimes;
+    use crate::measure::probe::clock::StageClock;
     use crate::measure::probe::ticks::ticks_to_ns;
 
     /// Time that passes only where a test says so, and a tick at each look.

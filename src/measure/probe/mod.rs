@@ -22,6 +22,7 @@ mod clock;
 mod inject;
 mod spans;
 mod ticks;
+mod times;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -32,12 +33,12 @@ use clock::{OfThread, StageClock};
 use inject::Injector;
 use spans::SpanClock;
 
-pub use clock::{StageNs, StageTimes};
 pub use inject::{Dose, Injection};
 #[cfg(test)]
 pub(in crate::measure) use spans::Pages;
-pub use spans::{threads_with_untimed_faults, time_faults, time_memory_calls};
+pub use spans::{can_time_faults, can_time_memory_calls, threads_with_untimed_faults, time_faults};
 pub use ticks::{calibrate, check};
+pub use times::{StageNs, StageTimes};
 
 macro_rules! stages {
     ($($(#[$doc:meta])* $stage:ident = $name:literal $(, $sleeps:ident)?;)*) => {
@@ -70,7 +71,7 @@ stages! {
     Guest = "guest";
     /// Into and out of the sandbox: leases, instances, checks of what the guest answered. What the
     /// kernel is asked for by wasmtime itself is here and in the guest's row, but for memory where that is
-    /// timed ([`time_memory_calls`]).
+    /// timed ([`can_time_memory_calls`]).
     Sandbox = "sandbox";
     /// Requests copied into the guest's memory, parts carried over.
     Copy = "copies";
@@ -117,7 +118,7 @@ stages! {
     /// given the core, too.
     Clone = "clone3, its stack", sleeps;
     /// mmap(2) and munmap(2) of a guest's memory by this program; and by whatever it runs, where they are
-    /// timed ([`time_memory_calls`]). So are mprotect(2) and madvise(2).
+    /// timed ([`can_time_memory_calls`]). So are mprotect(2) and madvise(2).
     Map = "mmap, munmap";
     /// mprotect(2) of a guest's memory by this program. Where a guest's first write to a page asks for it,
     /// that is in the guest's row, whom it interrupts, unless it is timed.

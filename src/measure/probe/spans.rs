@@ -20,34 +20,39 @@ use super::Stage;
 use super::ticks::{ns_to_ticks, ticks, ticks_to_ns};
 use crate::measure::perf::spans::{Calls, Span, Spans, Taken};
 
-static TIMED: OnceLock<Result<Timed, String>> = OnceLock::new();
+static TIMED: OnceLock<Option<Timed>> = OnceLock::new();
 /// Threads that were to time their faults, and could not.
 static UNTIMED: AtomicU64 = AtomicU64::new(0);
 
 /// What is timed in this process, and what it takes besides the time between its samples.
 struct Timed {
     calls: Calls,
-    /// Why no calls are.
-    no_calls: Option<String>,
     fault: Price,
     call: Price,
 }
 
-/// From now on the page faults of each thread that begins to record are timed; and its calls for memory,
-/// where [`time_memory_calls`] says that they can be. Takes some milliseconds, once.
-///
-/// # Errors
-/// The kernel does not allow it: cause and next command.
-pub fn time_faults() -> Result<(), String> {
-    timed().map(|_| ())
+/// From now on the page faults of each thread that begins to record are timed, and its calls for memory
+/// that no stage of ringlab's own is around, such as those of a sandbox's runtime; each where it can be
+/// ([`can_time_faults`], [`can_time_memory_calls`]).
+pub fn time_faults() {
+    TIMED.get_or_init(Timed::find);
 }
 
-/// The same, of calls for memory that no stage of ringlab's own is around, such as those of a sandbox's runtime.
+/// Whether page faults can be timed here, by this user.
 ///
 /// # Errors
 /// The kernel does not allow it: cause and next command.
-pub fn time_memory_calls() -> Result<(), String> {
-    timed()?.no_calls.clone().map_or(Ok(()), Err)
+pub fn can_time_faults() -> Result<(), String> {
+    Spans::of_this_thread(&Calls::NONE).map(drop)
+}
+
+/// The same of calls for memory.
+///
+/// # Errors
+/// As above.
+pub fn can_time_memory_calls() -> Result<(), String> {
+    can_time_faults()?;
+    Calls::find().map(drop)
 }
 
 /// How many threads could not time their faults, though they were to.
@@ -55,33 +60,20 @@ pub fn threads_with_untimed_faults() -> u64 {
     UNTIMED.load(Relaxed)
 }
 
-fn timed() -> Result<&'static Timed, String> {
-    let timed = TIMED.get_or_init(Timed::find);
-    timed.as_ref().map_err(Clone::clone)
-}
-
 impl Timed {
-    fn find() -> Result<Timed, String> {
-        let fault = Price::measure(&Calls::NONE, Span::Fault, Pages::touch)?;
+    /// `None`: the kernel does not tell.
+    fn find() -> Option<Timed> {
+        let (fault, _) = Price::measure(&Calls::NONE, Span::Fault, Pages::touch).ok()?;
         let calls = Calls::find().and_then(|calls| {
             let advise = |pages: &Pages, _| pages.advise_nothing();
-            let price = Price::measure(&calls, Span::Advise, advise)?;
+            let (price, spans) = Price::measure(&calls, Span::Advise, advise)?;
+            // For as long as the process lives: who closes a tracepoint's last event sleeps for some 40 ms,
+            // and threads of connections come and go.
+            std::mem::forget(spans);
             Ok((calls, price))
         });
-        Ok(match calls {
-            Ok((calls, call)) => Timed {
-                calls,
-                no_calls: None,
-                fault,
-                call,
-            },
-            Err(reason) => Timed {
-                calls: Calls::NONE,
-                no_calls: Some(reason),
-                fault,
-                call: Price::default(),
-            },
-        })
+        let (calls, call) = calls.unwrap_or((Calls::NONE, Price::default()));
+        Some(Timed { calls, fault, call })
     }
 }
 
@@ -104,10 +96,13 @@ pub(super) struct SpanTicks {
     pub(super) recording: u64,
 }
 
+/// Those of a stretch, each kind at its place.
+pub(super) type SpansTicks = [SpanTicks; Span::ALL.len()];
+
 impl SpanClock {
     /// Of the calling thread, if any are timed.
     pub(super) fn begin() -> Option<SpanClock> {
-        let timed = TIMED.get()?.as_ref().ok()?;
+        let timed = TIMED.get()?.as_ref()?;
         match Spans::of_this_thread(&timed.calls) {
             Ok(spans) => Some(SpanClock { spans, timed }),
             Err(_) => {
@@ -119,14 +114,14 @@ impl SpanClock {
 
     /// Those since this was last asked.
     #[inline]
-    pub(super) fn take(&mut self) -> Option<[SpanTicks; Span::ALL.len()]> {
+    pub(super) fn take(&mut self) -> Option<SpansTicks> {
         let taken = self.spans.take()?;
         Some(self.timed.of(&taken))
     }
 }
 
 impl Timed {
-    fn of(&self, taken: &Taken) -> [SpanTicks; Span::ALL.len()] {
+    fn of(&self, taken: &Taken) -> SpansTicks {
         Span::ALL.map(|span| {
             let (stage, price) = match span {
                 Span::Fault => (Stage::PageFaults, self.fault),
@@ -161,13 +156,13 @@ impl Price {
         }
     }
 
-    /// By spans that `act` makes, one for each page that nobody had before, some with samples and as many
-    /// without in turn; it says how many ticks that took.
+    /// By spans that `act` makes, one for each page that nobody had before, some without samples and then as
+    /// many with; it says how many ticks that took.
     fn measure(
         calls: &Calls,
         span: Span,
         act: impl Fn(&Pages, usize) -> u64,
-    ) -> Result<Price, String> {
+    ) -> Result<(Price, Spans), String> {
         let [mut plain, mut sampled, mut between, mut nothing] = [const { Vec::new() }; 4];
         for _ in 0..ROUNDS {
             let pages = Pages::new(PAGES);
@@ -176,7 +171,9 @@ impl Price {
                 pages.touch(page);
                 nothing.push(pages.touch(page));
             }
-            let mut spans = Spans::of_this_thread(calls)?;
+        }
+        let mut spans = Spans::of_this_thread(calls)?;
+        for _ in 0..ROUNDS {
             let pages = Pages::new(PAGES);
             spans.take();
             for page in 0..PAGES {
@@ -195,10 +192,11 @@ impl Price {
         let nothing_ns = ticks_to_ns(median(&mut nothing));
         let ns = |all: &mut Vec<u64>| ticks_to_ns(median(all)).saturating_sub(nothing_ns);
         let (plain_ns, sampled_ns) = (ns(&mut plain), ns(&mut sampled));
-        Ok(Price {
+        let price = Price {
             outside: sampled_ns.saturating_sub(median(&mut between)),
             sampling: sampled_ns.saturating_sub(plain_ns),
-        })
+        };
+        Ok((price, spans))
     }
 }
 
@@ -286,9 +284,11 @@ mod tests {
 
     #[test]
     fn the_price_is_known_or_said_to_be_not() {
-        let check = |timed: Result<(), String>, price: fn(&Timed) -> Price| match timed {
+        time_faults();
+        let timed = TIMED.get().expect("it was found");
+        let check = |can: Result<(), String>, price: fn(&Timed) -> Price| match can {
             Ok(()) => {
-                let price = price(super::timed().expect("it is"));
+                let price = price(timed.as_ref().expect("it can be"));
                 let is_sane = |ns: u64| (1..1_000_000).contains(&ns);
                 assert!(
                     is_sane(price.outside) && is_sane(price.sampling),
@@ -297,7 +297,7 @@ mod tests {
             }
             Err(reason) => eprintln!("skipped: {reason}"),
         };
-        check(time_faults(), |timed| timed.fault);
-        check(time_memory_calls(), |timed| timed.call);
+        check(can_time_faults(), |timed| timed.fault);
+        check(can_time_memory_calls(), |timed| timed.call);
     }
 }
