@@ -36,14 +36,17 @@ const KIND_ANSWER: u16 = 0;
 const KIND_WAIT: u16 = 1;
 const KIND_FILE: u16 = 2;
 
-/// Checks, at load, that the request area at `area` lies within `memory`.
+/// Checks, at load, that the request area at `area` lies within `memory`: what an instance's begins
+/// with, before its start function may grow it.
 ///
 /// # Errors
 /// What is wrong, to stand after "its request area".
 pub(super) fn check_area(memory: &[u8], area: u32) -> Result<(), String> {
     let size = memory.len();
     let Some(head) = slice(memory, area, AREA_HEAD as u32) else {
-        return Err(format!("at {area} lies outside its memory of {size} bytes"));
+        return Err(format!(
+            "at {area} lies outside the {size} bytes that its memory begins with"
+        ));
     };
     let capacity = u32_at(head, 0);
     if (capacity as usize) < REQUEST_HEAD {
@@ -54,7 +57,8 @@ pub(super) fn check_area(memory: &[u8], area: u32) -> Result<(), String> {
     }
     if u64::from(area) + (AREA_HEAD as u64) + u64::from(capacity) > size as u64 {
         return Err(format!(
-            "at {area} with a capacity of {capacity} bytes ends outside its memory of {size} bytes"
+            "at {area} with a capacity of {capacity} bytes ends outside the {size} bytes that its \
+             memory begins with"
         ));
     }
     Ok(())
@@ -69,7 +73,7 @@ fn request_bytes(call: &Call<'_>) -> usize {
 
 /// Where in `memory` [`write_request`] writes `call`; `None` if it does not fit.
 ///
-/// `area` passed [`check_area`] when the module was loaded, and a memory never shrinks; the
+/// `memory` is what it began with, in which `area` passed [`check_area`] when the module was loaded; the
 /// capacity is read anew, since the guest may have changed it.
 #[inline]
 pub(super) fn request_range(memory: &[u8], area: u32, call: &Call<'_>) -> Option<Range<usize>> {

@@ -17,16 +17,16 @@ pub(super) struct FirstBytes {
 unsafe impl Send for FirstBytes {}
 
 impl FirstBytes {
-    /// All of `memory` as it is now.
+    /// The first `bytes` of `memory`: its type's first size, whatever its start function grew.
     ///
     /// # Safety
     /// The engine never moves memories (`Config::memory_may_move`), and the other functions are given
     /// this store and no other.
-    pub(super) unsafe fn of<T>(memory: Memory, store: &mut Store<T>) -> FirstBytes {
-        let all = memory.data_mut(store);
+    pub(super) unsafe fn of<T>(memory: Memory, store: &mut Store<T>, bytes: usize) -> FirstBytes {
+        let first = &mut memory.data_mut(store)[..bytes];
         FirstBytes {
-            bytes: all.len(),
-            base: NonNull::from(all).cast(),
+            bytes: first.len(),
+            base: NonNull::from(first).cast(),
         }
     }
 
@@ -65,7 +65,7 @@ mod tests {
         let instance = Instance::new(&mut store, &module, &[]).expect("an instance");
         let memory = instance.get_memory(&mut store, "memory").expect("exported");
         // SAFETY: the engine is one of ours, and there is no other store.
-        let first = unsafe { FirstBytes::of(memory, &mut store) };
+        let first = unsafe { FirstBytes::of(memory, &mut store, 65_536) };
         first.write(&mut store)[65_535] = 7;
         memory.grow(&mut store, 100).expect("there is room");
         assert_eq!(memory.data(&store)[65_535], 7);

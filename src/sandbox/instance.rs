@@ -32,6 +32,8 @@ pub(super) struct Blueprint {
     /// Address of the request area: a constant of the module, the same in every instance since
     /// there are no imports that it could depend on.
     area: u32,
+    /// What a memory begins with, before a start function that may grow it.
+    first_bytes: usize,
     /// How much of a memory a pool puts back; 0 without one.
     resident_bytes: usize,
     /// For `reset`: what there is to put back.
@@ -99,6 +101,7 @@ impl Blueprint {
             memory,
             handle,
             area: 0,
+            first_bytes: memory_bytes,
             resident_bytes,
             state,
             memories,
@@ -129,7 +132,9 @@ impl Blueprint {
             .get_module_export(&mut store, &self.memory)
             .and_then(|export| export.into_memory())
             .expect("checked when compiled");
-        abi::check_area(memory.data(&store), area).map_err(Fault::Area)?;
+        // Of a memory that grows, what grew may be watched otherwise than its first bytes, or not at all.
+        let first_bytes = &memory.data(&store)[..self.first_bytes];
+        abi::check_area(first_bytes, area).map_err(Fault::Area)?;
         self.area = area;
         if let Some(state) = &mut self.state {
             state.image = memory.data(&store).into();
@@ -322,7 +327,7 @@ impl Instance {
             None => None,
         };
         // SAFETY: our engines never move a memory, and the store goes where this goes.
-        let first_bytes = unsafe { FirstBytes::of(memory, &mut store) };
+        let first_bytes = unsafe { FirstBytes::of(memory, &mut store, blueprint.first_bytes) };
         let base = NonNull::new(memory.data_ptr(&store)).expect("a memory has an address");
         // SAFETY: our engines reserve so much for each memory, between guards, and open what it has of
         // it; `Drop` ends this before the store.
@@ -397,7 +402,6 @@ impl Instance {
         if self.snapshot.is_some() || self.memories.is_some() {
             self.make_writable(call).map_err(|_| Failure::Exhausted)?;
         }
-        // The request area is a part of what the memory began with.
         let memory = self.first_bytes.write(&mut self.store);
         let written = P::within(Stage::Copy, || abi::write_request(memory, self.area, call));
         match written {
@@ -410,7 +414,7 @@ impl Instance {
     /// Where pages are watched: says which of them the host is about to write.
     #[inline]
     fn make_writable(&self, call: &Call<'_>) -> io::Result<()> {
-        let range = abi::request_range(self.memory.data(&self.store), self.area, call);
+        let range = abi::request_range(self.first_bytes.read(&self.store), self.area, call);
         let range = range.unwrap_or_default();
         match (&self.snapshot, &self.memories) {
             (Some(snapshot), _) => snapshot.make_writable(range),

@@ -97,6 +97,29 @@ fn an_answer_in_memory_that_grew_is_read() {
 }
 
 #[test]
+fn an_answer_in_memory_that_the_start_function_grew_is_read() {
+    let grown = misbehaving("unreachable").replace(
+        "(global $calls",
+        &format!(
+            "(func $start
+                (drop (memory.grow (i32.const 1)))
+                (memory.copy (i32.const 70000) (i32.const {RECORD}) (i32.const 24)))
+             (start $start)
+             (global $calls"
+        ),
+    );
+    let grown = grown.replace(&format!("(i32.const {RECORD})))"), "(i32.const 70000)))");
+    for isolation in SANDBOXED {
+        let mut sandbox = sandbox(&grown, isolation);
+        for _ in 0..3 {
+            assert_eq!(call(&mut sandbox, GOOD, b""), fine(), "{isolation}");
+            let trapped = Err(trap("unreachable"));
+            assert_eq!(call(&mut sandbox, BAD, b"x"), trapped, "{isolation}");
+        }
+    }
+}
+
+#[test]
 fn a_record_that_lies_about_a_range_is_refused() {
     let good = (TEXTS, 6);
     let outside = [(65536, 1), (65535, 2), (u32::MAX, 1), (u32::MAX, u32::MAX)];

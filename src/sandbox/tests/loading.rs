@@ -76,10 +76,16 @@ fn a_module_that_cannot_run_within_the_limits_is_refused_in_words() {
             &format!("(export \"ringlab_v1\") i32 (i32.const {at})"),
         )
     };
-    check_load(&area("-1"), "lies outside its memory of 65536 bytes");
-    check_load(&area("65529"), "lies outside its memory of 65536 bytes");
+    check_load(&area("-1"), "lies outside the 65536 bytes that its memory");
+    check_load(
+        &area("65529"),
+        "lies outside the 65536 bytes that its memory",
+    );
     check_load(&area("32"), "has a capacity of 0 bytes");
-    check_load(&area("1022"), "ends outside its memory of 65536 bytes");
+    check_load(
+        &area("1022"),
+        "ends outside the 65536 bytes that its memory",
+    );
     check_load(
         &good.replace("(table 1 f", "(table 10001 f"),
         "its code is refused",
@@ -94,6 +100,44 @@ fn a_module_that_cannot_run_within_the_limits_is_refused_in_words() {
     };
     check_load(&start("unreachable"), "the handler trapped: unreachable");
     check_load(&start("(loop $l (br $l))"), "passed its deadline");
+}
+
+/// What grows in a start function is no place for requests: the host watches and puts back what a memory
+/// begins with.
+#[test]
+fn a_request_area_in_what_the_start_function_grew_is_refused_on_all_isolations() {
+    let far = |at: u32| {
+        let start = format!(
+            "(func $start
+                (if (i32.eq (memory.grow (i32.const 7)) (i32.const -1)) (then unreachable))
+                (i32.store (i32.const {at}) (i32.const {CAPACITY})))
+             (start $start)"
+        );
+        misbehaving("")
+            .replace(
+                &format!("(export \"ringlab_v1\") i32 (i32.const {AREA})"),
+                &format!("(export \"ringlab_v1\") i32 (i32.const {at})"),
+            )
+            .replace("(global $calls", &format!("{start} (global $calls"))
+    };
+    let limits = Limits::default();
+    // In the first page that grew, across its beginning, and behind all that a `fresh` memory watches.
+    for at in [70_000, 65_536 - 100, 300_000] {
+        for isolation in SANDBOXED {
+            let loaded = load(&far(at), isolation, &limits);
+            let said = match loaded {
+                Err(error) => error.to_string(),
+                Ok(handler) => {
+                    let shard = ShardSandbox::new(&handler, check_lines).expect("it was loaded");
+                    let mut sandbox = Sandbox::new(shard).expect("a timer");
+                    let answered = call(&mut sandbox, GOOD, b"");
+                    panic!("{isolation} took an area at {at} and answered {answered:?}");
+                }
+            };
+            let words = "that its memory begins with; let ringlab_v1 hold";
+            assert!(said.contains(words), "{isolation}: {said}");
+        }
+    }
 }
 
 #[test]
