@@ -20,6 +20,8 @@ use crate::measure::stats::{
 
 /// A server whose cores were idle for more than this part was not the limit of a closed loop.
 const IDLE_LIMIT: f64 = 0.05;
+/// A ledger that leaves more than this part of an arm's time unexplained, or has as much twice, is in doubt.
+const UNEXPLAINED_LIMIT: f64 = 0.1;
 
 /// What an experiment says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -96,6 +98,7 @@ pub struct Row {
 pub fn analyse(plan: &Plan, blocks: &[Block], rate: f64, limits: &Limits) -> Analysis {
     let mut verdict = Verdict::default();
     let ledgers = ledger::ledgers(plan, blocks);
+    check_unexplained(&ledgers, &mut verdict);
     let counts = counts::counts(plan, blocks, &mut verdict);
     // Blocks with an observer in them say where time goes, not how much there is.
     let plain: Vec<Block> = blocks
@@ -326,6 +329,28 @@ fn claim_all(tables: &mut [LoadTable], plan: &Plan) {
         *row.claim = row
             .control
             .map(|control| claim(&row.ratio, &control, adjusted));
+    }
+}
+
+/// A ledger that does not know where much of the time went says little of where the rest did.
+fn check_unexplained(ledgers: &[Ledger], verdict: &mut Verdict) {
+    for ledger in ledgers {
+        for column in &ledger.columns {
+            let part = column.unexplained();
+            if part.abs() > UNEXPLAINED_LIMIT {
+                verdict.add(
+                    Level::Noisy,
+                    format!(
+                        "at {}, {:.0} % of {}'s time is unexplained, more than {:.0} %",
+                        ledger.load.name(),
+                        part * 100.0,
+                        column.label,
+                        UNEXPLAINED_LIMIT * 100.0
+                    ),
+                    "quiet the machine, or add --ledger-rounds; what stays is work that no row is for",
+                );
+            }
+        }
     }
 }
 

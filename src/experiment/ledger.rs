@@ -31,9 +31,15 @@ pub struct Column {
     pub rows: Vec<Entry>,
     /// Threads that do not serve: signals, the laboratory's questions, the kernel's workers.
     pub helpers_ns: f64,
+    /// Least and most of a round; `None` of a single one. Older results have none.
+    #[serde(default)]
+    pub helpers_rounds: Option<Interval>,
     /// Threads that run handlers for the loops: the workers of `pool`, the threads of `spawn`.
     #[serde(default)]
     pub workers_ns: f64,
+    /// See `helpers_rounds`.
+    #[serde(default)]
+    pub workers_rounds: Option<Interval>,
     /// Of all of these, the time of ticks, which interrupt whatever runs; `None` where nobody knows.
     #[serde(default)]
     pub ticks_ns: Option<f64>,
@@ -59,9 +65,12 @@ pub struct Column {
     /// The same of nothing: of blocks that record no more than those beside.
     #[serde(default)]
     pub control_interval: Option<Interval>,
-    /// Non-idle time of all cores per request without it, the generator's in it: work that the
-    /// kernel does elsewhere, such as softirqs, shows only here.
+    /// Non-idle time of all cores per request in the same blocks as `plain_ns`, the generator's in it: work
+    /// that the kernel does elsewhere, such as softirqs, shows only here.
     pub machine_ns: Option<f64>,
+    /// CPU time of the generator's threads in those blocks. Older results have none.
+    #[serde(default)]
+    pub generator_ns: Option<f64>,
 }
 
 /// A row of one arm.
@@ -71,17 +80,38 @@ pub struct Entry {
     pub stage: Stage,
     /// Nanoseconds per request.
     pub ns: f64,
+    /// Least and most of a round; `None` of a single one. Older results have none.
+    #[serde(default)]
+    pub rounds: Option<Interval>,
     /// Times per request.
     pub times: f64,
+}
+
+/// What a row of one arm is against the same row of the first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Change {
+    /// The row.
+    pub name: &'static str,
+    /// Nanoseconds per request; negative where the arm saves.
+    pub ns: f64,
+    /// Whether every round of the one arm was above every round of the other, as far as it is known. What
+    /// is not is no more than what an arm differs by from itself.
+    pub is_apart: bool,
 }
 
 impl Column {
     /// Nanoseconds per request of a stage; `None` where it never ran.
     pub fn ns(&self, stage: Stage) -> Option<f64> {
-        self.rows
-            .iter()
-            .find(|row| row.stage == stage)
-            .map(|row| row.ns)
+        self.entry(stage).map(|row| row.ns)
+    }
+
+    fn entry(&self, stage: Stage) -> Option<&Entry> {
+        self.rows.iter().find(|row| row.stage == stage)
+    }
+
+    /// What is unexplained, as a part of the total.
+    pub fn unexplained(&self) -> f64 {
+        self.unexplained_ns / self.total_ns
     }
 
     /// What recording costs, as a part of what there is without.
@@ -103,12 +133,14 @@ pub fn ledgers(plan: &Plan, blocks: &[Block]) -> Vec<Ledger> {
                 .filter_map(|arm| {
                     let recorded = of(load, Pass::Time, arm);
                     let beside = of(load, Pass::Beside, arm);
-                    let plain = [of(load, Pass::Plain, arm), beside.clone()].concat();
                     let mut column = column(&plan.setting.arms[arm].label, &recorded)?;
                     column.plain_ns = cpu_ns_beside(&recorded, &beside);
                     column.price_interval = interval(&recorded, &beside);
                     column.control_interval = interval(&of(load, Pass::Again, arm), &beside);
-                    column.machine_ns = machine_ns(&plain);
+                    column.machine_ns =
+                        beside_per_request(&beside, |block| block.machine_ns.value().copied());
+                    column.generator_ns =
+                        beside_per_request(&beside, |block| Some(block.client.cpu_ns));
                     if plan.setting.arms[arm].maps_for_each_request() {
                         column.calls_untimed = why_calls_untimed(&recorded);
                     }
@@ -174,6 +206,7 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
         .map(|(at, stage)| Entry {
             stage: *stage,
             ns: per_request(stages.ns[at]),
+            rounds: rounds(recorded, |block| block.server.figures.stages.ns[at]),
             times: per_request(stages.entered[at]),
         })
         .collect();
@@ -187,7 +220,9 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
         label: label.to_string(),
         rows,
         helpers_ns: per_request(helpers),
+        helpers_rounds: rounds(recorded, |block| block.server.helpers_ns),
         workers_ns: per_request(workers),
+        workers_rounds: rounds(recorded, |block| block.server.workers_ns),
         ticks_ns: ticks.map(per_request),
         faults: Some(per_request(faults)),
         faults_untimed: why_untimed(per_request(faults), recorded, &stages),
@@ -198,6 +233,7 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
         price_interval: None,
         control_interval: None,
         machine_ns: None,
+        generator_ns: None,
     })
 }
 
@@ -235,31 +271,60 @@ fn why_calls_untimed(recorded: &[&Block]) -> Option<String> {
     }
 }
 
-/// `None` where the kernel does not tell.
-fn machine_ns(blocks: &[&Block]) -> Option<f64> {
+/// `None` of no blocks, or where the kernel does not tell.
+fn beside_per_request(blocks: &[&Block], figure: impl Fn(&Block) -> Option<u64>) -> Option<f64> {
     let requests: u64 = blocks.iter().map(|block| block.requests()).sum();
-    let total = blocks
-        .iter()
-        .try_fold(0, |sum, block| Some(sum + block.machine_ns.value()?))?;
+    let mut figures = blocks.iter().map(|block| figure(block));
+    let total: u64 = figures.by_ref().sum::<Option<u64>>()?;
     (requests > 0).then(|| total as f64 / requests as f64)
+}
+
+/// Least and most of a round, per request; `None` of a single one.
+fn rounds(recorded: &[&Block], total: impl Fn(&Block) -> u64) -> Option<Interval> {
+    let each = recorded
+        .iter()
+        .filter_map(|block| block.per_request(total(block)));
+    let mut each: Vec<f64> = each.collect();
+    each.sort_by(f64::total_cmp);
+    match *each {
+        [low, .., high] => Some(Interval { low, high }),
+        _ => None,
+    }
 }
 
 /// What makes `column` dearer or cheaper than `base`, the largest change first. What is unexplained
 /// is not among it: a remainder is no cause.
-pub fn differences(base: &Column, column: &Column) -> Vec<(&'static str, f64)> {
-    let mut changes: Vec<(&str, f64)> = Stage::ALL
-        .iter()
-        .map(|stage| {
-            let change = column.ns(*stage).unwrap_or(0.0) - base.ns(*stage).unwrap_or(0.0);
-            (stage.name(), change)
-        })
+pub fn differences(base: &Column, column: &Column) -> Vec<Change> {
+    const NEVER: Interval = Interval {
+        low: 0.0,
+        high: 0.0,
+    };
+    let of_stage = |column: &Column, stage: Stage| {
+        let row = column.entry(stage);
+        row.map_or((0.0, Some(NEVER)), |row| (row.ns, row.rounds))
+    };
+    let workers = |column: &Column| (column.workers_ns, column.workers_rounds);
+    let helpers = |column: &Column| (column.helpers_ns, column.helpers_rounds);
+    let change = |name, [before, after]: [(f64, Option<Interval>); 2]| Change {
+        name,
+        ns: after.0 - before.0,
+        is_apart: match (before.1, after.1) {
+            (Some(before), Some(after)) => before.high < after.low || after.high < before.low,
+            _ => true,
+        },
+    };
+    let stages = Stage::ALL.iter().map(|stage| {
+        let both = [base, column].map(|column| of_stage(column, *stage));
+        change(stage.name(), both)
+    });
+    let mut changes: Vec<Change> = stages
         .chain([
-            ("workers", column.workers_ns - base.workers_ns),
-            ("helper threads", column.helpers_ns - base.helpers_ns),
+            change("workers", [base, column].map(workers)),
+            change("helper threads", [base, column].map(helpers)),
         ])
-        .filter(|(_, change)| change.abs() >= 0.5)
+        .filter(|change| change.ns.abs() >= 0.5)
         .collect();
-    changes.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
+    changes.sort_by(|a, b| b.ns.abs().total_cmp(&a.ns.abs()));
     changes
 }
 

@@ -15,6 +15,7 @@ use crate::layout::Layout;
 use crate::measure::host::{Build, Host};
 use crate::measure::noise::{Limits, Noise};
 use crate::measure::perf::Counted;
+use crate::measure::probe::Stage;
 use crate::measure::reading::Reading;
 use crate::measure::stats::{Level, Outcome};
 use crate::models::find;
@@ -331,6 +332,30 @@ fn disturbed_blocks_make_a_run_noisy() {
         block.noise.run_queue_wait_ns = Reading::Value(WINDOW_NS / 2);
     };
     check(disturb, Level::Noisy, "run-queue wait");
+}
+
+#[test]
+fn a_ledger_that_leaves_much_unexplained_makes_a_run_noisy() {
+    let cause = |http_ns_per_request: u64| {
+        let mut block = block(0, 0, 6000.0);
+        block.pass = Pass::Time;
+        let http_ns = block.server.cpu_ns * http_ns_per_request / 6000;
+        block.server.figures.stages.ns[Stage::Http as usize] = http_ns;
+        let analysis = analyse(&plan(), &[block], 0.0, &Limits::default());
+        let mut causes = analysis.verdict.causes.iter();
+        causes
+            .find(|cause| cause.what.contains("unexplained"))
+            .map(|cause| cause.what.clone())
+    };
+    // A hundredth is of helper threads.
+    let said = |part: &str| {
+        format!("at saturation, {part} % of epoll's time is unexplained, more than 10 %")
+    };
+    assert_eq!(cause(5350), None);
+    assert_eq!(cause(5310), Some(said("10")));
+    assert_eq!(cause(3000), Some(said("49")));
+    assert_eq!(cause(6500), None);
+    assert_eq!(cause(7140), Some(said("-20")));
 }
 
 #[test]

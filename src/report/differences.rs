@@ -6,13 +6,15 @@ use std::fmt::Write;
 use super::side_by_side::{Line, tables};
 use super::terminal::wrap;
 use super::units::digits;
-use crate::experiment::ledger::{self, Column};
+use crate::experiment::ledger::{self, Change, Column};
 
 /// System calls per request of each arm that counts them, by its label.
 pub(super) type Calls = HashMap<String, f64>;
 
 /// An arm that has no such row, or one that does not differ in it.
 const NOTHING: &str = "–";
+/// In the place of a share: see [`Change::is_apart`].
+const OVERLAPS: &str = "~";
 /// Rows that a sentence names on either side.
 const NAMED: usize = 3;
 /// Nanoseconds per request that round to none.
@@ -31,6 +33,16 @@ pub(super) fn text(columns: &[Column], calls: &Calls, floor: Option<f64>) -> Str
     };
     let made_up_ns = floor.map_or(0.0, |floor| (floor - 1.0) * base.total_ns);
     let mut text = format!("\n{}\n", table(base, others, made_up_ns));
+    if others.iter().any(|column| {
+        let changes = ledger::differences(base, column);
+        changes.iter().any(|change| !change.is_apart)
+    }) {
+        let note = format!(
+            "{OVERLAPS}: some round of the one arm was above, and some below, one of the other's: no more \
+             than what an arm differs by from itself."
+        );
+        let _ = write!(text, "\n{}\n", wrap(&note));
+    }
     for column in others {
         let sentence = sentence(base, column, calls, made_up_ns);
         let _ = write!(text, "\n{}", wrap(&sentence));
@@ -51,17 +63,19 @@ fn table(base: &Column, others: &[Column], made_up_ns: f64) -> String {
         .map(|column| ledger::differences(base, column))
         .collect();
     let mut largest: Vec<(&str, f64)> = Vec::new();
-    for (name, change) in changes.iter().flatten() {
+    for Change { name, ns, .. } in changes.iter().flatten() {
         match largest.iter_mut().find(|(known, _)| known == name) {
-            Some((_, most)) => *most = most.max(change.abs()),
-            None => largest.push((name, change.abs())),
+            Some((_, most)) => *most = most.max(ns.abs()),
+            None => largest.push((name, ns.abs())),
         }
     }
     largest.sort_by(|a, b| b.1.total_cmp(&a.1));
     let whole = |column: &Column| column.total_ns - base.total_ns;
-    let cells = |column: &Column, change: f64| {
+    let cells = |column: &Column, change: f64, is_apart: bool| {
         let whole = whole(column);
-        let share = if whole.abs() < made_up_ns.max(LEAST_NS) {
+        let share = if !is_apart {
+            OVERLAPS.to_string()
+        } else if whole.abs() < made_up_ns.max(LEAST_NS) {
             NOTHING.to_string()
         } else {
             // Without the sign of a zero.
@@ -77,8 +91,10 @@ fn table(base: &Column, others: &[Column], made_up_ns: f64) -> String {
                 .iter()
                 .zip(&changes)
                 .map(|(column, changes)| {
-                    let change = changes.iter().find(|(known, _)| known == name);
-                    change.map_or(vec![NOTHING.to_string(); 2], |(_, ns)| cells(column, *ns))
+                    let change = changes.iter().find(|change| change.name == *name);
+                    change.map_or(vec![NOTHING.to_string(); 2], |change| {
+                        cells(column, change.ns, change.is_apart)
+                    })
                 })
                 .collect(),
         })
@@ -87,16 +103,13 @@ fn table(base: &Column, others: &[Column], made_up_ns: f64) -> String {
         name: name.to_string(),
         cells: others
             .iter()
-            .map(|column| cells(column, change(column)))
+            .map(|column| cells(column, change(column), true))
             .collect(),
     };
     // What is left of the whole as it is shown: the shown ones sum to it.
     lines.push(line("unexplained", &|column| {
         let rows = ledger::differences(base, column);
-        let rows: f64 = rows
-            .iter()
-            .map(|(_, change)| change.round_ties_even())
-            .sum();
+        let rows: f64 = rows.iter().map(|change| change.ns.round_ties_even()).sum();
         whole(column).round_ties_even() - rows
     }));
     lines.push(line("total, recording", &whole));
@@ -114,10 +127,12 @@ fn table(base: &Column, others: &[Column], made_up_ns: f64) -> String {
 fn sentence(base: &Column, column: &Column, calls: &Calls, made_up_ns: f64) -> String {
     let changes = ledger::differences(base, column);
     let list = |sign: f64| {
-        let these = changes.iter().filter(|(_, change)| change * sign > 0.0);
+        let these = changes
+            .iter()
+            .filter(|change| change.is_apart && change.ns * sign > 0.0);
         let named: Vec<_> = these
             .take(NAMED)
-            .map(|(name, change)| format!("{} µs in {name}", digits(change.abs() / 1000.0)))
+            .map(|change| format!("{} µs in {}", digits(change.ns.abs() / 1000.0), change.name))
             .collect();
         if named.is_empty() {
             "nothing".to_string()
@@ -173,18 +188,22 @@ mod tests {
     use super::*;
     use crate::experiment::ledger::Entry;
     use crate::measure::probe::Stage;
+    use crate::measure::stats::Interval;
 
     fn column(label: &str, rows: &[(Stage, f64)], unexplained_ns: f64) -> Column {
         let entry = |&(stage, ns): &(Stage, f64)| Entry {
             stage,
             ns,
+            rounds: None,
             times: 1.0,
         };
         Column {
             label: label.to_string(),
             rows: rows.iter().map(entry).collect(),
             helpers_ns: 0.0,
+            helpers_rounds: None,
             workers_ns: 0.0,
+            workers_rounds: None,
             ticks_ns: None,
             faults: None,
             faults_untimed: None,
@@ -195,6 +214,7 @@ mod tests {
             price_interval: None,
             control_interval: None,
             machine_ns: None,
+            generator_ns: None,
         }
     }
 
@@ -291,6 +311,39 @@ mod tests {
         let same = "It makes as many system calls and saves 0.800";
         check(&[("epoll", 2.0), ("io_uring", 2.01)], same);
         check(&[("epoll", 2.0)], "µs. It saves 0.800");
+    }
+
+    /// 800 ns less in recv is said of rounds that are apart alone.
+    #[test]
+    fn what_rounds_of_both_arms_have_is_no_cause() {
+        let check = |[first, other]: [[f64; 2]; 2], is_apart: bool| {
+            let of = |label: &str, ns: f64, [low, high]: [f64; 2]| {
+                let mut column = column(label, &[(Stage::Receive, ns)], 0.0);
+                column.rows[0].rounds = Some(Interval { low, high });
+                column
+            };
+            let columns = [of("epoll", 1000.0, first), of("io_uring", 200.0, other)];
+            let text = words(&text(&columns, &Calls::new(), None));
+            let of_recv = if is_apart { "100 %" } else { "~" };
+            assert!(
+                text.contains(&format!("recv -800 {of_recv} unexplained")),
+                "{text}"
+            );
+            let saved = if is_apart {
+                "0.800 µs in recv"
+            } else {
+                "nothing"
+            };
+            assert!(
+                text.contains(&format!("It saves {saved}, and spends nothing")),
+                "{text}"
+            );
+            assert_eq!(text.contains("~: some round"), !is_apart, "{text}");
+        };
+        check([[900.0, 1100.0], [100.0, 300.0]], true);
+        check([[900.0, 1100.0], [100.0, 899.0]], true);
+        check([[900.0, 1100.0], [100.0, 901.0]], false);
+        check([[100.0, 1900.0], [150.0, 250.0]], false);
     }
 
     #[test]

@@ -98,8 +98,21 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls, floor: Option<f64>) -> String
         line("  the same of nothing", &|column| {
             bounds(&column.control_interval)
         }),
-        line("all cores, generator included", &|column| {
+        line("all cores meanwhile", &|column| {
             absent_or_whole(column.machine_ns)
+        }),
+        line("  the generator's of it", &|column| {
+            absent_or_whole(column.generator_ns)
+        }),
+        line("  nobody's of the two", &|column| {
+            let known = [column.plain_ns, column.generator_ns];
+            let known = known.map(|ns| ns.map(f64::round_ties_even));
+            absent_or_whole(match (column.machine_ns, known) {
+                (Some(all), [Some(server), Some(generator)]) => {
+                    Some(all.round_ties_even() - server - generator)
+                }
+                _ => None,
+            })
         }),
     ]);
     let shown = tables(&heading, &lines, |cell| cell != NOWHERE);
@@ -207,13 +220,16 @@ mod tests {
         let rows = rows.map(|(stage, ns)| Entry {
             stage,
             ns,
+            rounds: None,
             times: 1.0,
         });
         let column = Column {
             label: "epoll".to_string(),
             rows: rows.collect(),
             helpers_ns: 5.5,
+            helpers_rounds: None,
             workers_ns: 7.6,
+            workers_rounds: None,
             ticks_ns: None,
             faults: None,
             faults_untimed: None,
@@ -224,6 +240,7 @@ mod tests {
             price_interval: None,
             control_interval: None,
             machine_ns: None,
+            generator_ns: None,
         };
         let ledger = Ledger {
             load: Load::Saturation,
@@ -242,6 +259,7 @@ mod tests {
         let entry = |stage, ns| Entry {
             stage,
             ns,
+            rounds: None,
             times: 1.0,
         };
         let interval = |low, high| Some(Interval { low, high });
@@ -262,7 +280,9 @@ mod tests {
                 entry(Stage::FutexWake, 0.4),
             ],
             helpers_ns: 0.0,
+            helpers_rounds: None,
             workers_ns: 12_345.0,
+            workers_rounds: None,
             ticks_ns: Some(12.3),
             faults: Some([0.0, 2.04, 2.5, 0.001, 0.002, 0.003][nth]),
             faults_untimed: [
@@ -281,6 +301,7 @@ mod tests {
             price_interval: interval(0.91, 1.23),
             control_interval: interval(0.89, 1.11),
             machine_ns: Some(345_678.0),
+            generator_ns: Some(123_456.0),
         };
         let ledger = Ledger {
             load: Load::Saturation,
