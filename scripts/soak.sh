@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What `cargo test` leaves out for want of time: the whole suite many times over, and the tests that
-# measure; or simulated runs, as many as asked for. Ends by itself; says which round or seed failed.
+# measure; or simulated runs, as many as asked for. Ends by itself; says at the end what failed.
 #
 #   scripts/soak.sh [ROUNDS]      20 rounds by default
 #   scripts/soak.sh --seeds N     the simulated model with the seeds below N
@@ -33,24 +33,42 @@ if ! is_number "${1:-20}"; then
 fi
 
 cargo test --workspace --no-run
+failed=()
+# Runs a command and goes on, whatever comes of it: a machine too busy for one measurement may do for another.
+check() {
+    local name=$1
+    shift
+    echo "soak: $name"
+    if ! "$@"; then
+        echo "soak: $name failed" >&2
+        failed+=("$name")
+    fi
+}
+
 for ((round = 1; round <= ${1:-20}; round++)); do
-    echo "soak: round $round of ${1:-20}"
-    cargo test --quiet --workspace || {
-        echo "soak: round $round failed" >&2
-        exit 1
-    }
+    check "round $round of ${1:-20}" cargo test --quiet --workspace --no-fail-fast
 done
+# A measurement has the machine to itself.
+measure() {
+    check "$1" cargo test --release --test lab "$1" -- --ignored --nocapture --test-threads 1
+}
 # Prices, as measured here; they assert nothing.
-cargo test --release --lib price -- --ignored --nocapture
+check prices cargo test --release --lib price -- --ignored --nocapture
 # A thousand handlers exchanged under load, memory as it was; and what an exchange costs who is served
 # meanwhile, which means something on an idle machine only.
-cargo test --release --test lab swap_soak -- --ignored --nocapture --test-threads 1
+measure swap_soak
 # Good requests wait no longer than twice as long beside bad ones; a run in which the machine's own noise
 # is more than that shows nothing, and fails as such.
-cargo test --release --test lab neighbours_soak -- --ignored --nocapture --test-threads 1
+measure neighbours_soak
 # Probes that are off are not there.
-scripts/probes.sh
+check probes scripts/probes.sh
 # What the ledgers' passes cost; needs an idle machine, and counts system calls where tracefs is mounted.
-cargo test --release --test lab price -- --ignored --nocapture --test-threads 1
-# The ledger finds work that was put into a stage in that row and in no other; needs an idle machine.
-cargo test --release --test lab injection -- --ignored --nocapture --test-threads 1
+measure price
+# The ledger finds work that was put into a stage in that row and in no other. WRONG ROW is a mistake of the
+# ledger's on any machine; INCONCLUSIVE says how much longer it would take on this one.
+measure injection
+
+if ((${#failed[@]})); then
+    printf 'soak: failed: %s\n' "${failed[@]}" >&2
+    exit 1
+fi

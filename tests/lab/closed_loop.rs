@@ -43,18 +43,32 @@ impl Clients {
     /// Asks and answers for so long.
     pub fn drive(&mut self, time: Duration) {
         let started = Instant::now();
-        let mut buffer = [0; 4096];
         while started.elapsed() < time {
-            for (stream, missing) in self.streams.iter_mut().zip(&mut self.missing) {
+            self.go_round(true);
+        }
+    }
+
+    /// Takes the answers that are still to come, and asks for no others until the next drive.
+    pub fn finish(&mut self) {
+        while self.missing.iter().any(|missing| *missing > 0) {
+            self.go_round(false);
+        }
+    }
+
+    /// Looks at each connection once; sends another request where none is under way, if it `asks`.
+    fn go_round(&mut self, asks: bool) {
+        let mut buffer = [0; 4096];
+        for (stream, missing) in self.streams.iter_mut().zip(&mut self.missing) {
+            if *missing > 0 {
                 match stream.read(&mut buffer) {
                     Ok(0) => panic!("the server closed a connection"),
                     Ok(came) => *missing -= came,
                     Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
                 }
-                if *missing == 0 {
-                    stream.write_all(REQUEST).expect("there is room for one");
-                    *missing = self.answer_bytes;
-                }
+            }
+            if *missing == 0 && asks {
+                stream.write_all(REQUEST).expect("there is room for one");
+                *missing = self.answer_bytes;
             }
         }
     }

@@ -47,6 +47,7 @@
 //! | `ledger_of_others` | the same of a user who is not root, and of a kernel with other names |
 //! | `price` | what recording and counting cost, more narrowly than `compare` tells (soak only) |
 //! | `profile` | flame graphs, and what is said where there can be none |
+//! | `soak` | the script that runs what is too long for here: nothing keeps the rest from being run |
 //! | `regressions` | bugs that were found once, each by what showed it |
 //! | `modules` | the built-in handlers as WebAssembly |
 //! | `architecture` | invariants that show in the source |
@@ -103,6 +104,7 @@ mod routes;
 mod runs;
 mod server;
 mod signals;
+mod soak;
 mod startup;
 mod swap;
 mod swap_soak;

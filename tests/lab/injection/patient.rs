@@ -13,6 +13,7 @@ use ringlab::offload::Policy;
 use ringlab::server::Handle;
 use ringlab::shard::Figures;
 
+use super::verdict::Slice;
 use super::{ELSEWHERE, start};
 use crate::Lab;
 use crate::closed_loop::Clients;
@@ -24,6 +25,8 @@ pub const INJECTED_NS: u64 = 500;
 pub const SLICE: Duration = Duration::from_millis(5);
 /// The time in which the turn ends that had another dose.
 const SETTLING: Duration = Duration::from_millis(2);
+/// Who has sent its last answer looks for requests once more, and sleeps then.
+const FALLING_ASLEEP: Duration = Duration::from_micros(100);
 const WARM_UP: Duration = Duration::from_millis(500);
 
 /// Where a dose is given, and whether its work belongs to that row or to the other.
@@ -31,14 +34,6 @@ const WARM_UP: Duration = Duration::from_millis(500);
 pub struct Given {
     pub at: Stage,
     pub moved: bool,
-}
-
-/// What came with one dose, for each request.
-pub struct Slice {
-    /// Nanoseconds: the stages, then what is left of the threads' CPU time.
-    pub rows: Vec<f64>,
-    pub entered: Vec<f64>,
-    pub injected_ns: f64,
 }
 
 /// A server, and the dose that its threads take.
@@ -100,7 +95,10 @@ impl Edge {
 }
 
 impl Patient {
-    fn look(&self) -> Vec<Edge> {
+    /// With no request under way: of one that is, the clocks would show a part that no row has.
+    fn look(&mut self) -> Vec<Edge> {
+        self.clients.finish();
+        thread::sleep(FALLING_ASLEEP);
         let threads = cpu_clock::own_threads_ns();
         let look = |server: &Dosed| {
             let serving = server.handle.serving_threads();

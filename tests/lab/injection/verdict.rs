@@ -1,0 +1,497 @@
+//! What slices say about rows that are fixed beforehand: where work was put it is found, and nowhere else.
+//! Statistics alone: no server, no clock.
+//!
+//! What must not be is asked first: a row that is certainly off is wrong, however badly others are known.
+//! That all is right takes more: each row must be shown to be where it should. In between nothing is shown,
+//! and it is said which row would take how long.
+//!
+//! A sample is the mean of two rounds in a row, with the doses in either order: whatever comes of the order,
+//! or grows all the time, is not in it. Means are without their tails, since a core that somebody else had
+//! for milliseconds is no sample, and on a shared host one slice in four is none; their errors are those of
+//! the samples with the tails drawn in (K. K. Yuen, "The two-sample trimmed t for unequal population
+//! variances", Biometrika 61, 1974, with one sample).
+
+use std::fmt;
+
+use ringlab::measure::probe::Stage;
+use ringlab::measure::stats::student_t_quantile;
+
+use super::ELSEWHERE;
+use super::patient::INJECTED_NS;
+
+/// How far a row may be from what was injected.
+pub const OFF_NS: f64 = 50.0;
+/// Smaller changes than this are none, however long it was measured: the processor works on what is
+/// before and behind a stage's border at once, and on neither while it spins at that border.
+const NOTHING_NS: f64 = 10.0;
+/// How often anything may be called wrong that is not, whatever is looked at and however often.
+const SIGNIFICANCE: f64 = 0.05;
+/// How sure one must be of each row that all are right: none may be in doubt, so this needs no correction.
+const SURE: f64 = 0.95;
+/// Of the samples at either end, by value, this part counts for nothing.
+const TRIMMED: f64 = 0.2;
+
+/// The stages, then what is left.
+pub const ROWS: usize = Stage::ALL.len() + 1;
+
+/// Of a row.
+pub fn name(row: usize) -> &'static str {
+    Stage::ALL
+        .get(row)
+        .map_or("unexplained", |stage| stage.name())
+}
+
+/// What came with one dose, for each request.
+pub struct Slice {
+    /// Nanoseconds: the stages, then what is left of the threads' CPU time.
+    pub rows: Vec<f64>,
+    pub entered: Vec<f64>,
+    pub injected_ns: f64,
+}
+
+/// Two doses that are compared, one right after the other; a slice of each a round.
+pub struct Pair {
+    /// The stage that has the work; it belongs there in the first, and elsewhere in the second.
+    pub at: Stage,
+    /// In rounds with an odd number the second was taken first.
+    pub slices: [Vec<Slice>; 2],
+}
+
+impl Pair {
+    pub fn new(at: Stage) -> Self {
+        Self {
+            at,
+            slices: [const { Vec::new() }; 2],
+        }
+    }
+
+    pub fn rounds(&self) -> usize {
+        self.slices[1].len()
+    }
+
+    /// How much more there is in `row` with the first dose than with the second, in a round.
+    pub fn difference(&self, row: usize, round: usize) -> f64 {
+        let [first, second] = &self.slices;
+        first[round].rows[row] - second[round].rows[row]
+    }
+}
+
+/// A mean without its tails.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mean {
+    pub ns: f64,
+    /// Its standard error.
+    error_ns: f64,
+    /// Degrees of freedom.
+    df: f64,
+}
+
+impl Mean {
+    /// Of so many rounds, of which two make a sample.
+    pub fn of(rounds: usize, value: impl Fn(usize) -> f64) -> Mean {
+        let sample = |nth: usize| (value(2 * nth) + value(2 * nth + 1)) / 2.0;
+        let mut sorted: Vec<f64> = (0..rounds / 2).map(sample).collect();
+        sorted.sort_by(f64::total_cmp);
+        let cut = (sorted.len() as f64 * TRIMMED) as usize;
+        let kept = &sorted[cut..sorted.len() - cut];
+        let (n, h) = (sorted.len() as f64, kept.len() as f64);
+        let drawn_in = |d: &f64| d.clamp(kept[0], kept[kept.len() - 1]);
+        let around = sorted.iter().map(drawn_in).sum::<f64>() / n;
+        let squares = sorted.iter().map(|d| (drawn_in(d) - around).powi(2));
+        Mean {
+            ns: kept.iter().sum::<f64>() / h,
+            error_ns: (squares.sum::<f64>() / (h * (h - 1.0))).sqrt(),
+            df: h - 1.0,
+        }
+    }
+
+    /// How far it may be off to one side, with a probability of 95 %.
+    pub fn bound(&self) -> f64 {
+        student_t_quantile(SURE, self.df) * self.error_ns
+    }
+}
+
+/// By how much a row seems to move, at most, between two doses that are the same. Nothing smaller means
+/// anything.
+pub fn floor(control: &Pair, row: usize) -> f64 {
+    let moved = Mean::of(control.rounds(), |round| control.difference(row, round));
+    (moved.ns.abs() + moved.bound()).max(NOTHING_NS)
+}
+
+/// A row, with the work in one stage.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    at: Stage,
+    row: usize,
+    /// How far it is from what it should be, and how far that may be off: to be called right, and wrong.
+    off_ns: f64,
+    bound_ns: f64,
+    far_bound_ns: f64,
+    /// From here on it is wrong.
+    wrong_ns: f64,
+    /// What may be called right is no further off.
+    right_ns: f64,
+    /// Doses that are the same move it by more than may be overlooked.
+    floor_ns: f64,
+}
+
+impl Cell {
+    fn is_wrong(&self) -> bool {
+        self.off_ns.abs() - self.far_bound_ns > self.wrong_ns
+    }
+
+    fn is_right(&self) -> bool {
+        self.off_ns.abs() + self.bound_ns <= self.right_ns && self.floor_ns <= OFF_NS
+    }
+
+    /// The same finding in another study.
+    fn is_again(&self, other: &Cell) -> bool {
+        let same_sign = self.off_ns.is_sign_positive() == other.off_ns.is_sign_positive();
+        (self.at, self.row) == (other.at, other.row) && same_sign
+    }
+
+    /// In how many times the time it would be known on which side it is: errors shrink with the root.
+    pub fn times(&self) -> f64 {
+        let off = self.off_ns.abs();
+        // Who is right at the border can be shown to be neither.
+        let short_of = |distance: f64, error: f64| (error / distance.max(OFF_NS / 10.0)).powi(2);
+        let row = match off < self.right_ns {
+            true => short_of(self.right_ns - off, self.bound_ns),
+            false => short_of(off - self.wrong_ns, self.far_bound_ns),
+        };
+        row.max((self.floor_ns / OFF_NS).powi(2)).max(1.0)
+    }
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (off, bound) = (self.off_ns, self.bound_ns);
+        write!(
+            f,
+            "{}, with the work in {}, is {:+.1} to {:+.1} ns from what it should be, where {:.0} may be (the \
+             same doses: {:.1})",
+            name(self.row),
+            self.at.name(),
+            off - bound,
+            off + bound,
+            self.right_ns,
+            self.floor_ns,
+        )
+    }
+}
+
+/// What may be concluded.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// These are certainly not as they should be.
+    Wrong(Vec<Cell>),
+    /// Of these nobody knows.
+    Inconclusive(Vec<Cell>),
+    Right,
+}
+
+/// Of the work in each of those stages, and of doses that are the same, when it is looked at for the
+/// `look`th time, from 1: there must be twice as many rounds each time.
+pub fn verdict(stages: &[Pair], control: &Pair, look: i32) -> Verdict {
+    let floors: Vec<f64> = (0..ROWS).map(|row| floor(control, row)).collect();
+    // All have as many samples; there are ROWS - 2 others, and each of the two in two ways.
+    let looked_at = stages.len() * (ROWS + 2);
+    // Half of what is left of it each time.
+    let each = SIGNIFICANCE / 2f64.powi(look) / (2 * looked_at) as f64;
+    let df = Mean::of(control.rounds(), |_| 0.0).df;
+    let [near, far] = [SURE, 1.0 - each].map(|sure| student_t_quantile(sure, df));
+    let cell = |pair: &Pair, row: usize, wrong_ns: f64, off: &dyn Fn(usize) -> f64| {
+        let off = Mean::of(pair.rounds(), off);
+        Cell {
+            at: pair.at,
+            row,
+            off_ns: off.ns,
+            bound_ns: near * off.error_ns,
+            far_bound_ns: far * off.error_ns,
+            wrong_ns,
+            right_ns: OFF_NS,
+            floor_ns: floors[row],
+        }
+    };
+    let mut cells = Vec::new();
+    for pair in stages {
+        let (own, elsewhere) = (pair.at as usize, ELSEWHERE as usize);
+        let injected = INJECTED_NS as f64;
+        let spent = |which: usize, round: usize| pair.slices[which][round].injected_ns;
+        let [gained, lost] = [own, elsewhere].map(|row| move |round| pair.difference(row, round));
+        // What was asked for, and what was spent on it.
+        cells.push(cell(pair, own, OFF_NS, &|round| gained(round) - injected));
+        cells.push(cell(pair, own, OFF_NS, &|round| {
+            gained(round) - spent(0, round)
+        }));
+        cells.push(cell(pair, elsewhere, OFF_NS, &|round| {
+            lost(round) + injected
+        }));
+        cells.push(cell(pair, elsewhere, OFF_NS, &|round| {
+            lost(round) + spent(1, round)
+        }));
+        for row in (0..ROWS).filter(|row| ![own, elsewhere].contains(row)) {
+            let off = |round| pair.difference(row, round);
+            cells.push(cell(pair, row, floors[row], &off));
+        }
+    }
+    let those = |is: fn(&Cell) -> bool| -> Vec<Cell> {
+        cells.iter().filter(|cell| is(cell)).cloned().collect()
+    };
+    let (wrong, unknown) = (those(Cell::is_wrong), those(|cell| !cell.is_right()));
+    match (wrong.is_empty(), unknown.is_empty()) {
+        (false, _) => Verdict::Wrong(wrong),
+        (true, false) => Verdict::Inconclusive(unknown),
+        (true, true) => Verdict::Right,
+    }
+}
+
+/// Of two studies with servers of their own, the second made because of what the first called wrong: only
+/// what is wrong in both, and in the same direction, is.
+pub fn again(first: Vec<Cell>, second: Verdict) -> Verdict {
+    let Verdict::Wrong(second) = second else {
+        return Verdict::Inconclusive(first);
+    };
+    let is_again = |cell: &&Cell| second.iter().any(|other| cell.is_again(other));
+    let twice: Vec<Cell> = first.iter().filter(is_again).cloned().collect();
+    match twice.is_empty() {
+        true => Verdict::Inconclusive(first),
+        false => Verdict::Wrong(twice),
+    }
+}
+
+mod tests {
+    use std::f64::consts::TAU;
+
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    const STAGES: [Stage; 4] = [Stage::Http, Stage::Guest, Stage::Send, Stage::EpollWait];
+    /// Where a part of the work is found in whose row it does not belong.
+    const LEAK: Stage = Stage::Receive;
+    /// What slices differ by, one with another, on a calm machine.
+    const DEVIATION_NS: f64 = 20.0;
+    const ROUNDS: usize = 224;
+
+    /// A ledger, and the machine that it is taken on.
+    #[derive(Clone, Copy)]
+    struct Machine {
+        /// How much slices differ, as so many times [`DEVIATION_NS`].
+        noise: f64,
+        /// What the row of HTTP gains of its work.
+        gained_ns: f64,
+        /// What the row of [`LEAK`] gains of it.
+        leaked_ns: f64,
+    }
+
+    const CALM: Machine = Machine {
+        noise: 1.0,
+        gained_ns: 500.0,
+        leaked_ns: 0.0,
+    };
+
+    impl Machine {
+        /// One slice in ten is disturbed by far more than the others differ by.
+        fn noise_ns(&self, random: &mut StdRng) -> f64 {
+            // G. E. P. Box and M. E. Muller, "A note on the generation of random normal deviates", 1958.
+            let radius = (-2.0 * (1.0 - random.random::<f64>()).ln()).sqrt();
+            let normal = radius * (TAU * random.random::<f64>()).cos();
+            let ns = normal * self.noise * DEVIATION_NS;
+            match random.random_range(0..10) {
+                0 => 10.0 * ns.abs(),
+                _ => ns,
+            }
+        }
+
+        fn slice(&self, random: &mut StdRng, gained: &[(usize, f64)]) -> Slice {
+            let mut rows: Vec<f64> = (0..ROWS).map(|_| 0.0).collect();
+            for row in STAGES.iter().chain(&[LEAK, ELSEWHERE]) {
+                rows[*row as usize] = 1_000.0 + self.noise_ns(random);
+            }
+            rows[ROWS - 1] = self.noise_ns(random);
+            gained.iter().for_each(|(row, ns)| rows[*row] += ns);
+            Slice {
+                rows,
+                entered: Vec::new(),
+                injected_ns: INJECTED_NS as f64,
+            }
+        }
+
+        fn verdict(&self, seed: u64) -> Verdict {
+            let random = &mut StdRng::seed_from_u64(seed);
+            let moved = &[(ELSEWHERE as usize, 500.0)];
+            let mut control = Pair::new(Stage::Loop);
+            let mut pairs = STAGES.map(Pair::new);
+            for _ in 0..ROUNDS {
+                for slices in &mut control.slices {
+                    slices.push(self.slice(random, moved));
+                }
+                for pair in &mut pairs {
+                    let (gained, leaked) = match pair.at {
+                        Stage::Http => (self.gained_ns, self.leaked_ns),
+                        _ => (500.0, 0.0),
+                    };
+                    let here = &[(pair.at as usize, gained), (LEAK as usize, leaked)];
+                    pair.slices[0].push(self.slice(random, here));
+                    pair.slices[1].push(self.slice(random, moved));
+                }
+            }
+            verdict(&pairs, &control, 1)
+        }
+    }
+
+    #[test]
+    fn what_is_as_it_should_be_is_right() {
+        for seed in 0..100 {
+            let verdict = CALM.verdict(seed);
+            assert!(matches!(verdict, Verdict::Right), "{seed}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_noisy_machine_shows_nothing_and_calls_nothing_wrong() {
+        let noisy = Machine {
+            noise: 10.0,
+            ..CALM
+        };
+        for seed in 0..1000 {
+            let verdict = noisy.verdict(seed);
+            let Verdict::Inconclusive(cells) = verdict else {
+                panic!("{seed}: {verdict:?}");
+            };
+            let times = cells.iter().map(Cell::times).fold(0.0, f64::max);
+            assert!(times > 4.0, "{seed}: {times}");
+        }
+    }
+
+    /// However noisy the machine, as long as it is known to better than what was misplaced.
+    #[test]
+    fn work_in_anothers_row_is_wrong_on_a_noisy_machine_too() {
+        for noise in [1.0, 8.0] {
+            let misplaced = Machine {
+                noise,
+                gained_ns: 0.0,
+                leaked_ns: 500.0,
+            };
+            for seed in 0..100 {
+                let verdict = misplaced.verdict(seed);
+                let Verdict::Wrong(cells) = verdict else {
+                    panic!("{seed}: {verdict:?}");
+                };
+                for (row, sign) in [(Stage::Http, -1.0), (LEAK, 1.0)] {
+                    let named = cells
+                        .iter()
+                        .any(|cell| cell.row == row as usize && cell.off_ns.signum() == sign);
+                    assert!(named, "{seed}: {cells:?}");
+                }
+                assert!(cells.iter().all(|cell| cell.at == Stage::Http), "{cells:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn work_of_which_half_leaks_is_wrong_and_never_right() {
+        let leaks = |noise| Machine {
+            noise,
+            gained_ns: 250.0,
+            leaked_ns: 250.0,
+        };
+        for seed in 0..100 {
+            let verdict = leaks(1.0).verdict(seed);
+            assert!(matches!(verdict, Verdict::Wrong(_)), "{seed}: {verdict:?}");
+            let verdict = leaks(8.0).verdict(seed);
+            assert!(!matches!(verdict, Verdict::Right), "{seed}");
+        }
+    }
+
+    #[test]
+    fn what_is_just_too_far_off_is_not_right() {
+        for gained_ns in [440.0, 560.0] {
+            for (noise, most) in [(0.5, 0), (1.0, 0), (3.0, 5), (10.0, 5)] {
+                let off = Machine {
+                    noise,
+                    gained_ns,
+                    leaked_ns: 0.0,
+                };
+                let is_right = |seed: &u64| matches!(off.verdict(*seed), Verdict::Right);
+                let right = (0..100).filter(is_right).count();
+                // Who is sure to 95 % is wrong as often.
+                assert!(right <= most, "{right}: {noise} x, {gained_ns} ns");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_once_is_wrong_only_if_it_is_so_again() {
+        let wrong = |gained_ns| {
+            let verdict = Machine { gained_ns, ..CALM }.verdict(0);
+            let Verdict::Wrong(cells) = verdict else {
+                panic!("{verdict:?}");
+            };
+            cells
+        };
+        let (less, more) = (wrong(0.0), wrong(1_000.0));
+        let same = again(less.clone(), Verdict::Wrong(wrong(100.0)));
+        assert!(matches!(same, Verdict::Wrong(_)), "{same:?}");
+        let others = [
+            Verdict::Wrong(more),
+            Verdict::Right,
+            CALM.verdict(1),
+            Verdict::Inconclusive(less.clone()),
+        ];
+        for other in others {
+            let verdict = again(less.clone(), other);
+            assert!(matches!(verdict, Verdict::Inconclusive(_)), "{verdict:?}");
+        }
+    }
+
+    /// Doses that are the same and move a row by more than a row may be off show nothing of it.
+    #[test]
+    fn a_floor_above_what_may_be_overlooked_is_never_right() {
+        let random = &mut StdRng::seed_from_u64(0);
+        let moved = &[(ELSEWHERE as usize, 500.0)];
+        let mut control = Pair::new(Stage::Loop);
+        let mut pair = Pair::new(Stage::Http);
+        for _ in 0..ROUNDS {
+            // Both pairs find this.
+            for pair in [&mut control, &mut pair] {
+                let more = match pair.at {
+                    Stage::Http => (Stage::Http as usize, 500.0),
+                    _ => moved[0],
+                };
+                let [first, second] = &mut pair.slices;
+                first.push(CALM.slice(random, &[more, (LEAK as usize, 70.0)]));
+                second.push(CALM.slice(random, moved));
+            }
+        }
+        let verdict = verdict(&[pair], &control, 1);
+        let Verdict::Inconclusive(cells) = verdict else {
+            panic!("{verdict:?}");
+        };
+        assert_eq!(cells.len(), 1, "{cells:?}");
+        assert_eq!(cells[0].row, LEAK as usize);
+        assert!(cells[0].to_string().contains("recv"), "{}", cells[0]);
+    }
+
+    /// What grows with time, and what the first of two slices has more of, is no difference.
+    #[test]
+    fn order_and_drift_are_no_difference() {
+        let mut pair = Pair::new(Stage::Http);
+        for round in 0..ROUNDS {
+            let swapped = round % 2;
+            for (which, slices) in pair.slices.iter_mut().enumerate() {
+                let place = (which + swapped) % 2;
+                let ns = (2 * round + place) as f64 * 3.0 + 40.0 * place as f64;
+                slices.push(Slice {
+                    rows: vec![ns; ROWS],
+                    entered: Vec::new(),
+                    injected_ns: 0.0,
+                });
+            }
+        }
+        let mean = Mean::of(ROUNDS, |round| pair.difference(0, round));
+        assert!(mean.ns.abs() < 1e-9 && mean.bound() < 1e-9, "{mean:?}");
+    }
+}
