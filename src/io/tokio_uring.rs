@@ -205,7 +205,9 @@ impl Acceptor {
     pub fn close(&self, counts: &Counts) {
         counts.shutdown.add(1);
         // It is listening, so it can be shut down.
-        let _ = socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both);
+        let _ = Asked::within(Stage::Shutdown, || {
+            socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both)
+        });
     }
 
     /// Wakes `wait` from another thread.

@@ -13,6 +13,7 @@
 //! no idle machine is tested always: a dose that dwarfs all else, here; and every nanosecond, by a
 //! clock that is wound by hand, in `measure::probe`.
 
+mod entered;
 mod patient;
 mod study;
 mod verdict;
