@@ -296,7 +296,7 @@ impl Handle {
         }
         if first && signal != Signal::SIGKILL {
             let handle = self.clone();
-            let limit = self.drain + KILL_AFTER;
+            let limit = self.drain.saturating_add(KILL_AFTER);
             thread::spawn(move || {
                 thread::sleep(limit);
                 handle.end(Signal::SIGKILL);

@@ -274,9 +274,9 @@ impl Server {
 
     /// Waits for the shards to end; says whether they did within `limit`, or were told to stop.
     fn collect(&mut self, limit: Duration) -> bool {
-        let until = Instant::now() + limit;
+        let began = Instant::now();
         while self.running > 0 {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = limit.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return false;
             }

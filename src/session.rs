@@ -98,7 +98,9 @@ impl Session {
             draining: false,
             state: State::Open,
             waits_for: Wait::Request,
-            deadline_ms: context.now_ms + context.timeouts.keep_alive_ms,
+            deadline_ms: context
+                .now_ms
+                .saturating_add(context.timeouts.keep_alive_ms),
         }
     }
 

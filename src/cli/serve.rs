@@ -1,6 +1,7 @@
 //! `ringlab serve`: one server, in the foreground, until a signal.
 
 mod arguments;
+mod ranges;
 mod start_lines;
 
 pub use arguments::Arguments;

@@ -49,7 +49,10 @@ impl Chunked {
             part: Part::Size,
             // One limit for all fields of a request, so the carry's bound is the same with and
             // without trailers. The empty line at their end takes no room.
-            trailer_room: limits.head_bytes.saturating_sub(head.block_bytes) + CRLF.len(),
+            trailer_room: limits
+                .head_bytes
+                .saturating_sub(head.block_bytes)
+                .saturating_add(CRLF.len()),
         }
     }
 

@@ -100,15 +100,14 @@ impl Limits {
     /// The most that is left to carry when [`Step::Incomplete`] was returned, however the client
     /// cuts or pads its bytes. Before the call there may be one read more.
     pub const fn carry_bytes(&self) -> usize {
-        2 * MAX_EMPTY_LINES
-            + self.request_line_bytes()
-            + self.head_bytes
-            + self.body_bytes
-            + CHUNK_LINE_BYTES
+        (2 * MAX_EMPTY_LINES + CHUNK_LINE_BYTES)
+            .saturating_add(self.request_line_bytes())
+            .saturating_add(self.head_bytes)
+            .saturating_add(self.body_bytes)
     }
 
     const fn request_line_bytes(&self) -> usize {
-        self.target_bytes + REQUEST_LINE_EXTRA_BYTES
+        self.target_bytes.saturating_add(REQUEST_LINE_EXTRA_BYTES)
     }
 }
 

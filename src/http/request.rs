@@ -273,7 +273,8 @@ impl Body {
         Body {
             rest: match head.plan.framing {
                 Framing::Length(length) => Rest::Sized {
-                    end: head.end + length,
+                    // Beyond all that there can be, if the limits let it: never whole.
+                    end: head.end.saturating_add(length),
                 },
                 Framing::Chunked => Rest::Chunked(Chunked::new(&head, limits)),
             },

@@ -89,7 +89,7 @@ impl Limits {
     /// The stack that a thread calling a [`Sandbox`](super::Sandbox) must have, in bytes. With
     /// less, a deeply recursing guest ends the process instead of its request.
     pub fn thread_stack_bytes(&self) -> usize {
-        self.stack_bytes + HOST_STACK_BYTES
+        self.stack_bytes.saturating_add(HOST_STACK_BYTES)
     }
 
     /// Whether compiled code looks at the epoch, without which nothing interrupts it.
@@ -99,6 +99,7 @@ impl Limits {
 
     /// The stack of a thread that compiles handlers and tries them, in bytes.
     pub fn compiler_stack_bytes(&self) -> usize {
-        self.thread_stack_bytes() + COMPILER_STACK_BYTES
+        self.thread_stack_bytes()
+            .saturating_add(COMPILER_STACK_BYTES)
     }
 }

@@ -1,13 +1,15 @@
 //! What is asked for and cannot be: exit code 2, and a sentence with fact, cause and remedy.
 
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::client::get;
 use crate::guests::{File, misbehaving};
 use crate::refusals::limit;
 use crate::server::PROGRAM;
-use crate::{Lab, on_every_sandbox};
+use crate::{Lab, PATIENCE, on_every_sandbox};
 
 on_every_sandbox![a_handler_in_text_format_is_served_as_it_is];
 
@@ -32,8 +34,7 @@ fn check(arguments: &[&str], words: &[&str]) -> String {
     if !arguments.contains(&"--listen") {
         command.args(["--listen", "127.0.0.1:0"]);
     }
-    let output = command.args(arguments).output();
-    let output = output.expect("the program can be started");
+    let output = ended(command.args(arguments));
     let said = String::from_utf8(output.stderr).expect("it speaks UTF-8");
     assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
     assert!(output.stdout.is_empty(), "{arguments:?}");
@@ -41,6 +42,26 @@ fn check(arguments: &[&str], words: &[&str]) -> String {
         assert!(said.contains(word), "{word:?} is not in {said:?}");
     }
     said
+}
+
+/// What it said, which is little; killed if it does not end.
+fn ended(command: &mut Command) -> Output {
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = command.spawn().expect("the program can be started");
+    let start = Instant::now();
+    let ends = loop {
+        match process.try_wait().expect("it is a child") {
+            Some(_) => break true,
+            None if start.elapsed() > PATIENCE => break false,
+            None => thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    if !ends {
+        process.kill().expect("it is a child");
+    }
+    let output = process.wait_with_output().expect("it is a child");
+    assert!(ends, "{command:?} does not end: {output:?}");
+    output
 }
 
 /// As [`check`], and what is said is one line.
@@ -205,6 +226,131 @@ fn names_that_nothing_has() {
     check(&["--cores", "0,x"], &["\"x\"", "--cores"]);
     check(&["--connections", "0"], &["0", "--connections"]);
     check(&["--cores", "first"], &["first", "`0,2` or `all`"]);
+}
+
+/// An option, values outside its range, the range as it is said, and its least and its most.
+type Ranged = (
+    &'static str,
+    &'static [&'static str],
+    &'static str,
+    [&'static str; 2],
+);
+
+const MOST_SECONDS: &str = "18446744073709551615s";
+const RANGES: [Ranged; 14] = [
+    (
+        "--deadline",
+        &["0s", "999us", "61m", MOST_SECONDS],
+        "from 1ms to 1h",
+        ["1ms", "1h"],
+    ),
+    (
+        "--quantum",
+        &["0s", "49us", "2s"],
+        "from 50us to 1s",
+        ["50us", "1s"],
+    ),
+    (
+        "--memory",
+        &["0B", "65535B", "5GiB", "16EiB"],
+        "from 64KiB to 4GiB",
+        ["64KiB", "4GiB"],
+    ),
+    (
+        "--stack",
+        &["0B", "100TiB", "16EiB"],
+        "from 16KiB to 1GiB",
+        ["16KiB", "1GiB"],
+    ),
+    (
+        "--instance-wait",
+        &["2days", MOST_SECONDS],
+        "from 0s to 1day",
+        ["0s", "1day"],
+    ),
+    (
+        "--response",
+        &["100GiB", "16EiB"],
+        "from 0B to 1GiB",
+        ["0B", "1GiB"],
+    ),
+    (
+        "--body",
+        &["100GiB", "16EiB"],
+        "from 0B to 1GiB",
+        ["0B", "1GiB"],
+    ),
+    (
+        "--head",
+        &["0", "1B", "2MiB", "16EiB"],
+        "from 64B to 1MiB",
+        ["64B", "1MiB"],
+    ),
+    (
+        "--target",
+        &["0", "2MiB", "18446744073709551615"],
+        "from 1B to 1MiB",
+        ["1B", "1MiB"],
+    ),
+    (
+        "--keep-alive",
+        &["0s", "2days", MOST_SECONDS],
+        "from 1ms to 1day",
+        ["1ms", "1day"],
+    ),
+    (
+        "--head-timeout",
+        &["0s", "2days", MOST_SECONDS],
+        "from 1ms to 1day",
+        ["1ms", "1day"],
+    ),
+    (
+        "--body-timeout",
+        &["0s", "2days", MOST_SECONDS],
+        "from 1ms to 1day",
+        ["1ms", "1day"],
+    ),
+    (
+        "--send-timeout",
+        &["0s", "2days", MOST_SECONDS],
+        "from 1ms to 1day",
+        ["1ms", "1day"],
+    ),
+    (
+        "--drain",
+        &["2days", MOST_SECONDS],
+        "from 0s to 1day",
+        ["0s", "1day"],
+    ),
+];
+
+#[test]
+fn a_value_outside_its_options_range() {
+    for (option, outside, range, _) in RANGES {
+        for value in outside {
+            check(&[option, value], &[option, value, range]);
+        }
+    }
+}
+
+/// All at their least, and all at their most, do not keep a server from serving and ending.
+#[test]
+fn values_at_the_ends_of_their_ranges() {
+    // Of one page of memory.
+    let handler = concat!(env!("CARGO_MANIFEST_DIR"), "/guest/text/hello.wat");
+    for end in [0, 1] {
+        let mut command = Command::new(PROGRAM);
+        command.args(["serve", "--control", "--listen", "127.0.0.1:0"]);
+        command.args(["--handler", handler]);
+        for (option, _, _, ends) in RANGES {
+            command.args([option, ends[end]]);
+        }
+        let output = ended(command.stdin(Stdio::null()));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        let address = String::from_utf8_lossy(&output.stdout);
+        assert!(address.starts_with("listening on"), "{address}");
+    }
 }
 
 /// What instances of a module with much data begin with is a file to the kernel, and files may have no

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use super::ranges::{sizes, times};
 use crate::cli::{Cores, parse_cores};
 use crate::cluster::Share;
 use crate::config::{self, Config, ConfigError};
@@ -60,7 +61,7 @@ pub struct Arguments {
     /// the handler in a later turn. The first slice beside no other is over within 4 ms and one of the
     /// kernel's ticks; the first request of a handler that outlasts its slice is begun again [default: 500us, and up to 900us where ticks would take more than 3 % of a core;
     /// what is asked for is obeyed whatever they take]
-    #[arg(long, value_name = "TIME", value_parser = parse_quantum)]
+    #[arg(long, value_name = "TIME", value_parser = times("50us", "1s"))]
     pub(super) quantum: Option<Duration>,
     /// Worker threads of `--offload pool`
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -75,20 +76,20 @@ pub struct Arguments {
     /// Connections at a time; one more is answered 503
     #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) connections: u32,
-    /// CPU time that a handler may use for one request; 504 when passed, which is seen within 8 ms
-    /// and two of the kernel's ticks
-    #[arg(long, default_value = "1s", value_name = "TIME")]
-    pub(super) deadline: humantime::Duration,
+    /// CPU time that a handler may use for one request, 1ms to 1h; 504 when passed, which is seen within
+    /// 8 ms and two of the kernel's ticks
+    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = times("1ms", "1h"))]
+    pub(super) deadline: Duration,
     /// Compile handlers without the deadline's checks, to see what they cost; nothing ends one that
     /// does not return
     #[arg(long, conflicts_with = "deadline")]
     pub(super) no_deadline: bool,
-    /// Memory that a handler may have, from the start or by growing; 500 if it cannot do with it
-    /// [default: 4MiB, or what it starts with, up to 32MiB: with more than 4MiB it may not grow]
-    #[arg(long, value_name = "SIZE")]
+    /// Memory that a handler may have, from the start or by growing, 64KiB to 4GiB; 500 if it cannot do
+    /// with it [default: 4MiB, or what it starts with, up to 32MiB: with more than 4MiB it may not grow]
+    #[arg(long, value_name = "SIZE", value_parser = sizes("64KiB", "4GiB"))]
     pub(super) memory: Option<ByteSize>,
-    /// Stack that a handler may use; 500 beyond
-    #[arg(long, default_value = "256KiB", value_name = "SIZE")]
+    /// Stack that a handler may use, 16KiB to 1GiB; 500 beyond
+    #[arg(long, default_value = "256KiB", value_name = "SIZE", value_parser = sizes("16KiB", "1GiB"))]
     pub(super) stack: ByteSize,
     /// Entries that each table of a handler may have; 500 if it cannot do with them
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -96,36 +97,36 @@ pub struct Arguments {
     /// Instances of a handler at a time, for each of the cores
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(super) instances: u16,
-    /// Time that a request may wait for an instance; 503 when passed
-    #[arg(long, default_value = "5s", value_name = "TIME")]
-    pub(super) instance_wait: humantime::Duration,
-    /// The longest body that a handler may answer with; 500 beyond
-    #[arg(long, default_value = "1MiB", value_name = "SIZE")]
+    /// Time that a request may wait for an instance, up to 1day; 503 when passed
+    #[arg(long, default_value = "5s", value_name = "TIME", value_parser = times("0s", "1day"))]
+    pub(super) instance_wait: Duration,
+    /// The longest body that a handler may answer with, up to 1GiB; 500 beyond
+    #[arg(long, default_value = "1MiB", value_name = "SIZE", value_parser = sizes("0B", "1GiB"))]
     pub(super) response: ByteSize,
-    /// The longest request body; 413 beyond
-    #[arg(long, default_value = "1MiB", value_name = "SIZE")]
+    /// The longest request body, up to 1GiB; 413 beyond
+    #[arg(long, default_value = "1MiB", value_name = "SIZE", value_parser = sizes("0B", "1GiB"))]
     pub(super) body: ByteSize,
-    /// The longest header block; 431 beyond
-    #[arg(long, default_value = "16KiB", value_name = "SIZE")]
+    /// The longest header block, 64B to 1MiB; 431 beyond
+    #[arg(long, default_value = "16KiB", value_name = "SIZE", value_parser = sizes("64B", "1MiB"))]
     pub(super) head: ByteSize,
-    /// The longest request target; 414 beyond
-    #[arg(long, default_value = "8KiB", value_name = "SIZE")]
+    /// The longest request target, 1B to 1MiB; 414 beyond
+    #[arg(long, default_value = "8KiB", value_name = "SIZE", value_parser = sizes("1B", "1MiB"))]
     pub(super) target: ByteSize,
-    /// Silence on a connection before it is closed
-    #[arg(long, default_value = "60s", value_name = "TIME")]
-    pub(super) keep_alive: humantime::Duration,
+    /// Silence on a connection before it is closed, 1ms to 1day, as the three below
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = times("1ms", "1day"))]
+    pub(super) keep_alive: Duration,
     /// Time for a request's head to arrive; 408 when passed
-    #[arg(long, default_value = "10s", value_name = "TIME")]
-    pub(super) head_timeout: humantime::Duration,
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = times("1ms", "1day"))]
+    pub(super) head_timeout: Duration,
     /// Time for a request's body to arrive; 408 when passed
-    #[arg(long, default_value = "30s", value_name = "TIME")]
-    pub(super) body_timeout: humantime::Duration,
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = times("1ms", "1day"))]
+    pub(super) body_timeout: Duration,
     /// Time for a client to take an answer
-    #[arg(long, default_value = "30s", value_name = "TIME")]
-    pub(super) send_timeout: humantime::Duration,
-    /// Time to answer what was accepted or has begun to arrive, after SIGINT or SIGTERM
-    #[arg(long, default_value = "10s", value_name = "TIME")]
-    pub(super) drain: humantime::Duration,
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = times("1ms", "1day"))]
+    pub(super) send_timeout: Duration,
+    /// Time to answer what was accepted or has begun to arrive, after SIGINT or SIGTERM, up to 1day
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = times("0s", "1day"))]
+    pub(super) drain: Duration,
     /// Record how long the loop of each core is away from its events, at two looks at a clock a turn, and
     /// say it at the end. Models without a loop of ringlab's have no turns
     #[arg(long)]
@@ -192,7 +193,7 @@ impl Arguments {
             config.connections = share.connections;
             config.joins = true;
         }
-        config.drain = self.drain.into();
+        config.drain = self.drain;
         config.turns = self.turns;
         config.probed = self.probed;
         config.injection = self.inject.clone().map(|injection| Injection {
@@ -202,14 +203,14 @@ impl Arguments {
         config.http.target_bytes = self.target.as_u64() as usize;
         config.http.head_bytes = self.head.as_u64() as usize;
         config.http.body_bytes = self.body.as_u64() as usize;
-        config.sandbox.deadline = (!self.no_deadline).then(|| self.deadline.into());
+        config.sandbox.deadline = (!self.no_deadline).then_some(self.deadline);
         if let Some(memory) = self.memory {
             config.sandbox.set_memory(memory.as_u64() as usize);
         }
         config.sandbox.stack_bytes = self.stack.as_u64() as usize;
         config.sandbox.table_entries = self.tables as usize;
         config.sandbox.instances = usize::from(self.instances);
-        config.sandbox.instance_wait = self.instance_wait.into();
+        config.sandbox.instance_wait = self.instance_wait;
         config.sandbox.perf_map = self.perf_map;
         config.sandbox.response_bytes = self.response.as_u64() as usize;
         config.timeouts.keep_alive_ms = milliseconds(self.keep_alive);
@@ -227,17 +228,7 @@ fn left_over(taken: &[usize]) -> Vec<usize> {
     cores
 }
 
-/// Shorter, and suspending would cost more than it serves; longer, and it is no slice.
-fn parse_quantum(text: &str) -> Result<Duration, String> {
-    let time: humantime::Duration = text.parse().map_err(|error| format!("{error}"))?;
-    let bounds = Duration::from_micros(50)..=Duration::from_secs(1);
-    if bounds.contains(&time) {
-        Ok(time.into())
-    } else {
-        Err(format!("{time} is no quantum; choose from 50us to 1s"))
-    }
-}
-
-fn milliseconds(time: humantime::Duration) -> u64 {
-    (Duration::from(time).as_millis() as u64).max(1)
+/// Of a time that is at least one of them, and no more than there are in a day.
+fn milliseconds(time: Duration) -> u64 {
+    time.as_millis() as u64
 }

@@ -46,6 +46,31 @@ fn content_length() {
     }
 }
 
+/// Where limits let it, a body may be longer than anything is: it never comes, and nothing overflows.
+#[test]
+fn limits_that_limit_nothing() {
+    let limits = Limits {
+        target_bytes: usize::MAX,
+        head_bytes: usize::MAX,
+        body_bytes: usize::MAX,
+    };
+    assert_eq!(limits.carry_bytes(), usize::MAX);
+    for lines in [
+        format!("content-length: {}\r\n", usize::MAX),
+        "transfer-encoding: chunked\r\n".to_owned(),
+    ] {
+        let wire = post(&lines, "7fffffffffffffff\r\nhello");
+        let mut decoder = Decoder::new();
+        let mut storage = HeaderStorage::new();
+        let step = decoder.decode(wire.as_bytes(), &mut storage, &limits);
+        assert!(!matches!(step, Step::Request { .. } | Step::Reject(_)));
+        let mut carry = wire.into_bytes();
+        let mut storage = HeaderStorage::new();
+        let step = decoder.decode_carried(&mut carry, &mut storage, &limits);
+        assert!(matches!(step, Step::Incomplete { .. }), "{step:?}");
+    }
+}
+
 #[test]
 fn transfer_encoding() {
     for lines in [
