@@ -7,6 +7,7 @@ use super::packed::{data_bytes, packed};
 use super::resettable::Resettable;
 use super::{Isolation, abi, engine, memories};
 use std::borrow::Cow;
+use wasmparser::{Parser, Payload};
 use wasmtime::{Engine, ExternType, Module, Mutability};
 
 /// A compiled module. Its bytes come from [`Module::serialize`] in this process and nowhere else.
@@ -14,6 +15,7 @@ pub(super) struct Artifact {
     code: Vec<u8>,
     memory_bytes: usize,
     data: Data,
+    has_start: bool,
     /// The exports added for `reset`: the globals that its code changes.
     changing_globals: Vec<String>,
 }
@@ -58,6 +60,7 @@ impl Artifact {
             code,
             memory_bytes,
             data,
+            has_start: has_start(&wasm),
             changing_globals,
         })
     }
@@ -78,6 +81,11 @@ impl Artifact {
         self.data
     }
 
+    /// Whether code of it runs when an instance is made.
+    pub(super) fn has_start(&self) -> bool {
+        self.has_start
+    }
+
     /// The module, ready to run in `engine`. Copies the machine code.
     ///
     /// # Errors
@@ -87,6 +95,11 @@ impl Artifact {
         // field is private and `compile` alone sets it.
         unsafe { Module::deserialize(engine, &self.code) }
     }
+}
+
+fn has_start(wasm: &[u8]) -> bool {
+    let mut payloads = Parser::new(0).parse_all(wasm);
+    payloads.any(|payload| matches!(payload, Ok(Payload::StartSection { .. })))
 }
 
 /// Whether `wasm` is a text rather than a binary.

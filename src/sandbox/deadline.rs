@@ -273,6 +273,11 @@ impl Watch {
         })
     }
 
+    /// Less time than the limits allow, if they allow more than `most`.
+    pub(super) fn shorten(&mut self, most: Duration) {
+        self.deadline = self.deadline.min(most);
+    }
+
     /// A request is over; the next tick is another's.
     pub(super) fn restart(&mut self) {
         self.used = Duration::ZERO;

@@ -2,7 +2,7 @@
 
 use super::artifact::Artifact;
 use super::instance::Blueprint;
-use super::limits::Limits;
+use super::limits::{Limits, START_DEADLINE};
 use super::load_error::{Fault, LoadError};
 use super::{Isolation, builtin};
 use crate::hash::fnv1a64;
@@ -222,6 +222,15 @@ fn load(
         perf_map: false,
         ..limits.clone()
     };
+    if artifact.has_start() && !trial.is_interruptible() {
+        // Nothing would end a start function, so it is seen to return by code that something does end.
+        let trial = Limits {
+            deadline: Some(START_DEADLINE),
+            ..trial.clone()
+        };
+        let interruptible = Artifact::compile(&wasm, isolation, &trial)?;
+        Blueprint::new(&interruptible, Isolation::Reuse, &trial)?;
+    }
     Blueprint::new(&artifact, Isolation::Reuse, &trial)?;
     let identity = ModuleIdentity {
         bytes: wasm.len(),

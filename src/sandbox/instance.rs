@@ -6,7 +6,7 @@ use super::engine::{Data, KEEP_RESIDENT_BYTES};
 use super::failure::Refused;
 use super::first_bytes::FirstBytes;
 use super::growth::Growth;
-use super::limits::Limits;
+use super::limits::{Limits, START_DEADLINE};
 use super::load_error::Fault;
 use super::memories::Memories;
 use super::snapshot::Snapshot;
@@ -111,13 +111,16 @@ impl Blueprint {
         Ok(blueprint)
     }
 
-    /// Makes an instance, under the deadline, and notes where its request area is and how its memory
-    /// begins.
+    /// Makes an instance, under the deadline and [`START_DEADLINE`], and notes where its request area is
+    /// and how its memory begins.
     fn try_out(&mut self, area: &ModuleExport) -> Result<(), Fault> {
         let _ticker = self
             .ticker()
             .map_err(|error| Fault::Host(error.to_string()))?;
         let mut store = self.store();
+        if let Some(watch) = &mut store.data_mut().watch {
+            watch.shorten(START_DEADLINE);
+        }
         let instance = self
             .pre
             .instantiate(&mut store)

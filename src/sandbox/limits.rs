@@ -5,6 +5,10 @@ use std::time::Duration;
 /// The most bytes of header lines that a handler may answer with.
 pub const HEADER_LINES_LIMIT: usize = 8 * 1024;
 
+/// The most CPU time of a start function when a module is loaded, whatever the deadline of requests is:
+/// nobody could end a server, or an exchange, that waits for one that does not return.
+pub(super) const START_DEADLINE: Duration = Duration::from_secs(2);
+
 /// Stack a thread needs besides the guest's: the caller's own frames, wasmtime's entry and
 /// library calls, and a signal frame, which holds every vector register (11 KiB with AMX).
 const HOST_STACK_BYTES: usize = 256 * 1024;
@@ -17,7 +21,8 @@ const COMPILER_STACK_BYTES: usize = 4 * 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// CPU time of the calling thread per request. How exactly it is kept: see `deadline`. `None`:
-    /// the guest is compiled without looking at it, and nothing ends one that does not return.
+    /// the guest is compiled without looking at it, and nothing ends one that does not return. When a
+    /// module is loaded its start function has 2 s at most.
     pub deadline: Option<Duration>,
     /// The guest runs on a stack of its own and is suspended when it has run so long; CPU time of
     /// the calling thread, kept as exactly as [`Slicer`](super::Slicer) says. `None`: it runs on the

@@ -2,6 +2,7 @@
 
 use super::failure::{Failure, Refused};
 use super::handler::FILE_LIMIT_MIB;
+use super::limits::START_DEADLINE;
 use std::io;
 use wasmtime::{ExternType, Trap};
 
@@ -89,6 +90,13 @@ pub enum Fault {
     /// The module's start function fails.
     #[error("no instance can be started: {0}; correct the module's start function")]
     Start(Failure),
+    /// It does not return in time.
+    #[error(
+        "no instance can be started: its start function passed its deadline, the {} s of CPU time that it \
+         may take, or --deadline if that is less; correct the module's start function",
+        START_DEADLINE.as_secs()
+    )]
+    StartDeadline,
     /// No built-in has this name.
     #[error("no built-in handler has this name; {0}")]
     UnknownBuiltin(String),
@@ -135,6 +143,7 @@ impl Fault {
     /// something; whatever else fails is the host's.
     pub(super) fn start(error: &wasmtime::Error, refused: Option<Refused>) -> Fault {
         match refused {
+            _ if matches!(error.downcast_ref(), Some(Trap::Interrupt)) => Fault::StartDeadline,
             _ if error.is::<Trap>() => Fault::Start(Failure::from_wasmtime(error, refused)),
             Some(Refused::Memory) => Fault::Start(Failure::Memory),
             Some(Refused::Table) => Fault::Start(Failure::Table),

@@ -177,7 +177,12 @@ fn a_module_that_is_no_guest() {
         "(table",
         "(func $bad (loop $l (br $l))) (start $bad) (table",
     );
-    check_file("endless.wat", endless, &["deadline", "start function"]);
+    check_file("endless.wat", &endless, &["deadline", "start function"]);
+    let endless = File::new("endless.wat", endless);
+    for deadline in [&["--no-deadline"][..], &["--deadline", "1h"]] {
+        let words = ["start function passed its deadline", "2 s", "correct"];
+        check_line(&[&["--handler", endless.path()], deadline].concat(), &words);
+    }
 }
 
 #[test]

@@ -102,6 +102,38 @@ fn a_module_that_cannot_run_within_the_limits_is_refused_in_words() {
     check_load(&start("(loop $l (br $l))"), "passed its deadline");
 }
 
+/// Who waits for it could not be ended: loading has a deadline of its own.
+#[test]
+fn a_start_function_without_end_is_refused_whatever_the_deadline() {
+    let endless = misbehaving("").replace(
+        "(global $calls",
+        "(func $start (loop $again (br $again))) (start $start) (global $calls",
+    );
+    let hour = Duration::from_secs(3600);
+    for (deadline, quantum) in [
+        (Some(hour), None),
+        (None, None),
+        (None, Some(Duration::from_millis(1))),
+    ] {
+        let limits = Limits {
+            deadline,
+            quantum,
+            ..limits()
+        };
+        // Whoever would wait for it for ever is told here instead.
+        let (tell, told) = std::sync::mpsc::channel();
+        let text = endless.clone();
+        std::thread::spawn(move || {
+            let loaded = load(&text, Isolation::Reuse, &limits);
+            let _ = tell.send(loaded.map(drop).map_err(|error| error.to_string()));
+        });
+        let loaded = told.recv_timeout(Duration::from_secs(60));
+        let said = loaded.expect("it ends").expect_err("it is endless");
+        let words = "start function passed its deadline, the 2 s of CPU time";
+        assert!(said.contains(words), "{deadline:?}: {said}");
+    }
+}
+
 /// What grows in a start function is no place for requests: the host watches and puts back what a memory
 /// begins with.
 #[test]
