@@ -13,7 +13,7 @@
 //!   0 u16 kind   2 u16 status   4, 8 header lines   12, 16 body   20 milliseconds
 //! ```
 
-use super::limits::{HEADER_LINES_LIMIT, Limits};
+use super::limits::Limits;
 use super::{Answer, Call, Failure};
 use std::ops::Range;
 
@@ -169,7 +169,9 @@ pub(super) fn check_answer(answer: &Answer<'_>, limits: &Limits) -> Result<(), F
     if !(200..=599).contains(&answer.status) {
         return Err(Failure::BadRecord("its status is not 200 to 599"));
     }
-    if answer.header_lines.len() > HEADER_LINES_LIMIT || answer.body.len() > limits.response_bytes {
+    if answer.header_lines.len() > limits.header_line_bytes
+        || answer.body.len() > limits.response_bytes
+    {
         return Err(Failure::ResponseTooLarge);
     }
     Ok(())

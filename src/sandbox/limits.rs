@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-/// The most bytes of header lines that a handler may answer with.
-pub const HEADER_LINES_LIMIT: usize = 8 * 1024;
-
 /// The most CPU time of a start function when a module is loaded, whatever the deadline of requests is:
 /// nobody could end a server, or an exchange, that waits for one that does not return.
 pub(super) const START_DEADLINE: Duration = Duration::from_secs(2);
@@ -17,7 +14,7 @@ const HOST_STACK_BYTES: usize = 256 * 1024;
 const COMPILER_STACK_BYTES: usize = 4 * 1024 * 1024;
 
 /// What one request may use. `native` obeys [`Limits::response_bytes`] and
-/// [`HEADER_LINES_LIMIT`] only: nothing can stop linked-in code.
+/// [`Limits::header_line_bytes`] only: nothing can stop linked-in code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// CPU time of the calling thread per request. How exactly it is kept: see `deadline`. `None`:
@@ -42,6 +39,8 @@ pub struct Limits {
     pub table_entries: usize,
     /// The longest body that a handler may answer with, in bytes.
     pub response_bytes: usize,
+    /// The most bytes of header lines that a handler may answer with, all of them together.
+    pub header_line_bytes: usize,
     /// The most instances of one shard at any time, kept and running together; at least 1.
     pub instances: usize,
     /// How long a call waits for one of them; then it fails with
@@ -68,6 +67,7 @@ impl Default for Limits {
             // Rust's function table has one entry per function whose address is taken: hundreds.
             table_entries: 10_000,
             response_bytes: 1024 * 1024,
+            header_line_bytes: 8 * 1024,
             instances: 64,
             // Longer than most calls, and no longer than most clients wait.
             instance_wait: Duration::from_secs(5),

@@ -88,7 +88,7 @@ pub use deadline::stoppable;
 pub use failure::Failure;
 pub use handler::{Description, Handler, ModuleIdentity, Source};
 pub use inspect::Inspection;
-pub use limits::{HEADER_LINES_LIMIT, Limits};
+pub use limits::Limits;
 pub use load_all::{Wanted, load_all};
 pub use load_error::{Fault, LoadError};
 pub use quantum::Quantum;

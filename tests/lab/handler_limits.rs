@@ -17,6 +17,7 @@ on_every_model![
     the_stack_is_limited,
     tables_are_limited,
     the_answers_size_is_limited,
+    the_answers_header_lines_are_limited,
     the_requests_size_is_limited_in_its_three_parts,
     a_request_waits_for_an_instance,
     a_request_that_waits_too_long_for_an_instance_is_a_503,
@@ -30,6 +31,7 @@ crate::tests_at!(
     memory_is_limited,
     the_stack_is_limited,
     the_answers_size_is_limited,
+    the_answers_header_lines_are_limited,
     the_requests_size_is_limited_in_its_three_parts
 );
 crate::tests_at!(
@@ -137,6 +139,17 @@ fn the_answers_size_is_limited(lab: Lab) {
     let mut server = lab.serve("huge", &["--response", "1000B"]);
     check(&server, get("/?bytes=1000"), 200, &"\0".repeat(1000));
     check(&server, get("/?bytes=1001"), 500, "response too large\n");
+    let served = server.figures().served;
+    assert_eq!((served.failed, served.response_too_large), (1, 1));
+}
+
+/// Its one header line is of six bytes.
+fn the_answers_header_lines_are_limited(lab: Lab) {
+    let file = File::new("good.wat", misbehaving([]));
+    let server = lab.serve(file.path(), &["--header-lines", "6B"]);
+    check(&server, get("/"), 200, "fine");
+    let mut server = lab.serve(file.path(), &["--header-lines", "5B"]);
+    check(&server, get("/"), 500, "response too large\n");
     let served = server.figures().served;
     assert_eq!((served.failed, served.response_too_large), (1, 1));
 }

@@ -242,7 +242,7 @@ type Ranged = (
 );
 
 const MOST_SECONDS: &str = "18446744073709551615s";
-const RANGES: [Ranged; 14] = [
+const RANGES: [Ranged; 15] = [
     (
         "--deadline",
         &["0s", "999us", "61m", MOST_SECONDS],
@@ -278,6 +278,12 @@ const RANGES: [Ranged; 14] = [
         &["100GiB", "16EiB"],
         "from 0B to 1GiB",
         ["0B", "1GiB"],
+    ),
+    (
+        "--header-lines",
+        &["2MiB", "16EiB"],
+        "from 0B to 1MiB",
+        ["0B", "1MiB"],
     ),
     (
         "--body",

@@ -103,6 +103,9 @@ pub struct Arguments {
     /// The longest body that a handler may answer with, up to 1GiB; 500 beyond
     #[arg(long, default_value = "1MiB", value_name = "SIZE", value_parser = sizes("0B", "1GiB"))]
     pub(super) response: ByteSize,
+    /// The longest header lines that a handler may answer with, all together, up to 1MiB; 500 beyond
+    #[arg(long, default_value = "8KiB", value_name = "SIZE", value_parser = sizes("0B", "1MiB"))]
+    pub(super) header_lines: ByteSize,
     /// The longest request body, up to 1GiB; 413 beyond
     #[arg(long, default_value = "1MiB", value_name = "SIZE", value_parser = sizes("0B", "1GiB"))]
     pub(super) body: ByteSize,
@@ -213,6 +216,7 @@ impl Arguments {
         config.sandbox.instance_wait = self.instance_wait;
         config.sandbox.perf_map = self.perf_map;
         config.sandbox.response_bytes = self.response.as_u64() as usize;
+        config.sandbox.header_line_bytes = self.header_lines.as_u64() as usize;
         config.timeouts.keep_alive_ms = milliseconds(self.keep_alive);
         config.timeouts.head_ms = milliseconds(self.head_timeout);
         config.timeouts.body_ms = milliseconds(self.body_timeout);

@@ -165,7 +165,7 @@ fn a_record_that_is_no_answer_is_refused() {
 fn an_answer_over_its_limits_is_refused() {
     let text = (TEXTS, 6);
     check_record(record(0, 200, text, (0, 3001)), Failure::ResponseTooLarge);
-    let lines = (0, HEADER_LINES_LIMIT as u32 + 1);
+    let lines = (0, limits().header_line_bytes as u32 + 1);
     check_record(record(0, 200, lines, text), Failure::ResponseTooLarge);
 }
 
