@@ -18,8 +18,8 @@ const COMPILER_STACK_BYTES: usize = 4 * 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// CPU time of the calling thread per request. How exactly it is kept: see `deadline`. `None`:
-    /// the guest is compiled without looking at it, and nothing ends one that does not return. When a
-    /// module is loaded its start function has 2 s at most.
+    /// nothing ends a guest that does not return, and without a quantum it is compiled without looking
+    /// at the time. When a module is loaded its start function has 2 s at most.
     pub deadline: Option<Duration>,
     /// The guest runs on a stack of its own and is suspended when it has run so long; CPU time of
     /// the calling thread, kept as exactly as [`Slicer`](super::Slicer) says. `None`: it runs on the

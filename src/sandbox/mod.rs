@@ -46,9 +46,13 @@
 //! A call copies the request once, into guest memory, and copies no answer: the caller's closure
 //! gets it where the guest left it. A steady-state call under `native` and `reuse` allocates
 //! nothing; under `reset` neither; under `fresh` and `on-demand` wasmtime does, a constant number of
-//! times. None makes a system call but `on-demand`, whose point that is; under `fresh` as long as the
-//! guest's memory never grows, and starts with 256 KiB at most where its module has more than 64 KiB
-//! of data or it runs in slices.
+//! times. None makes a system call but `on-demand`, whose point that is, as long as
+//!
+//! - under `fresh` the guest's memory never grows, and a request writes 256 KiB of it at most, above
+//!   which the kernel drops its pages; where its module has more than 64 KiB of data, or it runs in
+//!   slices, its memory starts with no more than that;
+//! - under `reset` requests write the same pages, and what they write together is 64 KiB at most, above
+//!   which those left alone are protected again every 256 requests.
 
 mod abi;
 mod artifact;

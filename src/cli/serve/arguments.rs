@@ -77,11 +77,12 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) connections: u32,
     /// CPU time that a handler may use for one request, 1ms to 1h; 504 when passed, which is seen within
-    /// 8 ms and two of the kernel's ticks
+    /// 8 ms and two of the kernel's ticks, but for `memory.fill`, `memory.copy` and `memory.init`: one step
+    /// each, which nothing interrupts. A request that `time-slice` begins again counts anew
     #[arg(long, default_value = "1s", value_name = "TIME", value_parser = times("1ms", "1h"))]
     pub(super) deadline: Duration,
     /// Compile handlers without the deadline's checks, to see what they cost; nothing ends one that
-    /// does not return
+    /// does not return. Under `time-slice`, whose slices end by them, they are there all the same
     #[arg(long, conflicts_with = "deadline")]
     pub(super) no_deadline: bool,
     /// Memory that a handler may have, from the start or by growing, 64KiB to 4GiB; 500 if it cannot do
