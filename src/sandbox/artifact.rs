@@ -1,6 +1,6 @@
 //! From WebAssembly, binary or text, to machine code whose exports are known to be right.
 
-use super::engine::Data;
+use super::engine::{Data, TABLES};
 use super::limits::Limits;
 use super::load_error::Fault;
 use super::packed::{data_bytes, packed};
@@ -126,7 +126,7 @@ pub(super) fn binary(wasm: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
     }
 }
 
-/// Checks imports and exports, and returns the size that the memory starts with, in bytes.
+/// Checks imports, exports and tables, and returns the size that the memory starts with, in bytes.
 fn check_types(module: &Module, limits: &Limits) -> Result<usize, Fault> {
     if let Some(import) = module.imports().next() {
         return Err(Fault::Import(format!(
@@ -161,6 +161,15 @@ fn check_types(module: &Module, limits: &Limits) -> Result<usize, Fault> {
         Some(ExternType::Memory(memory)) => memory,
         other => return Err(Fault::export(abi::MEMORY, "its linear memory", other)),
     };
+    let tables = module.resources_required();
+    if tables.num_tables > TABLES {
+        return Err(Fault::Tables(tables.num_tables));
+    }
+    let needs = tables.max_initial_table_size.unwrap_or(0);
+    if needs > limits.table_entries as u64 {
+        let limit = limits.table_entries;
+        return Err(Fault::TableEntries { needs, limit });
+    }
     let needs = memory.minimum().saturating_mul(memory.page_size());
     match usize::try_from(needs) {
         Ok(bytes) if bytes <= limits.first_memory_bytes => Ok(bytes),

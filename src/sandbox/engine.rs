@@ -16,7 +16,7 @@ use wasmtime::{
 pub(super) const RESERVED_BYTES: usize = 1 << 32;
 
 /// Tables of a module: compilers make one, hand-written modules a few.
-const TABLES: u32 = 4;
+pub(super) const TABLES: u32 = 4;
 
 /// The most memory of one pool slot, and the most of its tables, that stays mapped in between two instances and is put back by
 /// copying. Above it the kernel drops the pages, and the next instance faults them in again.

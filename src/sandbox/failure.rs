@@ -9,6 +9,22 @@ pub(super) enum Refused {
     Memory,
     /// More entries of a table.
     Table,
+    /// More memory than the module itself lets its memory have: no limit of the host's.
+    OwnMemory,
+    /// The same of a table.
+    OwnTable,
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Failure {
+        let class = match refused {
+            Refused::Memory => return Failure::Memory,
+            Refused::Table => return Failure::Table,
+            Refused::OwnMemory => "memory at the module's own maximum",
+            Refused::OwnTable => "table at the module's own maximum",
+        };
+        Failure::Trap { class }
+    }
 }
 
 /// Why a call has no answer.
@@ -127,10 +143,7 @@ impl Failure {
             Trap::UnreachableCodeReached | Trap::MemoryOutOfBounds | Trap::TableOutOfBounds
                 if let Some(refused) = refused =>
             {
-                return match refused {
-                    Refused::Memory => Failure::Memory,
-                    Refused::Table => Failure::Table,
-                };
+                return refused.into();
             }
             Trap::UnreachableCodeReached => "unreachable",
             Trap::MemoryOutOfBounds => "memory out of bounds",

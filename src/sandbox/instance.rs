@@ -247,7 +247,10 @@ impl ResourceLimiter for Host {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let granted = desired <= self.memory_bytes;
+        // Without a maximum of its own it is all that there are addresses for.
+        let own = maximum.filter(|most| *most < engine::RESERVED_BYTES);
+        let is_within_its_own = own.is_none_or(|most| desired <= most);
+        let granted = is_within_its_own && desired <= self.memory_bytes;
         if granted {
             self.memory_now_bytes = desired;
             if let Some(growth) = &mut self.growth {
@@ -255,12 +258,15 @@ impl ResourceLimiter for Host {
                 growth.prepare(current, desired, most_bytes)?;
             }
         } else {
-            self.refused = Some(Refused::Memory);
+            self.refused = Some(match is_within_its_own {
+                true => Refused::Memory,
+                false => Refused::OwnMemory,
+            });
         }
         Ok(granted)
     }
 
-    /// The module's own maximum, the kernel, or the pool's slot said no.
+    /// The kernel, or the pool's slot, said no.
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
         self.refused = Some(Refused::Memory);
         Ok(())
@@ -270,16 +276,21 @@ impl ResourceLimiter for Host {
         &mut self,
         _current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let granted = desired <= self.table_entries;
-        if !granted {
+        if desired > self.table_entries {
             self.refused = Some(Refused::Table);
+            return Ok(false);
         }
-        Ok(granted)
+        // A pool's tables have the host's limit as their maximum, if that is less.
+        let is_within_its_own = maximum.is_none_or(|most| desired <= most);
+        if !is_within_its_own {
+            self.refused = Some(Refused::OwnTable);
+        }
+        Ok(is_within_its_own)
     }
 
-    /// The module's own maximum said no.
+    /// Something else said no.
     fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
         self.refused = Some(Refused::Table);
         Ok(())

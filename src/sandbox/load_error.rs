@@ -1,5 +1,6 @@
 //! Why a handler cannot be loaded: one sentence each, with fact, cause and remedy.
 
+use super::engine::TABLES;
 use super::failure::{Failure, Refused};
 use super::handler::FILE_LIMIT_MIB;
 use super::limits::START_DEADLINE;
@@ -78,8 +79,8 @@ pub enum Fault {
     Area(String),
     /// It starts with more memory than a module may.
     #[error(
-        "its memory starts with {needs} bytes, over the limit of {limit}; raise the memory limit, \
-         or link the module with less stack and static data"
+        "its memory starts with {needs} bytes, over the limit of {limit}; link it with less stack and \
+         static data, or raise the limit, which only `serve` can, with --memory"
     )]
     Memory {
         /// Bytes that it starts with.
@@ -87,6 +88,20 @@ pub enum Fault {
         /// [`Limits::first_memory_bytes`](super::Limits::first_memory_bytes).
         limit: usize,
     },
+    /// A table starts with more entries than it may have.
+    #[error(
+        "a table of it starts with {needs} entries, over the limit of {limit}; link it with fewer \
+         functions whose addresses are taken, or raise the limit, which only `serve` can, with --tables"
+    )]
+    TableEntries {
+        /// Entries that the largest starts with.
+        needs: u64,
+        /// [`Limits::table_entries`](super::Limits::table_entries).
+        limit: usize,
+    },
+    /// It has more tables than a module may.
+    #[error("it has {0} tables, over the limit of {TABLES}; put what they hold into fewer")]
+    Tables(u32),
     /// The module's start function fails.
     #[error("no instance can be started: {0}; correct the module's start function")]
     Start(Failure),
@@ -145,8 +160,7 @@ impl Fault {
         match refused {
             _ if matches!(error.downcast_ref(), Some(Trap::Interrupt)) => Fault::StartDeadline,
             _ if error.is::<Trap>() => Fault::Start(Failure::from_wasmtime(error, refused)),
-            Some(Refused::Memory) => Fault::Start(Failure::Memory),
-            Some(Refused::Table) => Fault::Start(Failure::Table),
+            Some(refused) => Fault::Start(refused.into()),
             None => Fault::host(error),
         }
     }

@@ -159,8 +159,20 @@ fn a_module_that_is_no_guest() {
     check_file(
         "large.wat",
         memory,
-        &["262144000 bytes", "limit", "raise the memory limit"],
+        &["262144000 bytes", "limit", "`serve` can, with --memory"],
     );
+    let table = guest_but("(table 1 funcref)", "(table 10001 funcref)");
+    check_file(
+        "table.wat",
+        table,
+        &[
+            "10001 entries",
+            "limit of 10000",
+            "`serve` can, with --tables",
+        ],
+    );
+    let tables = guest_but("(table 1 funcref)", &"(table 1 funcref)".repeat(5));
+    check_file("tables.wat", tables, &["5 tables", "limit of 4"]);
     let sixteen = guest_but("\"memory\") 4", "\"memory\") 256");
     let sixteen = File::new("sixteen.wat", sixteen);
     let options = ["--handler", sixteen.path(), "--memory", "8MiB"];

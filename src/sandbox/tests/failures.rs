@@ -73,6 +73,37 @@ fn a_guest_that_wants_a_larger_table_than_its_limit_is_named_so() {
     check_on(&isolations, &grow(9_999), trap("unreachable"));
 }
 
+/// No option of the host's would help.
+#[test]
+fn a_guest_at_its_modules_own_maximum_is_named_so() {
+    let check = |from: &str, to: &str, growth: &str, isolations: &[Isolation], class| {
+        let worst = format!("(if (i32.eq ({growth}) (i32.const -1)) (then unreachable))");
+        let module = misbehaving(&worst).replace(from, to);
+        for &isolation in isolations {
+            let mut sandbox = sandbox(&module, isolation);
+            for _ in 0..2 {
+                assert_eq!(call(&mut sandbox, GOOD, b""), fine(), "{isolation}");
+                let answered = call(&mut sandbox, BAD, b"x");
+                assert_eq!(answered, Err(trap(class)), "{isolation}");
+            }
+        }
+    };
+    let memory = "memory at the module's own maximum";
+    for pages in [1, 1000] {
+        let growth = format!("memory.grow (i32.const {pages})");
+        let (from, to) = ("\"memory\") 1", "\"memory\") 1 1");
+        check(from, to, &growth, &SANDBOXED, memory);
+    }
+    let isolations = [Isolation::Reuse, Isolation::Fresh, Isolation::OnDemand];
+    check(
+        "(table 1 funcref)",
+        "(table 1 2 funcref)",
+        "table.grow (ref.null func) (i32.const 2)",
+        &isolations,
+        "table at the module's own maximum",
+    );
+}
+
 #[test]
 fn an_answer_that_is_too_large_leaves_nothing_to_the_next() {
     // Counts, and answers a request with a body by one byte more than may be.

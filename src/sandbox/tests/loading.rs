@@ -88,8 +88,16 @@ fn a_module_that_cannot_run_within_the_limits_is_refused_in_words() {
     );
     check_load(
         &good.replace("(table 1 f", "(table 10001 f"),
-        "its code is refused",
+        "a table of it starts with 10001 entries, over the limit of 10000; link it with fewer functions \
+         whose addresses are taken, or raise the limit, which only `serve` can, with --tables",
     );
+    let tables = "(table 1 funcref)";
+    check_load(
+        &good.replace(tables, &tables.repeat(5)),
+        "it has 5 tables, over the limit of 4; put what they hold into fewer",
+    );
+    let four = good.replace(tables, &tables.repeat(4));
+    assert!(load(&four, Isolation::Reuse, &limits()).is_ok());
     let start = |body: &str| {
         let module = good
             .trim_end()
