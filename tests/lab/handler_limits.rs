@@ -35,6 +35,20 @@ crate::tests_at!(
     the_requests_size_is_limited_in_its_three_parts
 );
 crate::tests_at!(
+    epoll_fresh,
+    "epoll",
+    Fresh,
+    memory_is_limited,
+    memory_is_limited_by_default,
+    the_stack_is_limited,
+    tables_are_limited,
+    the_answers_size_is_limited,
+    the_answers_header_lines_are_limited,
+    the_requests_size_is_limited_in_its_three_parts,
+    a_request_waits_for_an_instance,
+    a_request_that_waits_too_long_for_an_instance_is_a_503
+);
+crate::tests_at!(
     epoll_on_demand,
     "epoll",
     OnDemand,
@@ -250,6 +264,36 @@ fn native_says_that_it_has_no_limits() {
     for words in ["native", "no limits", "CPU time", "memory", "stack"] {
         assert!(said.contains(words), "{words:?} is not in {said:?}");
     }
+}
+
+/// A loop of two seconds and more, where a second is the default.
+fn only_a_deadline_ends_a_long_request(lab: Lab) {
+    let long = get("/?ms=3000");
+    let server = lab.serve("spin", &["--no-deadline"]);
+    let mut client = server.connect();
+    client.send(&long);
+    assert_eq!(client.receive().status, 200);
+    let mut server = lab.serve("spin", &[]);
+    check(&server, &long, 504, "deadline\n");
+    let served = server.figures().served;
+    assert_eq!((served.failed, served.deadline_passed), (1, 1));
+}
+
+mod without_a_deadline {
+    use super::only_a_deadline_ends_a_long_request;
+
+    crate::tests_at!(
+        epoll_reuse,
+        "epoll",
+        Reuse,
+        only_a_deadline_ends_a_long_request
+    );
+    crate::tests_at!(
+        epoll_fresh,
+        "epoll",
+        Fresh,
+        only_a_deadline_ends_a_long_request
+    );
 }
 
 #[test]
