@@ -80,6 +80,8 @@ pub struct Cluster {
     address: SocketAddr,
     members: Vec<Member>,
     handle: Handle,
+    /// What the first process said before it served.
+    said: Vec<String>,
     /// Nobody else can have the address while its processes are not all there.
     _reservation: Reservation,
 }
@@ -158,6 +160,7 @@ impl Cluster {
                 told: Arc::default(),
                 drain: config.drain,
             },
+            said: Vec::new(),
             _reservation: reservation,
         };
         let shares = share_out(config.connections, config.cores.len());
@@ -208,13 +211,18 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until a process says that it listens.
+    /// Waits until a process says that it listens. What the first says before is kept: all of them say the
+    /// same.
     fn await_up(&mut self, nth: usize) -> Result<(), ClusterError> {
-        let member = &mut self.members[nth];
-        let mut line = String::new();
-        match member.output.read_line(&mut line) {
-            Ok(_) if line.starts_with("listening") => Ok(()),
-            _ => Err(self.refused(nth)),
+        loop {
+            let member = &mut self.members[nth];
+            let mut line = String::new();
+            match member.output.read_line(&mut line) {
+                Ok(1..) if line.starts_with("listening") => return Ok(()),
+                Ok(1..) if nth == 0 => self.said.push(line.trim_end().to_owned()),
+                Ok(1..) => {}
+                _ => return Err(self.refused(nth)),
+            }
         }
     }
 
@@ -242,6 +250,11 @@ impl Cluster {
     /// Where it listens, the port as chosen.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What its processes say before they serve: what answers which path.
+    pub fn said(&self) -> &[String] {
+        &self.said
     }
 
     /// Ends it from another thread.

@@ -70,17 +70,17 @@ pub fn run(arguments: &Arguments) -> Exit {
             "handlers are exchanged in one process; ask for --layout threads with --watch or --socket",
         );
     }
-    if arguments.is_parent() {
-        return run_cluster(arguments, config, signals);
-    }
-    if let Err(error) = fit_descriptors(&mut config) {
-        return fail(Exit::HostCannot, error);
-    }
-    if !arguments.control && config.runs_native() {
+    if !arguments.is_child() && config.runs_native() {
         eprintln!(
             "ringlab: isolation native has no limits on a handler's CPU time, memory, stack, tables \
              and instances; only the size of its answer is held"
         );
+    }
+    if arguments.is_parent() {
+        return run_cluster(arguments, config, signals, began);
+    }
+    if let Err(error) = fit_descriptors(&mut config) {
+        return fail(Exit::HostCannot, error);
     }
     let policies = Policies::of(&config);
     let server = match Server::start(config) {
@@ -92,9 +92,14 @@ pub fn run(arguments: &Arguments) -> Exit {
         Ok(swap) => swap,
         Err(error) => return fail(Exit::HostCannot, error),
     };
+    if arguments.share.is_some() && !arguments.control {
+        // For its parent, which says it when all of its processes serve.
+        start_lines::routes(&server, &policies);
+    }
     start_lines::address(server.address());
     if !arguments.is_child() {
-        start_lines::routes(&server, &policies, began);
+        let compiled = start_lines::routes(&server, &policies);
+        start_lines::ready(&server, compiled, began);
         start_lines::policies(&policies);
     }
     let handle = server.handle();
@@ -126,7 +131,7 @@ fn close(arguments: &Arguments, figures: &Figures) {
 }
 
 /// The parent of `--layout processes`.
-fn run_cluster(arguments: &Arguments, mut config: Config, signals: SigSet) -> Exit {
+fn run_cluster(arguments: &Arguments, mut config: Config, signals: SigSet, began: Instant) -> Exit {
     let checked = config
         .check_host()
         .and_then(|()| fit_processes(&mut config));
@@ -153,6 +158,7 @@ fn run_cluster(arguments: &Arguments, mut config: Config, signals: SigSet) -> Ex
     };
     start_lines::address(cluster.address());
     if !arguments.is_child() {
+        start_lines::of_processes(cluster.said(), began);
         start_lines::policies(&policies);
     }
     let handle = cluster.handle();

@@ -226,6 +226,28 @@ fn the_end_tells_of_all_processes() {
     }
 }
 
+/// As one process says it, whatever the number of processes.
+#[test]
+fn what_answers_and_what_has_no_limits_is_said_once() {
+    let routes = ["--route", "/a=hello", "--route", "/b=echo,native"];
+    let serve = ["serve", "--layout", "processes", "--listen", "127.0.0.1:0"];
+    let server = Run::start(&[&serve[..], &routes].concat());
+    assert!(server.first_line().starts_with("listening on "));
+    server.signal(Signal::SIGINT);
+    let said = server.end();
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    for words in [
+        "/a: hello (",
+        "reuse, compiled in ",
+        "/b: echo (linked in), native, not compiled\n",
+        "\nready in ",
+    ] {
+        assert_eq!(said.out.matches(words).count(), 1, "{words}: {}", said.out);
+    }
+    let warned = said.err.matches("isolation native has no limits").count();
+    assert_eq!(warned, 1, "{}", said.err);
+}
+
 /// Runs the program; it refuses with this code and all of `words`.
 fn check_refused(arguments: &[&str], code: i32, words: &[&str]) {
     let mut command = Command::new(PROGRAM);

@@ -45,8 +45,8 @@ pub(super) fn address(address: SocketAddr) {
     say(&format!("listening on http://{address}"));
 }
 
-/// What answers which path, and what compiling and the whole start took.
-pub(super) fn routes(server: &Server, policies: &Policies, began: Instant) {
+/// What answers which path. Returns how many modules were compiled for it.
+pub(super) fn routes(server: &Server, policies: &Policies) -> usize {
     let routes = server.routes();
     let mut compiled = 0;
     for (nth, (path, handler)) in routes.iter().enumerate() {
@@ -74,11 +74,26 @@ pub(super) fn routes(server: &Server, policies: &Policies, began: Instant) {
         let line = format!("{path}: {handler}, {isolation}{policy}, {how}{memory}");
         say(&wrap_on("  ", &line));
     }
+    compiled
+}
+
+/// What compiling so many modules took, and the whole start.
+pub(super) fn ready(server: &Server, compiled: usize, began: Instant) {
     say(&format!(
         "ready in {:.1} ms, {:.1} of them to compile {compiled} {}",
         milliseconds_of(began.elapsed()),
         milliseconds_of(server.load_time()),
         if compiled == 1 { "module" } else { "modules" }
+    ));
+}
+
+/// The same of a server of processes, of which each compiles for itself: the first one `said` what answers
+/// which path.
+pub(super) fn of_processes(said: &[String], began: Instant) {
+    said.iter().for_each(|line| say(line));
+    let ready_ms = milliseconds_of(began.elapsed());
+    say(&format!(
+        "ready in {ready_ms:.1} ms, each process with modules of its own"
     ));
 }
 
