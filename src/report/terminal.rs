@@ -65,7 +65,11 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
         let _ = writeln!(text, "{}", counts::text(&analysis.counts));
     }
     if plan.has_isolations() {
-        let _ = writeln!(text, "{}", isolations(plan, analysis));
+        let _ = writeln!(
+            text,
+            "{}",
+            isolations(&plan.setting, analysis, &experiment.host.cores_online)
+        );
     }
     for reason in &plan.setting.left_out {
         let _ = writeln!(text, "{}", wrap(&format!("{reason}.")));
