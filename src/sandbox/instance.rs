@@ -48,6 +48,8 @@ struct State {
     globals: Vec<ModuleExport>,
     /// The memory as an instance begins.
     image: Arc<[u8]>,
+    /// No start function makes one begin otherwise than another.
+    is_alike: bool,
 }
 
 impl Blueprint {
@@ -91,6 +93,7 @@ impl Blueprint {
                 .map(|name| export(name))
                 .collect(),
             image: Arc::default(),
+            is_alike: !artifact.has_start(),
         });
         let pre = Linker::new(&engine)
             .instantiate_pre(&module)
@@ -212,7 +215,8 @@ impl State {
                     .expect("a global"),
             );
         }
-        Snapshot::take(store, memory, &globals, &self.image).map_err(|_| Failure::Exhausted)
+        Snapshot::take(store, memory, &globals, &self.image, self.is_alike)
+            .map_err(|_| Failure::Exhausted)
     }
 }
 
