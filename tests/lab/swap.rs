@@ -293,6 +293,22 @@ fn a_bad_module_is_refused_and_the_old_one_stays() {
     assert!(!same.changed && same.routes[0].version == 1);
 }
 
+/// The swapper has one thread, and who waits on it for ever exchanges nothing more.
+#[test]
+fn a_start_function_without_end_is_refused_and_the_next_is_exchanged() {
+    let start = "(func $start (loop $again (br $again))) (start $start) (table 1 funcref)";
+    let endless = saying("none").replace("(table 1 funcref)", start);
+    let endless = File::new("endless.wat", endless);
+    let next = File::new("next.wat", saying("next"));
+    for deadline in [&["--no-deadline"][..], &["--deadline", "1h"]] {
+        let swapped = Swapped::new(epoll(), "hello", deadline);
+        let refusal = swapped.swap(endless.path()).expect_err("endless");
+        assert!(refusal.0.contains("start function passed"), "{refusal}");
+        assert!(swapped.swap(next.path()).expect("it is good").changed);
+        assert_eq!(swapped.text(), "next");
+    }
+}
+
 #[test]
 fn two_at_once_are_done_one_after_the_other() {
     let swapped = Swapped::new(epoll(), "hello", &[]);
