@@ -20,7 +20,22 @@ pub(super) fn ticks() -> u64 {
 /// When the clocks were first read together.
 fn origin() -> &'static (u64, Instant) {
     static ORIGIN: OnceLock<(u64, Instant)> = OnceLock::new();
-    ORIGIN.get_or_init(|| (ticks(), Instant::now()))
+    ORIGIN.get_or_init(both)
+}
+
+/// Both clocks at one moment.
+fn both() -> (u64, Instant) {
+    tightest(|| (ticks(), Instant::now(), ticks()))
+}
+
+/// The tightest of several readings of a clock between two of the counter: a thread that is preempted between
+/// them reads the one long after the other. The counter's is that of the middle.
+fn tightest<T>(mut read: impl FnMut() -> (u64, T, u64)) -> (u64, T) {
+    const READINGS: usize = 16;
+    let readings = (0..READINGS).map(|_| read());
+    let width = |(before, _, after): &(u64, T, u64)| after.saturating_sub(*before);
+    let (before, now, after) = readings.min_by_key(width).expect("there are some");
+    (before + after.saturating_sub(before) / 2, now)
 }
 
 /// Nanoseconds of a tick, measured once, over 10 ms or what has passed since [`calibrate`].
@@ -30,8 +45,8 @@ fn tick_ns() -> f64 {
         let (start, instant) = origin();
         let left = CALIBRATION.saturating_sub(instant.elapsed());
         std::thread::sleep(left);
-        // Read as close together as at the start.
-        let (now, elapsed) = (ticks(), instant.elapsed());
+        let (now, then) = both();
+        let elapsed = then.saturating_duration_since(*instant);
         elapsed.as_nanos() as f64 / now.saturating_sub(*start).max(1) as f64
     })
 }
@@ -54,7 +69,27 @@ pub(super) fn ns_to_ticks(ns: u64) -> u64 {
 
 /// Why stage times cannot be trusted here, if so.
 pub fn check() -> Result<(), String> {
-    check_flags(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+    check_flags(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())?;
+    let sources = "/sys/devices/system/clocksource/clocksource0/available_clocksource";
+    check_sources(std::fs::read_to_string(sources).ok().as_deref())
+}
+
+/// `sources` are the clocks that the kernel may keep its time by, if it says. A counter that it found to go
+/// wrong while it ran (its watchdog, or cores that differ) is none of them any more, and keeps its flags.
+fn check_sources(sources: Option<&str>) -> Result<(), String> {
+    match sources {
+        Some(sources) if cfg!(target_arch = "x86_64") => {
+            let named = sources.split_whitespace().any(|source| source == "tsc");
+            named.then_some(()).ok_or_else(|| {
+                format!(
+                    "the kernel does not trust the processor's time-stamp counter (its clock sources: {}), so \
+                     stages cannot be timed: see `dmesg | grep -i tsc`, and run on another machine",
+                    sources.trim()
+                )
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `cpuinfo` is /proc/cpuinfo's text. Other architectures' clock is the kernel's, which is steady.
@@ -77,6 +112,41 @@ fn check_flags(cpuinfo: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_counter_that_the_kernel_has_given_up_is_refused() {
+        let refused = |sources| check_sources(Some(sources)).err();
+        assert_eq!(refused("tsc kvm-clock acpi_pm \n"), None);
+        assert_eq!(refused("kvm-clock tsc\n"), None);
+        for sources in ["hpet acpi_pm \n", "kvm-clock tsc-early\n", ""] {
+            let reason = refused(sources).expect("it names no tsc");
+            let sources = format!("clock sources: {})", sources.trim());
+            assert!(reason.contains(&sources), "{reason}");
+            assert!(reason.contains("dmesg"), "{reason}");
+        }
+        assert_eq!(check_sources(None), Ok(()), "the kernel does not tell");
+    }
+
+    /// Who is preempted before the reading between, or after it, is none to go by.
+    #[test]
+    fn of_several_readings_the_tightest_counts() {
+        let mut at = 0;
+        let mut nth = 0;
+        let reading = tightest(|| {
+            nth += 1;
+            let [first, second] = match nth {
+                9 => [10, 20],
+                odd if odd % 2 == 1 => [1_000_000, 20],
+                _ => [20, 1_000_000],
+            };
+            let before = at;
+            at += first + second;
+            (before, before + first, at)
+        });
+        // In the middle, which is 5 from where it was.
+        assert_eq!(reading.0, reading.1 + 5);
+    }
 
     #[test]
     #[cfg(target_arch = "x86_64")]
