@@ -46,7 +46,19 @@ fn explain(error: &io::Error, side: Side, source: Source, paranoid: Option<i32>)
         (Some(Errno::EMFILE | Errno::ENFILE), ..) => {
             "descriptors ran out: raise the limit with `ulimit -n`".to_owned()
         }
-        _ => format!("perf_event_open: {error}"),
+        (Some(Errno::EBUSY), ..) => {
+            "somebody else has the counters for themselves: stop what uses them, as `perf` or a hypervisor's \
+             watchdog (`sudo sysctl kernel.nmi_watchdog=0`)"
+                .to_owned()
+        }
+        (Some(Errno::ENOSPC), ..) => {
+            "no counter of the processor is free: stop what uses them, as `perf`, or ask for fewer".to_owned()
+        }
+        (Some(Errno::EINVAL | Errno::E2BIG), ..) => format!(
+            "this kernel does not take what perf_event_open is asked for ({error}): see what `perf list` has, \
+             or take a newer one"
+        ),
+        _ => format!("perf_event_open: {error}; see what `perf list` has"),
     }
 }
 
@@ -83,6 +95,9 @@ mod tests {
         check(Errno::EOPNOTSUPP, cycles, Some(-1), "no PMU");
         check(Errno::ENOENT, named, Some(-1), "perf_event_open: ");
         check(Errno::EMFILE, named, Some(-1), "ulimit -n");
-        check(Errno::EINVAL, named, Some(-1), "Invalid argument");
+        check(Errno::EINVAL, named, Some(-1), "perf list");
+        check(Errno::EBUSY, cycles, Some(-1), "nmi_watchdog=0");
+        check(Errno::ENOSPC, cycles, Some(-1), "stop what uses them");
+        check(Errno::EIO, named, Some(-1), "perf list");
     }
 }
