@@ -139,12 +139,10 @@ impl Report {
             if helpers.contains(&thread) {
                 helpers_ns += ns;
             } else if !serving.contains(&thread) {
-                match name(thread).as_str() {
-                    worker if WORKERS.iter().any(|name| worker.starts_with(name)) => {
-                        workers_ns += ns
-                    }
-                    kernels if kernels.starts_with("iou-") => helpers_ns += ns,
-                    _ => {}
+                match whose(name(thread).trim_end()) {
+                    Whose::Worker => workers_ns += ns,
+                    Whose::Helper => helpers_ns += ns,
+                    Whose::Unknown => {}
                 }
             }
         }
@@ -194,6 +192,28 @@ impl Report {
 
 /// What threads are called that run handlers for the loops; those of a pool have numbers besides.
 const WORKERS: [&str; 2] = ["worker ", "request"];
+
+/// Who has a thread that does not serve.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Whose {
+    /// It runs handlers for the loops.
+    Worker,
+    /// It is one of [`HELPERS`], or the kernel's own for a ring.
+    Helper,
+    /// Nobody says: what it takes is unexplained.
+    Unknown,
+}
+
+/// Of a thread of that name.
+fn whose(name: &str) -> Whose {
+    if WORKERS.iter().any(|worker| name.starts_with(worker)) {
+        Whose::Worker
+    } else if HELPERS.contains(&name) || name.starts_with("iou-") {
+        Whose::Helper
+    } else {
+        Whose::Unknown
+    }
+}
 
 /// The name of a thread of this process; none if it has ended. Those that the kernel runs for a ring
 /// are called `iou-` and more.
@@ -339,4 +359,36 @@ pub fn answer(mut server: impl Answers) {
 
 fn to_json(answer: &impl Serialize) -> String {
     serde_json::to_string(answer).expect("an answer is plain data")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// By the names that they really have.
+    #[test]
+    fn helpers_are_told_from_workers_and_from_who_serves() {
+        for helps in HELPERS {
+            let (tell, told) = mpsc::channel();
+            helper(helps, move || {
+                let name = name(nix::unistd::gettid().as_raw());
+                tell.send(name).expect("it is waited for");
+            });
+            let name = told.recv().expect("it tells");
+            assert_eq!(whose(name.trim_end()), Whose::Helper, "{name:?}");
+        }
+        for (name, expected) in [
+            ("iou-wrk-1234", Whose::Helper),
+            ("iou-sqp-1234", Whose::Helper),
+            ("worker 3", Whose::Worker),
+            ("request", Whose::Worker),
+            ("shard 0", Whose::Unknown),
+            ("watchful", Whose::Unknown),
+            ("", Whose::Unknown),
+        ] {
+            assert_eq!(whose(name), expected, "{name}");
+        }
+    }
 }
