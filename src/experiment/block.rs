@@ -444,7 +444,7 @@ impl Watch {
 impl Observer for Watch {
     fn window_opens(&mut self, _: &Progress) {
         if let Some(tracer) = &mut self.tracer {
-            tracer.detach();
+            tracer.rest();
         }
         self.opened = self.edge();
     }

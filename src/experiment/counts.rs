@@ -12,12 +12,12 @@ mod names;
 mod tests;
 pub mod turns;
 
-pub use names::{UNCOUNTED, kernel_names};
+pub use names::{UNCOUNTED, kernel_names, selections};
 
 use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Pass};
-use super::ledger::{cpu_ns_beside, cpu_ns_per_request, interval};
+use super::ledger::{cpu_ns_beside, cpu_ns_per_request, interval, paired};
 use super::plan::{Load, Plan, ProgramCounts};
 use super::stretch::Stretch;
 use crate::control::Report;
@@ -146,6 +146,7 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
         });
         (requests > 0).then(|| ns as f64 / requests as f64)
     });
+    let paired = paired(&counted, &beside);
     Some(CountColumn {
         label: arm.label.clone(),
         rows,
@@ -154,8 +155,11 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
             ProgramCounts::All | ProgramCounts::None => None,
         },
         compared_within: compared_within(calls, program),
-        price: price(cpu_ns_per_request(&counted)),
-        price_interval: interval(&counted, &beside),
+        // Of rounds enough the estimate that the bounds belong to.
+        price: paired
+            .map(|ratio| ratio.ratio - 1.0)
+            .or_else(|| price(cpu_ns_per_request(&counted))),
+        price_interval: paired.map(|ratio| ratio.interval),
         control_interval: interval(&of(Pass::Again), &beside),
         price_of_tracing: price(traced_ns.flatten()),
         multiplexed: last
@@ -234,8 +238,23 @@ fn counted_twice(pair: &Pair, kernel: &Counted) -> Reading<u64> {
 
 fn check(calls: &Stretch, program: ProgramCounts, label: &str, verdict: &mut Verdict) {
     for pair in pairs(calls, program) {
-        let Some(&kernel) = counted_twice(&pair, &calls.kernel).value() else {
-            continue;
+        let kernel = match counted_twice(&pair, &calls.kernel) {
+            Reading::Value(kernel) => kernel,
+            // That the kernel counts nothing stands in the row; that it counts all but one of those to be
+            // taken off does not.
+            Reading::Missing(reason) if pair.kernel.value().is_some() => {
+                let what = format!(
+                    "{label}: the program's count of all {} is held against none of the kernel's, which has \
+                     others in it that cannot be told apart: {reason}",
+                    pair.name
+                );
+                if !verdict.causes.iter().any(|cause| cause.what == what) {
+                    let remedy = "compare the calls one by one, as the table does";
+                    verdict.add(Level::Valid, what, remedy);
+                }
+                continue;
+            }
+            Reading::Missing(_) => continue,
         };
         let Pair {
             name, least, most, ..
@@ -369,7 +388,14 @@ fn scheduling(block: &Block, calls: &Stretch, model: &str) -> Vec<CountRow> {
     };
     let kernel = &calls.kernel;
     let wait = block.noise.run_queue_wait_ns.clone();
-    vec![
+    let punts = names::has_ring(model).then(|| {
+        both(
+            "io-wq punts",
+            names::can_have(model, "io_wq").then_some(|report| report.figures.io.io_wq),
+            kernel.io_wq_punts.clone(),
+        )
+    });
+    let rows = [
         both(
             "voluntary switches",
             Some(|report| report.voluntary_switches),
@@ -396,14 +422,12 @@ fn scheduling(block: &Block, calls: &Stretch, model: &str) -> Vec<CountRow> {
             Some(|report| report.major_faults),
             kernel.major_faults.clone(),
         ),
-        both(
-            "io-wq punts",
-            names::can_have(model, "io_wq").then_some(|report| report.figures.io.io_wq),
-            kernel.io_wq_punts.clone(),
-        ),
+    ];
+    let waits = [
         row(block, "run-queue wait, ns", None, wait),
         row(block, "off-CPU, ns", None, block.noise.off_cpu_ns.clone()),
-    ]
+    ];
+    rows.into_iter().chain(punts).chain(waits).collect()
 }
 
 fn processor(block: &Block) -> Vec<CountRow> {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::block::{Block, Pass};
 use super::plan::{Load, PRICED_FROM, Plan};
 use crate::measure::probe::{self, Stage, StageNs};
-use crate::measure::stats::{Interval, paired_log_ratio};
+use crate::measure::stats::{Interval, Ratio, paired_log_ratio};
 
 /// The ledger of one load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,6 +59,10 @@ pub struct Column {
     pub total_ns: f64,
     /// The same without it, of the blocks beside those; `None` if there are none.
     pub plain_ns: Option<f64>,
+    /// What recording costs, as a part of what there is without, from the rounds; `None` of fewer than
+    /// [`PRICED_FROM`].
+    #[serde(default)]
+    pub paired_price: Option<f64>,
     /// The bounds of what recording costs; `None` of fewer rounds than [`PRICED_FROM`].
     #[serde(default)]
     pub price_interval: Option<Interval>,
@@ -116,7 +120,8 @@ impl Column {
 
     /// What recording costs, as a part of what there is without.
     pub fn price(&self) -> Option<f64> {
-        Some(self.total_ns / self.plain_ns? - 1.0)
+        let of_sums = || Some(self.total_ns / self.plain_ns? - 1.0);
+        self.paired_price.or_else(of_sums)
     }
 }
 
@@ -135,7 +140,9 @@ pub fn ledgers(plan: &Plan, blocks: &[Block]) -> Vec<Ledger> {
                     let beside = of(load, Pass::Beside, arm);
                     let mut column = column(&plan.setting.arms[arm].label, &recorded)?;
                     column.plain_ns = cpu_ns_beside(&recorded, &beside);
-                    column.price_interval = interval(&recorded, &beside);
+                    let paired = paired(&recorded, &beside);
+                    column.paired_price = paired.map(|ratio| ratio.ratio - 1.0);
+                    column.price_interval = paired.map(|ratio| ratio.interval);
                     column.control_interval = interval(&of(load, Pass::Again, arm), &beside);
                     column.machine_ns =
                         beside_per_request(&beside, |block| block.machine_ns.value().copied());
@@ -170,6 +177,11 @@ pub(super) fn cpu_ns_beside(observed: &[&Block], beside: &[&Block]) -> Option<f6
 /// Where the ratio of `observed` to `beside` lies with 95 % certainty, in CPU per request, from the
 /// rounds that have both.
 pub(super) fn interval(observed: &[&Block], beside: &[&Block]) -> Option<Interval> {
+    paired(observed, beside).map(|ratio| ratio.interval)
+}
+
+/// The same with the ratio itself: that of sums may lie outside of what the rounds say.
+pub(super) fn paired(observed: &[&Block], beside: &[&Block]) -> Option<Ratio> {
     let rounds = observed.iter().map(|block| block.round + 1).max()?;
     let column = |blocks: &[&Block]| -> Vec<Option<f64>> {
         let of = |round: usize| blocks.iter().find(|block| block.round == round);
@@ -177,7 +189,7 @@ pub(super) fn interval(observed: &[&Block], beside: &[&Block]) -> Option<Interva
         (0..rounds).map(cpu_ns).collect()
     };
     let ratio = paired_log_ratio(&column(observed), &column(beside), 0.95).ok()?;
-    (ratio.n >= PRICED_FROM).then_some(ratio.interval)
+    (ratio.n >= PRICED_FROM).then_some(ratio)
 }
 
 /// CPU per request of all `blocks` together, in nanoseconds; `None` without requests.
@@ -230,6 +242,7 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
         unexplained_ns: (total as f64 - explained as f64) / n as f64,
         total_ns: per_request(total),
         plain_ns: None,
+        paired_price: None,
         price_interval: None,
         control_interval: None,
         machine_ns: None,
@@ -349,6 +362,31 @@ mod tests {
 
     fn first(blocks: &[Block]) -> Column {
         ledgers(&plan(), blocks)[0].columns[0].clone()
+    }
+
+    /// A round in which the machine was slow, and more so beside, weighs no more than another.
+    #[test]
+    fn a_price_lies_within_its_bounds() {
+        let blocks = blocks(&[
+            (Pass::Beside, &[6000.0, 6000.0, 6000.0, 6000.0, 30_000.0]),
+            (Pass::Time, &[6300.0, 6301.0, 6299.0, 6300.0, 31_500.0]),
+        ]);
+        let mut blocks = blocks;
+        for block in &mut blocks {
+            let slow = block.round == 4 && block.pass == Pass::Time;
+            // Of sums the round with the most requests weighs most.
+            let times = if slow { 100 } else { 1 };
+            block.server.cpu_ns *= times;
+            block.server.figures.served.answered *= times;
+        }
+        let column = first(&blocks);
+        let (price, bounds) = (
+            column.price().expect("it has rounds"),
+            column.price_interval,
+        );
+        let bounds = bounds.expect("it has rounds enough");
+        assert!(bounds.contains(1.0 + price), "{price} {bounds:?}");
+        assert!((price - 0.05).abs() < 0.001, "{price}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::child::Server;
 use super::counts;
 use super::plan::Arm;
 use crate::control::{HELPERS, Report};
-use crate::measure::perf::{Counted, Counters, Selection};
+use crate::measure::perf::{Counted, Counters};
 
 /// How long connections may take to be accepted before anything is counted: a thread that is born
 /// with a dozen counters takes a millisecond or two, and makes calls that nobody counts.
@@ -23,9 +23,15 @@ const SETTLING: Duration = Duration::from_millis(150);
 const STRETCH: Duration = Duration::from_millis(150);
 /// Until tracepoints are gone: the kernel waits some 40 ms for each, and an arm has 10 to 18.
 const DETACHING: Duration = Duration::from_millis(700);
+/// For so long after the last counter of a thread is gone the kernel still calls perf at each switch between
+/// threads: it takes that back a second later (`perf_sched_work`, kernel/events/core.c, Linux 6.18). Where
+/// threads switch at each request that would be a part of the window's cost, and of no block's but this.
+pub const LINGERING: Duration = Duration::from_millis(1_100);
 /// What a counting block takes longer than another, without the processor's counters.
-pub(super) const CALLS_COUNTED: Duration =
-    SETTLING.saturating_add(STRETCH).saturating_add(DETACHING);
+pub(super) const CALLS_COUNTED: Duration = SETTLING
+    .saturating_add(STRETCH)
+    .saturating_add(DETACHING)
+    .saturating_add(LINGERING);
 /// The same with them: the most that it takes.
 pub(super) const ALL_COUNTED: Duration = CALLS_COUNTED
     .saturating_add(SETTLING)
@@ -64,6 +70,8 @@ pub(super) struct Tracer {
     work: Option<Counters>,
     /// Waits for the kernel to take the counters off.
     detaching: Option<thread::JoinHandle<()>>,
+    /// When the last of them was gone.
+    gone: Option<Instant>,
     counted_calls: Option<Stretch>,
     counted_work: Option<Stretch>,
 }
@@ -75,15 +83,13 @@ impl Tracer {
         server.report()?;
         let pids = server.pids();
         let helps = |tid: i32, name: &str| pids.contains(&tid) || HELPERS.contains(&name);
-        let calls = Selection {
-            software: true,
-            ..Selection::calls(&counts::kernel_names(arm))
-        };
         let attach = |selection| Some(Counters::attach_but(pids, helps, selection));
+        let [calls, work] = counts::selections(arm);
         Ok(Self {
             calls: attach(&calls),
-            work: attach(&Selection::processor()),
+            work: attach(&work),
             detaching: None,
+            gone: None,
             counted_calls: None,
             counted_work: None,
         })
@@ -95,7 +101,8 @@ impl Tracer {
             |counters: &Option<Counters>| counters.as_ref().is_some_and(Counters::is_counting);
         let calls = u32::from(counts(&self.calls));
         let work = u32::from(counts(&self.work));
-        CALLS_COUNTED * calls + (SETTLING + STRETCH) * work
+        let lingering = LINGERING * u32::from(calls + work > 0);
+        (CALLS_COUNTED - LINGERING) * calls + (SETTLING + STRETCH) * work + lingering
     }
 
     /// Counts one stretch after the other, when it is called first; then detaches, the tracepoints on
@@ -112,15 +119,25 @@ impl Tracer {
             self.detach();
             settle(server)?;
             self.counted_work = Some(count(counters, server)?.0);
+            self.gone = Some(Instant::now());
         }
         Some(())
     }
 
     /// Returns when nothing is counted any more.
-    pub(super) fn detach(&mut self) {
+    fn detach(&mut self) {
         if let Some(detaching) = self.detaching.take() {
             // It does nothing that could panic, and the window may open in any case.
             let _ = detaching.join();
+            self.gone = Some(Instant::now());
+        }
+    }
+
+    /// Returns when nothing is left of it: at once, if there was time enough.
+    pub(super) fn rest(&mut self) {
+        self.detach();
+        if let Some(gone) = self.gone {
+            thread::sleep(LINGERING.saturating_sub(gone.elapsed()));
         }
     }
 
@@ -170,4 +187,35 @@ fn settle(server: &mut Server) -> Option<()> {
         thread::sleep(BETWEEN);
     }
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_opens_when_nothing_of_the_counting_lingers() {
+        const LEFT: Duration = Duration::from_millis(60);
+        let tracer = |gone: Option<Instant>, detaching: Option<Duration>| Tracer {
+            calls: None,
+            work: None,
+            detaching: detaching.map(|time| thread::spawn(move || thread::sleep(time))),
+            gone,
+            counted_calls: None,
+            counted_work: None,
+        };
+        let rests = |mut tracer: Tracer| {
+            let started = Instant::now();
+            tracer.rest();
+            started.elapsed()
+        };
+        let now = Instant::now();
+        let before = now.checked_sub(LINGERING - LEFT);
+        assert!(rests(tracer(before, None)) + now.elapsed() >= LEFT);
+        // Who is still detached is gone later.
+        assert!(rests(tracer(None, Some(LEFT))) >= LEFT + LINGERING);
+        assert!(rests(tracer(None, None)) < LINGERING, "nobody counted");
+        assert!(CALLS_COUNTED >= SETTLING + STRETCH + DETACHING + LINGERING);
+        assert!(ALL_COUNTED > CALLS_COUNTED);
+    }
 }

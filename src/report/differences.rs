@@ -211,6 +211,7 @@ mod tests {
             unexplained_ns,
             total_ns: rows.iter().map(|(_, ns)| ns).sum::<f64>() + unexplained_ns,
             plain_ns: None,
+            paired_price: None,
             price_interval: None,
             control_interval: None,
             machine_ns: None,

@@ -196,6 +196,7 @@ mod tests {
             unexplained_ns: 0.0,
             total_ns: 9157.0,
             plain_ns: None,
+            paired_price: None,
             price_interval: None,
             control_interval: None,
             machine_ns: None,

@@ -4,6 +4,7 @@
 //! call and for nothing else.
 
 use crate::experiment::plan::Arm;
+use crate::measure::perf::Selection;
 use crate::models;
 
 /// Those that nobody in the program counts, where nothing runs on other threads: of locks, of the guest's
@@ -37,6 +38,22 @@ pub fn kernel_names(arm: &Arm) -> Vec<&'static str> {
         }
     }
     names
+}
+
+/// What the kernel is asked to count for `arm`: system calls, switches and faults; and, apart from them, what
+/// the processor does.
+pub fn selections(arm: &Arm) -> [Selection; 2] {
+    let calls = Selection {
+        software: true,
+        io_wq: has_ring(&arm.model),
+        ..Selection::calls(&kernel_names(arm))
+    };
+    [calls, Selection::processor()]
+}
+
+/// Whether anything is handed to a ring, its own or its runtime's, so that the kernel may punt it.
+pub(super) fn has_ring(model: &str) -> bool {
+    matches!(model, "io_uring" | "tokio_uring")
 }
 
 /// The program's name of a call that the kernel's tracepoints call otherwise.
@@ -99,6 +116,18 @@ mod tests {
         let blocking = names("blocking", Policy::Spawn);
         let births = blocking.iter().filter(|name| **name == "clone3");
         assert_eq!(births.count(), 1, "once: {blocking:?}");
+    }
+
+    /// Each tracepoint takes the kernel some 40 ms to close, and a place at every switch.
+    #[test]
+    fn who_has_no_ring_is_not_asked_for_punts() {
+        for model in MODELS {
+            let mut arm = plan().setting.arms[0].clone();
+            arm.model = model.name.to_string();
+            let [calls, work] = selections(&arm);
+            assert!(calls.software && !work.io_wq);
+            assert_eq!(calls.io_wq, model.name.ends_with("uring"), "{}", model.name);
+        }
     }
 
     #[test]

@@ -129,6 +129,50 @@ fn both_counts_stand_side_by_side_with_their_price() {
     near(columns[0].price_of_tracing, 0.1);
 }
 
+/// Of all calls those are taken off that the program does not count. Where the kernel does not tell how many
+/// they are, nothing can be compared but each of the others, and that is said: once, and no noise.
+#[test]
+fn a_total_that_cannot_be_compared_says_so() {
+    let (columns, _) = counted(Reading::Value(20_700), 10_000);
+    assert!(columns[0].price_interval.is_none(), "of one round");
+    let reason = "this kernel has no tracepoint syscalls:sys_enter_futex";
+    let named = |name: &&str| {
+        let reading = match *name {
+            "futex" => Reading::missing(reason),
+            "recvfrom" | "sendto" => Reading::Value(10_000),
+            _ => Reading::Value(0),
+        };
+        (name.to_string(), reading)
+    };
+    let stretch = report(44_000_000, 10_000, 150_000_000);
+    let plan = plan();
+    let calls = Stretch {
+        least: stretch,
+        most: stretch,
+        kernel: Counted {
+            // Far more than the program's 20 000.
+            system_calls: Reading::Value(90_000),
+            by_name: kernel_names(&plan.setting.arms[0])
+                .iter()
+                .map(named)
+                .collect(),
+            ..Counted::default()
+        },
+    };
+    let mut verdict = Verdict::default();
+    for _ in 0..2 {
+        super::check(&calls, ProgramCounts::All, "epoll", &mut verdict);
+    }
+    let [remark] = &verdict.causes[..] else {
+        panic!("{verdict:?}");
+    };
+    assert!(
+        remark.what.contains("all system calls") && remark.what.contains(reason),
+        "{remark:?}"
+    );
+    assert_eq!(verdict.level, Level::Valid, "it is no noise");
+}
+
 /// Between 9 900 and 10 200 of 10 000 nobody can tell one percent.
 #[test]
 fn a_wide_bracket_says_how_wide() {

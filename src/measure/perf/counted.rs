@@ -132,7 +132,7 @@ mod tests {
         let events = [
             Event::SOFTWARE,
             Event::HARDWARE,
-            &[Event::SystemCalls, named],
+            &[Event::SystemCalls, named, Event::IoWqPunts],
         ]
         .concat();
         let mut seen: Vec<Counted> = vec![Counted::default()];

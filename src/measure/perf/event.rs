@@ -55,7 +55,6 @@ impl Event {
         Event::Migrations,
         Event::MinorFaults,
         Event::MajorFaults,
-        Event::IoWqPunts,
     ];
 
     /// Counted by the processor, where a virtual machine lets it.

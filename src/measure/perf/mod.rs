@@ -94,8 +94,10 @@ pub struct Selection {
     pub system_calls: bool,
     /// System calls to count by name, as [`SYSTEM_CALLS`] writes them.
     pub names: Vec<String>,
-    /// Context switches, migrations, page faults and io-wq punts.
+    /// Context switches, migrations and page faults.
     pub software: bool,
+    /// io-wq punts.
+    pub io_wq: bool,
     /// Cycles, instructions, cache and branch misses.
     pub hardware: bool,
 }
@@ -124,8 +126,10 @@ impl Selection {
         let calls = self.system_calls.then_some(Event::SystemCalls);
         let names = self.names.iter().cloned().map(Event::SystemCall);
         let software = self.software.then_some(Event::SOFTWARE);
+        let io_wq = self.io_wq.then_some(&[Event::IoWqPunts][..]);
         let hardware = self.hardware.then_some(Event::HARDWARE);
-        let fixed = software.into_iter().chain(hardware).flatten().cloned();
+        let fixed = software.into_iter().chain(io_wq).chain(hardware);
+        let fixed = fixed.flatten().cloned();
         calls.into_iter().chain(names).chain(fixed).collect()
     }
 }

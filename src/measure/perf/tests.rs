@@ -20,6 +20,7 @@ fn skipped(kind: Result<(), String>) -> bool {
 fn software_and_hardware() -> Selection {
     Selection {
         software: true,
+        io_wq: true,
         ..Selection::processor()
     }
 }
