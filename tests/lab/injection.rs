@@ -89,6 +89,12 @@ fn check_large(lab: Lab, policy: Policy, expected: &[Stage]) {
     const REQUESTS: u64 = 20;
     const LARGE_NS: u64 = 1_000_000;
     const MOST_ROUNDS: usize = 30;
+    const ATTEMPTS: usize = 10;
+    /// How much more than was spent a row may have grown by, as a part of it, and how much it did at least.
+    const OFF: f64 = 0.1;
+    const LEAST: f64 = 0.25;
+    /// What another row may have grown by, as a part of that.
+    const NEXT: f64 = 0.25;
     let (server, dose) = start(lab, policy, some_core());
     let handle = server.handle();
     let mut client = Client::connect(server.address());
@@ -131,17 +137,28 @@ fn check_large(lab: Lab, policy: Policy, expected: &[Stage]) {
     }
     let enough_ns = REQUESTS / 2 * LARGE_NS;
     for &stage in stages {
-        let (with, spent_ns) = take(stage, LARGE_NS, enough_ns);
-        assert!(spent_ns >= enough_ns, "{name}, {stage:?}: {spent_ns} ns");
-        // Busy polling enters some stages as often as the client lets it: by so much they grow anyway.
-        let grown = |stage: Stage| {
-            let at = stage as usize;
-            let times = with.entered[at] as f64 / without.entered[at].max(1) as f64;
-            with.ns[at] as f64 - without.ns[at] as f64 * times
-        };
-        let all = Stage::ALL.iter().copied();
-        let most = all.max_by(|one, other| grown(*one).total_cmp(&grown(*other)));
-        assert_eq!(most, Some(stage), "{name}: {without:?}, {with:?}");
+        let mut found = String::new();
+        // What others have of the core while it works is spent by the clock that is spun on, and in no row: so
+        // its row may have less than was spent, on a busy machine by half.
+        let is_found = (0..ATTEMPTS).any(|_| {
+            let (with, spent_ns) = take(stage, LARGE_NS, enough_ns);
+            assert!(spent_ns >= enough_ns, "{name}, {stage:?}: {spent_ns} ns");
+            // Busy polling enters some stages as often as the client lets it: by so much they grow anyway.
+            let grown = |stage: Stage| {
+                let at = stage as usize;
+                let times = with.entered[at] as f64 / without.entered[at].max(1) as f64;
+                with.ns[at] as f64 - without.ns[at] as f64 * times
+            };
+            let others = Stage::ALL.iter().filter(|other| **other != stage);
+            let (own, next) = (grown(stage), others.map(|other| grown(*other)));
+            let (next, spent) = (next.fold(0.0, f64::max), spent_ns as f64);
+            found = format!("{own} of {spent} ns, {next} in another row: {without:?}, {with:?}");
+            own < (1.0 + OFF) * spent && own > LEAST * spent && next < NEXT * own
+        });
+        assert!(
+            is_found,
+            "{name}, {stage:?} never has what was spent in it, but {found}"
+        );
     }
     server.drain();
 }
