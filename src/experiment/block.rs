@@ -240,11 +240,12 @@ pub fn run(
     }
     let counting = place.pass == Pass::Counts;
     // Before the load starts: threads born later inherit the counters.
+    let beside = plan.counts_beside(place.load, place.pass);
     let tracer = counting
-        .then(|| Tracer::attach(&mut server, arm))
+        .then(|| Tracer::attach(&mut server, arm, beside.is_some()))
         .transpose()?;
     let takes = tracer.as_ref().map_or(Duration::ZERO, Tracer::takes);
-    work.warm_up += plan.counts_beside(place.load, place.pass).unwrap_or(takes);
+    work.warm_up += beside.unwrap_or(takes);
     let mut watch = Watch {
         tracer,
         warm: plan.warm_up,

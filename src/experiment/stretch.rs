@@ -28,14 +28,13 @@ const DETACHING: Duration = Duration::from_millis(700);
 /// threads switch at each request that would be a part of the window's cost, and of no block's but this.
 pub const LINGERING: Duration = Duration::from_millis(1_100);
 /// What a counting block takes longer than another, without the processor's counters.
-pub(super) const CALLS_COUNTED: Duration = SETTLING
-    .saturating_add(STRETCH)
-    .saturating_add(DETACHING)
-    .saturating_add(LINGERING);
-/// The same with them: the most that it takes.
+pub(super) const CALLS_COUNTED: Duration =
+    SETTLING.saturating_add(STRETCH).saturating_add(DETACHING);
+/// The same with them, and until nothing lingers: the most that it takes.
 pub(super) const ALL_COUNTED: Duration = CALLS_COUNTED
     .saturating_add(SETTLING)
-    .saturating_add(STRETCH);
+    .saturating_add(STRETCH)
+    .saturating_add(LINGERING);
 
 /// One stretch, by the program's count and the kernel's.
 ///
@@ -72,13 +71,20 @@ pub(super) struct Tracer {
     detaching: Option<thread::JoinHandle<()>>,
     /// When the last of them was gone.
     gone: Option<Instant>,
+    /// Whether anything is held against the window.
+    is_priced: bool,
     counted_calls: Option<Stretch>,
     counted_work: Option<Stretch>,
 }
 
 impl Tracer {
     /// Attaches to the threads that serve `arm`, so that the laboratory's own questions are not counted.
-    pub(super) fn attach(server: &mut Server, arm: &Arm) -> Result<Self, ExperimentError> {
+    /// The window `is_priced` if others are held against it.
+    pub(super) fn attach(
+        server: &mut Server,
+        arm: &Arm,
+        is_priced: bool,
+    ) -> Result<Self, ExperimentError> {
         // Whoever answers has all its helpers, and they have their names.
         server.report()?;
         let pids = server.pids();
@@ -90,19 +96,19 @@ impl Tracer {
             work: attach(&work),
             detaching: None,
             gone: None,
+            is_priced,
             counted_calls: None,
             counted_work: None,
         })
     }
 
-    /// How much later the window opens for it.
+    /// How much later the window opens for it, if nothing is held against it.
     pub(super) fn takes(&self) -> Duration {
         let counts =
             |counters: &Option<Counters>| counters.as_ref().is_some_and(Counters::is_counting);
         let calls = u32::from(counts(&self.calls));
         let work = u32::from(counts(&self.work));
-        let lingering = LINGERING * u32::from(calls + work > 0);
-        (CALLS_COUNTED - LINGERING) * calls + (SETTLING + STRETCH) * work + lingering
+        CALLS_COUNTED * calls + (SETTLING + STRETCH) * work
     }
 
     /// Counts one stretch after the other, when it is called first; then detaches, the tracepoints on
@@ -133,10 +139,10 @@ impl Tracer {
         }
     }
 
-    /// Returns when nothing is left of it: at once, if there was time enough.
+    /// Returns when nothing is left of it, as far as it matters: at once, if there was time enough.
     pub(super) fn rest(&mut self) {
         self.detach();
-        if let Some(gone) = self.gone {
+        if let Some(gone) = self.gone.filter(|_| self.is_priced) {
             thread::sleep(LINGERING.saturating_sub(gone.elapsed()));
         }
     }
@@ -201,6 +207,7 @@ mod tests {
             work: None,
             detaching: detaching.map(|time| thread::spawn(move || thread::sleep(time))),
             gone,
+            is_priced: true,
             counted_calls: None,
             counted_work: None,
         };
@@ -215,7 +222,11 @@ mod tests {
         // Who is still detached is gone later.
         assert!(rests(tracer(None, Some(LEFT))) >= LEFT + LINGERING);
         assert!(rests(tracer(None, None)) < LINGERING, "nobody counted");
-        assert!(CALLS_COUNTED >= SETTLING + STRETCH + DETACHING + LINGERING);
-        assert!(ALL_COUNTED > CALLS_COUNTED);
+        let unpriced = Tracer {
+            is_priced: false,
+            ..tracer(Some(Instant::now()), None)
+        };
+        assert!(rests(unpriced) < LINGERING, "nobody asks for a price");
+        assert!(ALL_COUNTED >= CALLS_COUNTED + LINGERING);
     }
 }

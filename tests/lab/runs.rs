@@ -162,9 +162,10 @@ impl Run {
         said.lines().next().expect("it has ended").to_owned()
     }
 
+    /// Has some minutes: in the longest of [`in_long_windows`] an experiment takes one.
     pub fn end(mut self) -> Said {
         let mut status = None;
-        wait_for("the end", || {
+        wait_within(4 * PATIENCE, "the end", || {
             status = self.process.try_wait().expect("it is a child");
             status.is_some()
         });
@@ -210,10 +211,14 @@ impl Identity {
     }
 }
 
-pub fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, happened: impl FnMut() -> bool) {
+    wait_within(PATIENCE, what, happened);
+}
+
+fn wait_within(patience: Duration, what: &str, mut happened: impl FnMut() -> bool) {
     let start = Instant::now();
     while !happened() {
-        assert!(start.elapsed() < PATIENCE, "{what} did not come");
+        assert!(start.elapsed() < patience, "{what} did not come");
         thread::sleep(LOOK);
     }
 }
