@@ -59,7 +59,7 @@ pub const RESET_BYTES: &str = "bytes put back";
 pub const COPIED_BYTES: &str = "bytes copied by ringlab";
 
 /// One arm.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CountColumn {
     /// The arm.
     pub label: String,

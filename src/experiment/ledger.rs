@@ -23,7 +23,7 @@ pub struct Ledger {
 }
 
 /// One arm's ledger, in nanoseconds of server CPU per request.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Column {
     /// The arm.
     pub label: String,
@@ -139,15 +139,17 @@ pub fn ledgers(plan: &Plan, blocks: &[Block]) -> Vec<Ledger> {
                     let recorded = of(load, Pass::Time, arm);
                     let beside = of(load, Pass::Beside, arm);
                     let mut column = column(&plan.setting.arms[arm].label, &recorded)?;
-                    column.plain_ns = cpu_ns_beside(&recorded, &beside);
+                    if let Some(partners) = partners(&recorded, &beside) {
+                        column.plain_ns = cpu_ns_per_request(&partners);
+                        let machine_ns = |block: &Block| block.machine_ns.value().copied();
+                        column.machine_ns = per_request(&partners, machine_ns);
+                        column.generator_ns =
+                            per_request(&partners, |block| Some(block.client.cpu_ns));
+                    }
                     let paired = paired(&recorded, &beside);
                     column.paired_price = paired.map(|ratio| ratio.ratio - 1.0);
                     column.price_interval = paired.map(|ratio| ratio.interval);
                     column.control_interval = interval(&of(load, Pass::Again, arm), &beside);
-                    column.machine_ns =
-                        beside_per_request(&beside, |block| block.machine_ns.value().copied());
-                    column.generator_ns =
-                        beside_per_request(&beside, |block| Some(block.client.cpu_ns));
                     if plan.setting.arms[arm].maps_for_each_request() {
                         column.calls_untimed = why_calls_untimed(&recorded);
                     }
@@ -162,6 +164,11 @@ pub fn ledgers(plan: &Plan, blocks: &[Block]) -> Vec<Ledger> {
 /// CPU per request of `beside`, in nanoseconds, if each block that `observed` has one beside it:
 /// otherwise the one sum would be of other times than the other.
 pub(super) fn cpu_ns_beside(observed: &[&Block], beside: &[&Block]) -> Option<f64> {
+    cpu_ns_per_request(&partners(observed, beside)?)
+}
+
+/// Those of `beside` that stand beside `observed` ones, if each of these has one.
+fn partners<'a>(observed: &[&Block], beside: &[&'a Block]) -> Option<Vec<&'a Block>> {
     let rounds =
         |blocks: &[&Block]| -> BTreeSet<usize> { blocks.iter().map(|block| block.round).collect() };
     let partners: Vec<&Block> = beside
@@ -169,9 +176,7 @@ pub(super) fn cpu_ns_beside(observed: &[&Block], beside: &[&Block]) -> Option<f6
         .filter(|block| rounds(observed).contains(&block.round))
         .copied()
         .collect();
-    (rounds(&partners) == rounds(observed))
-        .then(|| cpu_ns_per_request(&partners))
-        .flatten()
+    (rounds(&partners) == rounds(observed)).then_some(partners)
 }
 
 /// Where the ratio of `observed` to `beside` lies with 95 % certainty, in CPU per request, from the
@@ -238,15 +243,9 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
         ticks_ns: ticks.map(per_request),
         faults: Some(per_request(faults)),
         faults_untimed: why_untimed(per_request(faults), recorded, &stages),
-        calls_untimed: None,
         unexplained_ns: (total as f64 - explained as f64) / n as f64,
         total_ns: per_request(total),
-        plain_ns: None,
-        paired_price: None,
-        price_interval: None,
-        control_interval: None,
-        machine_ns: None,
-        generator_ns: None,
+        ..Column::default()
     })
 }
 
@@ -285,10 +284,12 @@ fn why_calls_untimed(recorded: &[&Block]) -> Option<String> {
 }
 
 /// `None` of no blocks, or where the kernel does not tell.
-fn beside_per_request(blocks: &[&Block], figure: impl Fn(&Block) -> Option<u64>) -> Option<f64> {
+fn per_request(blocks: &[&Block], figure: impl Fn(&Block) -> Option<u64>) -> Option<f64> {
     let requests: u64 = blocks.iter().map(|block| block.requests()).sum();
-    let mut figures = blocks.iter().map(|block| figure(block));
-    let total: u64 = figures.by_ref().sum::<Option<u64>>()?;
+    let total: u64 = blocks
+        .iter()
+        .map(|block| figure(block))
+        .sum::<Option<_>>()?;
     (requests > 0).then(|| total as f64 / requests as f64)
 }
 
@@ -345,6 +346,7 @@ pub fn differences(base: &Column, column: &Column) -> Vec<Change> {
 mod tests {
     use super::*;
     use crate::experiment::tests::{block, plan};
+    use crate::measure::reading::Reading;
 
     /// Blocks of the first arm: recorded ones, and as many beside them, by nanoseconds of a round.
     fn blocks(of: &[(Pass, &[f64])]) -> Vec<Block> {
@@ -362,6 +364,25 @@ mod tests {
 
     fn first(blocks: &[Block]) -> Column {
         ledgers(&plan(), blocks)[0].columns[0].clone()
+    }
+
+    /// A round that was cut short has a block beside none.
+    #[test]
+    fn what_stands_beside_the_total_is_of_the_same_blocks() {
+        let of = |beside: &[f64]| {
+            let mut blocks = blocks(&[(Pass::Beside, beside), (Pass::Time, &[6300.0; 2])]);
+            for block in &mut blocks {
+                let times = if block.round == 2 { 9 } else { 1 };
+                block.machine_ns = Reading::Value(times * 2_000_000_000);
+                block.client.cpu_ns = times * 1_000_000_000;
+            }
+            let column = first(&blocks);
+            (column.plain_ns, column.machine_ns, column.generator_ns)
+        };
+        let two = of(&[6000.0; 2]);
+        assert!(two.0.is_some() && two.1.is_some() && two.2.is_some());
+        assert_eq!(of(&[6000.0; 3]), two);
+        assert_eq!(of(&[6000.0]), (None, None, None));
     }
 
     /// A round in which the machine was slow, and more so beside, weighs no more than another.

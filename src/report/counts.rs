@@ -277,13 +277,7 @@ mod tests {
         CountColumn {
             label: label.to_string(),
             rows,
-            not_counted: None,
-            compared_within: None,
-            price: None,
-            price_interval: None,
-            control_interval: None,
-            price_of_tracing: None,
-            multiplexed: Vec::new(),
+            ..CountColumn::default()
         }
     }
 

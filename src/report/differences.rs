@@ -200,22 +200,9 @@ mod tests {
         Column {
             label: label.to_string(),
             rows: rows.iter().map(entry).collect(),
-            helpers_ns: 0.0,
-            helpers_rounds: None,
-            workers_ns: 0.0,
-            workers_rounds: None,
-            ticks_ns: None,
-            faults: None,
-            faults_untimed: None,
-            calls_untimed: None,
             unexplained_ns,
             total_ns: rows.iter().map(|(_, ns)| ns).sum::<f64>() + unexplained_ns,
-            plain_ns: None,
-            paired_price: None,
-            price_interval: None,
-            control_interval: None,
-            machine_ns: None,
-            generator_ns: None,
+            ..Column::default()
         }
     }
 

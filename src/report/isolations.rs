@@ -185,22 +185,8 @@ mod tests {
         let column = Column {
             label: label.to_owned(),
             rows: rows.to_vec(),
-            helpers_ns: 0.0,
-            helpers_rounds: None,
-            workers_ns: 0.0,
-            workers_rounds: None,
-            ticks_ns: None,
-            faults: None,
-            faults_untimed: None,
-            calls_untimed: None,
-            unexplained_ns: 0.0,
             total_ns: 9157.0,
-            plain_ns: None,
-            paired_price: None,
-            price_interval: None,
-            control_interval: None,
-            machine_ns: None,
-            generator_ns: None,
+            ..Column::default()
         };
         Ledger {
             load: Load::Saturation,
@@ -222,13 +208,7 @@ mod tests {
                 row("minor faults", Some(3.5), false, Reading::Value(9.0)),
                 row(RESET_BYTES, Some(4096.0), false, Reading::missing("none")),
             ],
-            not_counted: None,
-            compared_within: None,
-            price: None,
-            price_interval: None,
-            control_interval: None,
-            price_of_tracing: None,
-            multiplexed: Vec::new(),
+            ..CountColumn::default()
         }
     }
 

@@ -227,21 +227,10 @@ mod tests {
             label: "epoll".to_string(),
             rows: rows.collect(),
             helpers_ns: 5.5,
-            helpers_rounds: None,
             workers_ns: 7.6,
-            workers_rounds: None,
-            ticks_ns: None,
-            faults: None,
-            faults_untimed: None,
-            calls_untimed: None,
             unexplained_ns: 3.3,
             total_ns: 78.6,
-            plain_ns: None,
-            paired_price: None,
-            price_interval: None,
-            control_interval: None,
-            machine_ns: None,
-            generator_ns: None,
+            ..Column::default()
         };
         let ledger = Ledger {
             load: Load::Saturation,
@@ -280,10 +269,7 @@ mod tests {
                 entry(Stage::Close, 0.3),
                 entry(Stage::FutexWake, 0.4),
             ],
-            helpers_ns: 0.0,
-            helpers_rounds: None,
             workers_ns: 12_345.0,
-            workers_rounds: None,
             ticks_ns: Some(12.3),
             faults: Some([0.0, 2.04, 2.5, 0.001, 0.002, 0.003][nth]),
             faults_untimed: [
@@ -299,11 +285,11 @@ mod tests {
             unexplained_ns: -1234.0,
             total_ns: 234_567.0,
             plain_ns: Some(223_456.0),
-            paired_price: None,
             price_interval: interval(0.91, 1.23),
             control_interval: interval(0.89, 1.11),
             machine_ns: Some(345_678.0),
             generator_ns: Some(123_456.0),
+            ..Column::default()
         };
         let ledger = Ledger {
             load: Load::Saturation,
