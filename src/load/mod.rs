@@ -55,5 +55,5 @@ pub use live::{Phase, Progress};
 pub use plan::{BodyLength, ConnectionUse, Expect, Mode, Plan, Target, limits};
 pub use result::{Ended, Failure, Failures, Outcome, WindowCounts};
 pub use run::{Observer, run, run_together};
-pub use schedule::Arrivals;
+pub use schedule::{Arrivals, Schedule};
 pub use url::{Url, UrlError};

@@ -5,7 +5,29 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Answers of `hello` are all of one length, which the first tells.
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n";
+pub const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n";
+
+/// A connection that does not block, which was answered once; and how many bytes that was.
+pub fn open(address: SocketAddr) -> (TcpStream, usize) {
+    let mut stream = TcpStream::connect(address).expect("the server listens");
+    stream.set_nodelay(true).expect("it is a TCP socket");
+    stream.write_all(REQUEST).expect("it is connected");
+    let answer_bytes = stream.read(&mut [0; 4096]).expect("it is answered");
+    stream.set_nonblocking(true).expect("it is a socket");
+    (stream, answer_bytes)
+}
+
+/// How many bytes of an answer have come, if any.
+pub fn came(mut stream: &TcpStream) -> usize {
+    match stream.read(&mut [0; 512]) {
+        Ok(0) => panic!("the server closed a connection"),
+        Ok(came) => came,
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            0
+        }
+    }
+}
 
 /// Connections that are asked in turn whether the answer has come, and send the next request then.
 ///
@@ -23,11 +45,8 @@ impl Clients {
     pub fn connect(addresses: &[SocketAddr], connections: usize) -> Self {
         let mut answer_bytes = 0;
         let connect = |&address: &SocketAddr| {
-            let mut stream = TcpStream::connect(address).expect("the server listens");
-            stream.set_nodelay(true).expect("it is a TCP socket");
-            stream.write_all(REQUEST).expect("it is connected");
-            answer_bytes = stream.read(&mut [0; 4096]).expect("it is answered");
-            stream.set_nonblocking(true).expect("it is a socket");
+            let (mut stream, bytes) = open(address);
+            answer_bytes = bytes;
             stream.write_all(REQUEST).expect("there is room for one");
             stream
         };
@@ -57,14 +76,9 @@ impl Clients {
 
     /// Looks at each connection once; sends another request where none is under way, if it `asks`.
     fn go_round(&mut self, asks: bool) {
-        let mut buffer = [0; 4096];
         for (stream, missing) in self.streams.iter_mut().zip(&mut self.missing) {
             if *missing > 0 {
-                match stream.read(&mut buffer) {
-                    Ok(0) => panic!("the server closed a connection"),
-                    Ok(came) => *missing -= came,
-                    Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
-                }
+                *missing -= came(stream);
             }
             if *missing == 0 && asks {
                 stream.write_all(REQUEST).expect("there is room for one");

@@ -53,7 +53,7 @@
 //! | `architecture` | invariants that show in the source |
 //! | `allocations` | a steady request allocates nothing |
 //!
-//! `server`, `client`, `closed_loop`, `guests`, `refusals` and `runs` are the instruments.
+//! `server`, `client`, `closed_loop`, `open_loop`, `guests`, `refusals` and `runs` are the instruments.
 
 mod allocations;
 mod architecture;
@@ -92,6 +92,7 @@ mod new_project;
 mod offload;
 mod offload_isolations;
 mod one_by_one;
+mod open_loop;
 mod price;
 mod profile;
 mod queues;

@@ -8,6 +8,12 @@
 //! against the first, and the second is the control. The program's own counts are in all of them: additions,
 //! which cannot be left out.
 //!
+//! That at saturation, and at an offered rate, where a server sleeps before most requests, and who records
+//! reads its CPU clock before and after: a quarter of what the slowest of the models that `compare` runs by
+//! default can serve, as measured once a study. `compare` offers half. At that, sends that have a sleeping
+//! core to wake, as this generator's have, take it so long on a virtual machine that one request in five is
+//! late; they come in clumps then, and a server sleeps less.
+//!
 //! What lingers of the counting is in every process's switches, so nothing is measured until it is gone.
 //!
 //! Two servers are never quite the same (where their memory lies, for one), so they live for some seconds
@@ -31,21 +37,27 @@ use ringlab::measure::perf::{Counted, Counters, Selection};
 use ringlab::measure::reading::Reading;
 use ringlab::measure::stats::{Ratio, median, paired_log_ratio};
 use ringlab::measure::{cpu_clock, probe};
+use ringlab::models::find;
 use ringlab::offload::Policy;
 use ringlab::sandbox::{Isolation, Source};
 use ringlab::server::Server;
 
 use crate::Lab;
 use crate::closed_loop::Clients;
+use crate::open_loop::Paced;
 
 const CONNECTIONS: usize = 64;
 /// What is measured at a time, and the load before it: the caches become this server's again.
 const SLICE: Duration = Duration::from_millis(5);
+/// The same at a rate: it takes longer for as many requests.
+const SLICE_AT_A_RATE: Duration = Duration::from_millis(15);
 const SETTLING: Duration = Duration::from_millis(2);
 /// The first load of a server.
 const WARM_UP: Duration = Duration::from_millis(60);
 /// Slices of each server in its life.
 const SLICES: usize = 48;
+/// The same at a rate.
+const SLICES_AT_A_RATE: usize = 24;
 /// How long the kernel counts.
 const STRETCH: Duration = Duration::from_millis(30);
 /// For one model, in seconds, unless `RINGLAB_SECONDS` asks for others.
@@ -54,10 +66,51 @@ const SECONDS: u64 = 90;
 const RECORDING_COSTS: f64 = 1.15;
 const COUNTING_COSTS: f64 = 1.02;
 
+/// The slowest of the models that `compare` runs by default.
+const SLOWEST: &str = "blocking";
+/// How long its capacity is measured.
+const CALIBRATION: Duration = Duration::from_millis(500);
+/// A rate of which more could not be sent was not offered.
+const MOST_UNSENT: f64 = 0.01;
+
+/// Which load.
+#[derive(Clone, Copy)]
+enum Offered {
+    Saturation,
+    /// Requests per second.
+    Rate(f64),
+}
+
+impl Offered {
+    /// How many slices, and how long.
+    fn slices(self) -> (usize, Duration) {
+        match self {
+            Offered::Saturation => (SLICES, SLICE),
+            Offered::Rate(_) => (SLICES_AT_A_RATE, SLICE_AT_A_RATE),
+        }
+    }
+}
+
+/// Who asks.
+enum Asking {
+    Always(Clients),
+    Paced(Paced),
+}
+
+impl Asking {
+    /// At moments that follow from `seed`, if not all the time.
+    fn drive(&mut self, time: Duration, seed: u64) {
+        match self {
+            Asking::Always(clients) => clients.drive(time),
+            Asking::Paced(clients) => clients.drive(time, seed),
+        }
+    }
+}
+
 /// A server of `hello`, and its clients.
 struct Patient {
     server: Server,
-    clients: Clients,
+    clients: Asking,
     /// The kernel's, with what was asked for.
     counting: Vec<(Selection, Counters)>,
 }
@@ -100,7 +153,7 @@ fn refused(selection: &Selection, counted: &Counted) -> Vec<String> {
 }
 
 impl Patient {
-    fn new(lab: Lab, core: usize, which: usize) -> Patient {
+    fn new(lab: Lab, core: usize, which: usize, offered: Offered) -> Patient {
         let mut config = Config::new(Source::Builtin("hello".to_string()), vec![core]);
         config.model = lab.model;
         config.isolation = lab.isolation;
@@ -119,7 +172,11 @@ impl Patient {
                 .into();
         }
         // Threads that are born for them inherit the counters.
-        let clients = Clients::connect(&[server.address()], CONNECTIONS);
+        let address = server.address();
+        let clients = match offered {
+            Offered::Saturation => Asking::Always(Clients::connect(&[address], CONNECTIONS)),
+            Offered::Rate(rate) => Asking::Paced(Paced::connect(address, CONNECTIONS, rate)),
+        };
         Patient {
             server,
             clients,
@@ -138,10 +195,10 @@ impl Patient {
     }
 
     /// Nanoseconds of CPU per request, in one slice.
-    fn slice(&mut self) -> f64 {
-        self.clients.drive(SETTLING);
+    fn slice(&mut self, time: Duration, seed: u64) -> f64 {
+        self.clients.drive(SETTLING, seed);
         let (ns, answered) = self.so_far();
-        self.clients.drive(SLICE);
+        self.clients.drive(time, seed);
         let after = self.so_far();
         (after.0 - ns) as f64 / (after.1 - answered).max(1) as f64
     }
@@ -152,7 +209,7 @@ impl Patient {
         let mut counts_calls = false;
         for (selection, mut counters) in std::mem::take(&mut self.counting) {
             counters.take();
-            self.clients.drive(STRETCH);
+            self.clients.drive(STRETCH, 0);
             let counted = counters.take();
             if selection.system_calls {
                 counts_calls = counted.system_calls.value().is_some();
@@ -189,39 +246,46 @@ const SERVERS: usize = 4;
 struct Study {
     ns: [Vec<Option<f64>>; SERVERS],
     counts_calls: bool,
+    /// Requests that were due, and parts of those.
+    due: u64,
+    late: u64,
+    unsent: u64,
 }
 
 impl Study {
     /// Servers on `core` from their start to their end, loaded from `client`, which the calling thread keeps.
-    fn live(&mut self, lab: Lab, core: usize, client: usize, life: usize) {
+    fn live(&mut self, lab: Lab, [core, client]: [usize; 2], offered: Offered, life: usize) {
         // Who is first has other addresses: each is, in turn.
         let mut order = [PLAIN, AGAIN, RECORDING, COUNTED];
         order.rotate_left(life % SERVERS);
         let mut servers = [const { None }; SERVERS];
         for which in order {
-            servers[which] = Some(Patient::new(lab, core, which));
+            servers[which] = Some(Patient::new(lab, core, which, offered));
         }
         let mut servers = servers.map(|server| server.expect("each was started"));
         // Not before: a server may have the cores that whoever starts it has.
         core_affinity::set_for_current(core_affinity::CoreId { id: client });
         for server in &mut servers {
-            server.clients.drive(WARM_UP);
+            server.clients.drive(WARM_UP, 0);
         }
         self.counts_calls = servers[COUNTED].count();
         let gone = Instant::now();
         while gone.elapsed() < LINGERING {
             for server in &mut servers {
-                server.clients.drive(SETTLING);
+                server.clients.drive(SETTLING, 0);
             }
         }
         let mut slices = [const { Vec::new() }; SERVERS];
-        for round in 0..SLICES {
+        let (count, time) = offered.slices();
+        for round in 0..count {
             order.rotate_left(1);
             if round % SERVERS == 0 {
                 order.reverse();
             }
             for which in order {
-                slices[which].push(servers[which].slice());
+                // At the same moments.
+                let seed = (life * count + round) as u64;
+                slices[which].push(servers[which].slice(time, seed));
             }
         }
         // Whoever else has the core has it for some slices.
@@ -232,6 +296,11 @@ impl Study {
             server, clients, ..
         } in servers
         {
+            if let Asking::Paced(clients) = &clients {
+                self.due += clients.due;
+                self.late += clients.late;
+                self.unsent += clients.unsent;
+            }
             drop(clients);
             server.drain();
         }
@@ -243,22 +312,51 @@ impl Study {
     }
 }
 
-fn check(lab: Lab) {
+/// A quarter of the requests per second that a plain server of the slowest model answers on that core.
+fn a_quarter_of_the_slowest([core, client]: [usize; 2]) -> f64 {
+    let mut config = Config::new(Source::Builtin("hello".to_string()), vec![core]);
+    config.model = find(SLOWEST).expect("it is a model");
+    let server = Server::start(config).expect("a server can be started");
+    core_affinity::set_for_current(core_affinity::CoreId { id: client });
+    let mut clients = Clients::connect(&[server.address()], CONNECTIONS);
+    clients.drive(WARM_UP);
+    let answered = || server.handle().figures().served.answered;
+    let (before, started) = (answered(), Instant::now());
+    clients.drive(CALIBRATION);
+    let rate = (answered() - before) as f64 / started.elapsed().as_secs_f64();
+    drop(clients);
+    server.drain();
+    rate / 4.0
+}
+
+/// On a thread that ends with it: this one may go on where it likes.
+fn elsewhere<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    let done = thread::scope(|scope| scope.spawn(work).join());
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn check_at_saturation(lab: Lab) {
+    check(lab, |_| Offered::Saturation);
+}
+
+fn check_at_a_rate(lab: Lab) {
+    check(lab, |cores| {
+        Offered::Rate(elsewhere(|| a_quarter_of_the_slowest(cores)))
+    });
+}
+
+fn check(lab: Lab, offered: fn([usize; 2]) -> Offered) {
     let there = cores();
     let (client, core) = (there[0], *there.last().expect("there is a core"));
     assert_ne!(client, core, "server and client need a core each");
     probe::calibrate();
+    let offered = offered([core, client]);
     let asked = std::env::var("RINGLAB_SECONDS").ok();
     let asked = asked.and_then(|seconds| seconds.parse().ok());
     let time = Duration::from_secs(asked.unwrap_or(SECONDS));
     let (mut study, started) = (Study::default(), Instant::now());
     for life in 0.. {
-        // On a thread that ends with it: this one may go on where it likes.
-        let lived = thread::scope(|scope| {
-            let live = || study.live(lab, core, client, life);
-            scope.spawn(live).join()
-        });
-        lived.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        elsewhere(|| study.live(lab, [core, client], offered, life));
         if started.elapsed() > time {
             break;
         }
@@ -269,13 +367,34 @@ fn check(lab: Lab) {
         true => "counting",
         false => "counting, without system calls, for want of a readable tracefs,",
     };
+    let part = |of: u64| of as f64 / study.due.max(1) as f64;
+    let load = match offered {
+        Offered::Saturation => "at saturation".to_string(),
+        Offered::Rate(rate) => {
+            let late = part(study.late) * 100.0;
+            format!("at {rate:.0} requests a second, {late:.1} % of them late")
+        }
+    };
+    let plain = median(
+        &study.ns[PLAIN]
+            .iter()
+            .flatten()
+            .copied()
+            .collect::<Vec<_>>(),
+    );
     println!(
-        "{}: recording {}; {what} {}; nothing {}; {} lives",
+        "{} {load}, {:.0} ns per request: recording {}; {what} {}; nothing {}; {} lives",
         lab.model.name,
+        plain.expect("there are lives"),
         percent(&recording),
         percent(&counting),
         percent(&control),
         control.n
+    );
+    assert!(
+        part(study.unsent) <= MOST_UNSENT,
+        "the rate was not offered: {:.1} % of the requests could not be sent",
+        part(study.unsent) * 100.0
     );
     for (ratio, most) in [(&recording, RECORDING_COSTS), (&counting, COUNTING_COSTS)] {
         let widest = most - 1.0;
@@ -296,17 +415,20 @@ fn check(lab: Lab) {
 }
 
 /// A test each, so that each can be asked for.
-mod figures {
-    use super::{Isolation, check};
+macro_rules! figures {
+    ($check:ident: $($model:ident),+) => {
+        $(#[test]
+        #[ignore = "a measurement: takes most of two minutes, and means something on an idle machine only"]
+        fn $model() {
+            crate::run(stringify!($model), super::Isolation::Reuse, super::$check);
+        })+
+    };
+}
 
-    macro_rules! figures {
-        ($($model:ident),+) => {
-            $(#[test]
-            #[ignore = "a measurement: takes most of a minute, and means something on an idle machine only"]
-            fn $model() {
-                crate::run(stringify!($model), Isolation::Reuse, check);
-            })+
-        };
-    }
-    figures!(blocking, epoll, io_uring);
+mod figures {
+    figures!(check_at_saturation: blocking, epoll, io_uring);
+}
+
+mod figures_at_a_rate {
+    figures!(check_at_a_rate: blocking, epoll, io_uring);
 }
