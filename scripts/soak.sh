@@ -65,8 +65,9 @@ check probes scripts/probes.sh
 # What the ledgers' passes cost, at saturation and at an offered rate; needs an idle machine, and counts
 # system calls where tracefs is mounted.
 measure price
-# The ledger finds work that was put into a stage in that row and in no other. WRONG ROW is a mistake of the
-# ledger's on any machine; INCONCLUSIVE says how much longer it would take on this one.
+# The ledger finds work that was put into a stage in that row and in no other, and the verdict tells a server
+# that does it in another stage. WRONG ROW is a mistake of the ledger's on any machine; INCONCLUSIVE says how
+# much longer it would take on this one.
 measure injection
 
 if ((${#failed[@]})); then

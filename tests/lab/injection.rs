@@ -10,10 +10,12 @@
 //! `cargo test --release --test lab injection -- --ignored --nocapture --test-threads 1`. `verdict` says
 //! what follows from them: work in another's row is `WRONG ROW` on a noisy machine too; what noise hides is
 //! `INCONCLUSIVE`, with the time (`RINGLAB_SECONDS`) that might tell. What needs
-//! no idle machine is tested always: a dose that dwarfs all else, here; and every nanosecond, by a
-//! clock that is wound by hand, in `measure::probe`.
+//! no idle machine is tested always: a dose that dwarfs all else, here; every nanosecond, by a
+//! clock that is wound by hand, in `measure::probe`; and, in `misplaced`, that the verdict tells a live
+//! server whose work is in another row than is believed.
 
 mod entered;
+mod misplaced;
 mod patient;
 mod study;
 mod verdict;
@@ -26,6 +28,7 @@ use ringlab::offload::Policy;
 use ringlab::sandbox::{Isolation, Source};
 use ringlab::server::Server;
 
+use self::study::Study;
 use self::verdict::{Cell, Verdict};
 use crate::client::{Client, get};
 use crate::server::some_core;
@@ -169,35 +172,47 @@ const ELSEWHERE: Stage = Stage::Accept;
 /// Work at each of those stages that `connections` at once have a thread enter.
 fn check(lab: Lab, connections: usize, stages: fn(Stage) -> bool) {
     let study = || {
-        let study = |patient: &mut _| study::study(patient, stages);
+        let study =
+            |patient: &mut _| study::study(patient, stages, study::longest(), Verdict::is_one);
         let study = patient::under_load(lab, connections, study);
         study.print(lab.model.name, connections);
         study
     };
+    let (verdict, needed) = conclude(study);
+    let name = lab.model.name;
+    match verdict {
+        Verdict::Right => {}
+        Verdict::Wrong(cells) => panic!("WRONG ROW: {name}:{}", list(&cells)),
+        Verdict::Inconclusive(cells) => panic!("{}", inconclusive(lab, &cells, needed)),
+    }
+}
+
+/// What follows of a study, or of two: a server may be an odd one, so if one is called wrong another is asked.
+/// And for how many seconds it might have to go on.
+fn conclude(study: impl Fn() -> Study) -> (Verdict, u64) {
     let first = study();
     let needed = first.needed();
     let verdict = match first.verdict {
-        // A server may be an odd one: another is asked.
         Verdict::Wrong(cells) => {
             cells.iter().for_each(|cell| println!("  once: {cell}"));
             verdict::again(cells, study().verdict)
         }
         verdict => verdict,
     };
-    let name = lab.model.name;
-    let list = |cells: &[Cell]| -> String {
-        let lines = cells.iter().map(|cell| format!("\n  {cell}"));
-        lines.collect()
-    };
-    match verdict {
-        Verdict::Right => {}
-        Verdict::Wrong(cells) => panic!("WRONG ROW: {name}:{}", list(&cells)),
-        Verdict::Inconclusive(cells) => panic!(
-            "INCONCLUSIVE: {name}, the machine is too busy, or the time too short; RINGLAB_SECONDS={needed} \
-             may do:{}",
-            list(&cells)
-        ),
-    }
+    (verdict, needed)
+}
+
+fn inconclusive(lab: Lab, cells: &[Cell], needed: u64) -> String {
+    format!(
+        "INCONCLUSIVE: {}, the machine is too busy, or the time too short; RINGLAB_SECONDS={needed} may do:{}",
+        lab.model.name,
+        list(cells)
+    )
+}
+
+fn list(cells: &[Cell]) -> String {
+    let lines = cells.iter().map(|cell| format!("\n  {cell}"));
+    lines.collect()
 }
 
 /// A test each, so that each can be asked for.

@@ -53,6 +53,15 @@ struct Dosed {
 pub struct Patient {
     clients: Clients,
     servers: Vec<Dosed>,
+    misplaced: Option<Misplaced>,
+}
+
+/// Doses that are meant for one stage and given to another, as by a server that calls the one by the other's
+/// name.
+#[derive(Clone, Copy)]
+pub struct Misplaced {
+    pub meant: Stage,
+    pub given: Stage,
 }
 
 /// One server at one edge of a slice, or between two such.
@@ -95,6 +104,11 @@ impl Edge {
 }
 
 impl Patient {
+    /// From now on doses go astray.
+    pub fn misplace(&mut self, misplaced: Misplaced) {
+        self.misplaced = Some(misplaced);
+    }
+
     /// With no request under way: of one that is, the clocks would show a part that no row has.
     fn look(&mut self) -> Vec<Edge> {
         self.clients.finish();
@@ -121,6 +135,10 @@ impl Patient {
             let takes = |server: usize| (server + time + usize::from(swapped)) % 2;
             for (server, Dosed { dose, .. }) in self.servers.iter().enumerate() {
                 let Given { at, moved } = given[takes(server)];
+                let at = match self.misplaced {
+                    Some(misplaced) if misplaced.meant == at => misplaced.given,
+                    _ => at,
+                };
                 dose.set_one_of_two(at, ELSEWHERE, moved, INJECTED_NS);
             }
             self.clients.drive(SETTLING);
@@ -161,6 +179,7 @@ pub fn under_load<R: Send>(
         let mut patient = Patient {
             clients: Clients::connect(&addresses, connections),
             servers: dosed,
+            misplaced: None,
         };
         patient.clients.drive(WARM_UP);
         examine(&mut patient)

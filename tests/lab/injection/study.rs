@@ -14,6 +14,13 @@ const LONGEST: Duration = Duration::from_secs(900);
 /// Where the control's work is done.
 const CONTROL: Stage = Stage::Loop;
 
+/// How long that is for a measurement.
+pub fn longest() -> Duration {
+    let asked = std::env::var("RINGLAB_SECONDS").ok();
+    let asked = asked.and_then(|seconds| seconds.parse().ok());
+    asked.map_or(LONGEST, Duration::from_secs)
+}
+
 /// A pair of slices of each stage in each round.
 pub struct Study {
     /// Work in the stage's row and elsewhere, for each stage.
@@ -123,8 +130,13 @@ impl Study {
 }
 
 /// Pairs of doses in balanced rounds, until something is shown: one for each of those `stages` that are
-/// entered.
-pub fn study(patient: &mut Patient, stages: fn(Stage) -> bool) -> Study {
+/// entered. For `longest` at most, or a little longer, unless a verdict `is_enough` before.
+pub fn study(
+    patient: &mut Patient,
+    stages: fn(Stage) -> bool,
+    longest: Duration,
+    is_enough: fn(&Verdict) -> bool,
+) -> Study {
     let anywhere = Given {
         at: CONTROL,
         moved: true,
@@ -140,9 +152,6 @@ pub fn study(patient: &mut Patient, stages: fn(Stage) -> bool) -> Study {
         took: Duration::ZERO,
         verdict: Verdict::Inconclusive(Vec::new()),
     };
-    let asked = std::env::var("RINGLAB_SECONDS").ok();
-    let asked = asked.and_then(|seconds| seconds.parse().ok());
-    let longest = asked.map_or(LONGEST, Duration::from_secs);
     let started = Instant::now();
     let mut looks = 0;
     for designs in 1_u64.. {
@@ -154,7 +163,7 @@ pub fn study(patient: &mut Patient, stages: fn(Stage) -> bool) -> Study {
             looks += 1;
             study.verdict = verdict::verdict(&study.stages, &study.control, looks);
         }
-        if is_over || !matches!(study.verdict, Verdict::Inconclusive(_)) {
+        if is_over || is_enough(&study.verdict) {
             break;
         }
     }

@@ -1,0 +1,141 @@
+//! The verdict put to the test: a live server that does the work of one stage in another, as if that bore the
+//! wrong name. It must never be called right, however noisy the machine; and called wrong, in both rows, as
+//! soon as they are known.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use ringlab::config::cores;
+use ringlab::measure::probe::Stage;
+
+use super::patient::{Misplaced, Patient, under_load};
+use super::study::{self, Study};
+use super::verdict::{Cell, Verdict};
+use super::{conclude, inconclusive, list};
+use crate::{Lab, say_left_out, tests_at};
+
+tests_at!(
+    blocking,
+    "blocking",
+    Reuse,
+    work_in_another_stage_is_never_right
+);
+tests_at!(epoll, "epoll", Reuse, work_in_another_stage_is_never_right);
+tests_at!(
+    io_uring,
+    "io_uring",
+    Reuse,
+    work_in_another_stage_is_never_right
+);
+
+const MISPLACED: Misplaced = Misplaced {
+    meant: Stage::Http,
+    given: Stage::Copy,
+};
+const CONNECTIONS: usize = 16;
+/// Many times what a quiet machine takes.
+const LONG_ENOUGH: Duration = Duration::from_secs(6);
+
+/// Of work that is believed to be in HTTP, until both rows are known.
+fn study(patient: &mut Patient, longest: Duration) -> Study {
+    let is_enough = |verdict: &Verdict| match verdict {
+        Verdict::Right => true,
+        Verdict::Wrong(cells) => tells_both(cells),
+        Verdict::Inconclusive(_) => false,
+    };
+    patient.misplace(MISPLACED);
+    let is_meant = |stage| stage == MISPLACED.meant;
+    study::study(patient, is_meant, longest, is_enough)
+}
+
+/// Whether less is found where the work should be, and more where it is.
+fn tells_both(cells: &[Cell]) -> bool {
+    let Misplaced { meant, given } = MISPLACED;
+    [(meant, false), (given, true)]
+        .into_iter()
+        .all(|(row, more)| cells.iter().any(|cell| cell.says(meant, row, more)))
+}
+
+fn work_in_another_stage_is_never_right(lab: Lab) {
+    if cores().len() < 2 {
+        return say_left_out("server and client need a core each");
+    }
+    let study = under_load(lab, CONNECTIONS, |patient| study(patient, LONG_ENOUGH));
+    // What a busy machine has not shown by now it need not.
+    let told = not_right(study.verdict);
+    println!("{}:{}", lab.model.name, list(&told));
+}
+
+fn not_right(verdict: Verdict) -> Vec<Cell> {
+    match verdict {
+        Verdict::Right => panic!(
+            "work in the row {} is right in {}",
+            MISPLACED.given.name(),
+            MISPLACED.meant.name()
+        ),
+        Verdict::Wrong(cells) | Verdict::Inconclusive(cells) => cells,
+    }
+}
+
+/// It is wrong, given time.
+fn is_wrong(lab: Lab) {
+    let study = || {
+        let study = under_load(lab, CONNECTIONS, |patient| study(patient, study::longest()));
+        study.print(lab.model.name, CONNECTIONS);
+        study
+    };
+    let (verdict, needed) = conclude(study);
+    if let Verdict::Inconclusive(cells) = &verdict {
+        panic!("{}", inconclusive(lab, cells, needed));
+    }
+    let cells = not_right(verdict);
+    println!(
+        "WRONG ROW, as it should be: {}:{}",
+        lab.model.name,
+        list(&cells)
+    );
+    assert!(tells_both(&cells), "both rows are wrong");
+}
+
+/// The same beside a thread that takes what it can of the server's core.
+fn is_wrong_beside_another(lab: Lab) {
+    let over = AtomicBool::new(false);
+    let core = *cores().last().expect("there is a core");
+    let hog = || {
+        core_affinity::set_for_current(core_affinity::CoreId { id: core });
+        while !over.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(hog);
+        // The hog ends in any case.
+        let wrong = scope.spawn(|| is_wrong(lab)).join();
+        over.store(true, Ordering::Relaxed);
+        wrong.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+/// A test each, so that each can be asked for.
+mod figures {
+    use super::{is_wrong, is_wrong_beside_another};
+
+    macro_rules! figures {
+        ($($name:ident: $model:literal, $check:ident;)+) => {
+            $(#[test]
+            #[ignore = "a measurement: takes seconds on an idle machine, and minutes on another"]
+            fn $name() {
+                crate::run($model, ringlab::sandbox::Isolation::Reuse, $check);
+            })+
+        };
+    }
+    figures! {
+        blocking: "blocking", is_wrong;
+        epoll: "epoll", is_wrong;
+        io_uring: "io_uring", is_wrong;
+        // Its threads run before all ordinary ones, where they may; these do not.
+        epoll_beside_another: "epoll", is_wrong_beside_another;
+        io_uring_beside_another: "io_uring", is_wrong_beside_another;
+    }
+}
