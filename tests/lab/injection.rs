@@ -6,6 +6,9 @@
 //! moment would make another server, whose other rows may well differ: that is no mistake of the
 //! ledger's, and what it is is printed beside.
 //!
+//! What a request on a kept connection seldom enters or never is looked at under loads in which each does: one
+//! connection for each request, and a worker that answers.
+//!
 //! The figures are a measurement, so no part of `cargo test`; `scripts/soak.sh` takes them:
 //! `cargo test --release --test lab injection -- --ignored --nocapture --test-threads 1`. `verdict` says
 //! what follows from them: work in another's row is `WRONG ROW` on a noisy machine too; what noise hides is
@@ -28,6 +31,7 @@ use ringlab::offload::Policy;
 use ringlab::sandbox::{Isolation, Source};
 use ringlab::server::Server;
 
+use self::patient::Load;
 use self::study::Study;
 use self::verdict::{Cell, Verdict};
 use crate::client::{Client, get};
@@ -42,18 +46,25 @@ on_every_model_that_sleeps![
     the_same_where_threads_are_born_to_answer,
 ];
 
-/// A server that records its stages and takes a dose.
-fn start(lab: Lab, policy: Policy, core: usize) -> (Server, Arc<Dose>) {
+/// A server that records its stages and takes a dose. If a pool answers, then of so many workers on the
+/// server's core, or of as many as usual wherever.
+fn start(
+    lab: Lab,
+    handler: &str,
+    policy: Policy,
+    core: usize,
+    workers: Option<usize>,
+) -> (Server, Arc<Dose>) {
     probe::calibrate();
     let dose = Arc::new(Dose::new(Stage::Loop, 0));
-    // Where a thread is told of the answer it has fallen asleep by then: elsewhere the handler works for
-    // some 0.2 ms.
-    let told = policy != Policy::Inline && !told_by(lab).is_empty();
-    let handler = if told { "spin" } else { "hello" };
     let mut config = Config::new(Source::Builtin(handler.to_string()), vec![core]);
     config.model = lab.model;
     config.isolation = lab.isolation;
     config.offload = policy;
+    if let Some(workers) = workers {
+        config.workers = workers;
+        config.worker_cores = vec![core];
+    }
     config.probed = true;
     config.injection = Some(Injection {
         dose: dose.clone(),
@@ -98,7 +109,11 @@ fn check_large(lab: Lab, policy: Policy, expected: &[Stage]) {
     const LEAST: f64 = 0.25;
     /// What another row may have grown by, as a part of that.
     const NEXT: f64 = 0.25;
-    let (server, dose) = start(lab, policy, some_core());
+    // Where a thread is told of the answer it has fallen asleep by then: elsewhere the handler works for
+    // some 0.2 ms.
+    let told = policy != Policy::Inline && !told_by(lab).is_empty();
+    let handler = if told { "spin" } else { "hello" };
+    let (server, dose) = start(lab, handler, policy, some_core(), None);
     let handle = server.handle();
     let mut client = Client::connect(server.address());
     let request = get("/?iterations=120000");
@@ -166,16 +181,17 @@ fn check_large(lab: Lab, policy: Policy, expected: &[Stage]) {
     server.drain();
 }
 
-/// The row of work that belongs to no stage under test: a request in steady state never enters it.
-const ELSEWHERE: Stage = Stage::Accept;
+/// The row of work that belongs to no stage under test: no request and no connection enters it, since the
+/// memory of a guest that is kept and does not grow is never asked for.
+const ELSEWHERE: Stage = Stage::Protect;
 
-/// Work at each of those stages that `connections` at once have a thread enter.
-fn check(lab: Lab, connections: usize, stages: fn(Stage) -> bool) {
+/// Work at each of those stages that a thread enters under that load.
+fn check(lab: Lab, load: Load, stages: fn(Stage) -> bool) {
     let study = || {
         let study =
             |patient: &mut _| study::study(patient, stages, study::longest(), Verdict::is_one);
-        let study = patient::under_load(lab, connections, study);
-        study.print(lab.model.name, connections);
+        let study = patient::under_load(lab, load, study);
+        study.print(lab.model.name, load);
         study
     };
     let (verdict, needed) = conclude(study);
@@ -217,22 +233,46 @@ fn list(cells: &[Cell]) -> String {
 
 /// A test each, so that each can be asked for.
 mod figures {
-    use super::{Isolation, Stage, check};
+    use super::{Isolation, Load, Stage, check};
+
+    fn is_of_a_connection(stage: Stage) -> bool {
+        matches!(
+            stage,
+            Stage::Accept | Stage::EpollControl | Stage::FileControl | Stage::Close
+        )
+    }
+
+    /// Where a loop owes work for all its connections, and enters each before the next slice.
+    fn is_of_a_pool(stage: Stage) -> bool {
+        matches!(stage, Stage::HandOver | Stage::FutexWake | Stage::EventRead)
+    }
+
+    /// Where each connection's thread owes its own: it seldom has a worker to wake, and what it owes at the
+    /// end of a slice is forgiven.
+    fn is_of_each_answer(stage: Stage) -> bool {
+        matches!(stage, Stage::HandOver | Stage::FutexWait)
+    }
 
     macro_rules! figures {
-        ($($name:ident: $model:literal, $connections:literal, $stages:expr;)+) => {
+        ($($name:ident: $model:literal, $load:expr, $stages:expr;)+) => {
             $(#[test]
             #[ignore = "a measurement: takes minutes, and means something on an idle machine only"]
             fn $name() {
-                crate::run($model, Isolation::Reuse, |lab| check(lab, $connections, $stages));
+                crate::run($model, Isolation::Reuse, |lab| check(lab, $load, $stages));
             })+
         };
     }
     figures! {
-        blocking: "blocking", 64, |_| true;
-        epoll: "epoll", 64, |_| true;
-        io_uring: "io_uring", 64, |_| true;
+        blocking: "blocking", Load::Kept(64), |_| true;
+        epoll: "epoll", Load::Kept(64), |_| true;
+        io_uring: "io_uring", Load::Kept(64), |_| true;
         // With many it never waits; and what it does besides is seen there.
-        io_uring_of_one: "io_uring", 1, Stage::may_sleep;
+        io_uring_of_one: "io_uring", Load::Kept(1), Stage::may_sleep;
+        // What a connection takes that is kept is too seldom in a request's time.
+        epoll_of_visits: "epoll", Load::Visits(8), is_of_a_connection;
+        signal_of_visits: "signal", Load::Visits(8), is_of_a_connection;
+        // A worker is woken, and wakes.
+        epoll_of_a_pool: "epoll", Load::Pool(16), is_of_a_pool;
+        blocking_of_a_pool: "blocking", Load::Pool(16), is_of_each_answer;
     }
 }

@@ -53,7 +53,8 @@
 //! | `architecture` | invariants that show in the source |
 //! | `allocations` | a steady request allocates nothing |
 //!
-//! `server`, `client`, `closed_loop`, `open_loop`, `guests`, `refusals` and `runs` are the instruments.
+//! `server`, `client`, `closed_loop`, `open_loop`, `visitors`, `guests`, `refusals` and `runs` are the
+//! instruments.
 
 mod allocations;
 mod architecture;
@@ -113,6 +114,7 @@ mod time_slice;
 mod timeouts;
 mod turns;
 mod vanishing;
+mod visitors;
 mod way_back;
 mod workers;
 

@@ -9,13 +9,14 @@
 use std::io;
 
 use ringlab::models::Shape;
+use ringlab::offload::Policy;
 
 use crate::Lab;
 
-/// What `start` starts, whose threads run first in, first out where there are many (sched(7)). It takes
-/// CAP_SYS_NICE or RLIMIT_RTPRIO; without, they run as they like.
-pub fn start<R>(lab: Lab, start: impl FnOnce() -> R) -> R {
-    if lab.model.shape != Shape::ThreadPerConnection {
+/// What `start` starts with that policy, whose threads run first in, first out where there are several on a
+/// core (sched(7)). It takes CAP_SYS_NICE or RLIMIT_RTPRIO; without, they run as they like.
+pub fn start<R>(lab: Lab, policy: Policy, start: impl FnOnce() -> R) -> R {
+    if lab.model.shape != Shape::ThreadPerConnection && policy == Policy::Inline {
         return start();
     }
     // Threads have the policy of who starts them.

@@ -73,7 +73,7 @@ fn entered_by(lab: Lab) -> [&'static [Stage]; 2] {
 
 fn each_system_call_is_in_a_row_of_its_own(lab: Lab) {
     // A server that takes doses records every turn, and its dose is nothing.
-    let (server, _) = start(lab, Policy::Inline, some_core());
+    let (server, _) = start(lab, "hello", Policy::Inline, some_core(), None);
     let handle = server.handle();
     let mut clients: Vec<_> = (0..CONNECTIONS)
         .map(|_| Client::connect(server.address()))

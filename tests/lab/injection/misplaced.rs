@@ -9,7 +9,7 @@ use std::time::Duration;
 use ringlab::config::cores;
 use ringlab::measure::probe::Stage;
 
-use super::patient::{Misplaced, Patient, under_load};
+use super::patient::{Load, Misplaced, Patient, under_load};
 use super::study::{self, Study};
 use super::verdict::{Cell, Verdict};
 use super::{conclude, inconclusive, list};
@@ -33,7 +33,7 @@ const MISPLACED: Misplaced = Misplaced {
     meant: Stage::Http,
     given: Stage::Copy,
 };
-const CONNECTIONS: usize = 16;
+const LOAD: Load = Load::Kept(16);
 /// Many times what a quiet machine takes.
 const LONG_ENOUGH: Duration = Duration::from_secs(6);
 
@@ -61,7 +61,7 @@ fn work_in_another_stage_is_never_right(lab: Lab) {
     if cores().len() < 2 {
         return say_left_out("server and client need a core each");
     }
-    let study = under_load(lab, CONNECTIONS, |patient| study(patient, LONG_ENOUGH));
+    let study = under_load(lab, LOAD, |patient| study(patient, LONG_ENOUGH));
     // What a busy machine has not shown by now it need not.
     let told = not_right(study.verdict);
     println!("{}:{}", lab.model.name, list(&told));
@@ -81,8 +81,8 @@ fn not_right(verdict: Verdict) -> Vec<Cell> {
 /// It is wrong, given time.
 fn is_wrong(lab: Lab) {
     let study = || {
-        let study = under_load(lab, CONNECTIONS, |patient| study(patient, study::longest()));
-        study.print(lab.model.name, CONNECTIONS);
+        let study = under_load(lab, LOAD, |patient| study(patient, study::longest()));
+        study.print(lab.model.name, LOAD);
         study
     };
     let (verdict, needed) = conclude(study);

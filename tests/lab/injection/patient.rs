@@ -1,5 +1,7 @@
 //! Servers under load whose threads take doses, read in slices by the thread that loads them.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
@@ -18,6 +20,7 @@ use super::{ELSEWHERE, start};
 use crate::Lab;
 use crate::closed_loop::Clients;
 use crate::one_by_one;
+use crate::visitors::Visitors;
 
 /// What is put into a stage for each request.
 pub const INJECTED_NS: u64 = 500;
@@ -36,6 +39,59 @@ pub struct Given {
     pub moved: bool,
 }
 
+/// How servers are loaded, and where their handlers run.
+#[derive(Clone, Copy)]
+pub enum Load {
+    /// So many connections, which are kept.
+    Kept(usize),
+    /// So many at once, each for one request.
+    Visits(usize),
+    /// As many, kept, and a worker on the loop's core answers.
+    Pool(usize),
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Load::Kept(connections) => write!(f, "{connections} connections"),
+            Load::Visits(at_once) => {
+                write!(f, "{at_once} connections at once, one for each request")
+            }
+            Load::Pool(connections) => write!(f, "{connections} connections, answered by a worker"),
+        }
+    }
+}
+
+enum Asking {
+    Kept(Clients),
+    Visits(Visitors),
+}
+
+impl Asking {
+    fn new(load: Load, addresses: &[SocketAddr]) -> Asking {
+        match load {
+            Load::Kept(connections) | Load::Pool(connections) => {
+                Asking::Kept(Clients::connect(addresses, connections))
+            }
+            Load::Visits(at_once) => Asking::Visits(Visitors::new(addresses[0], at_once)),
+        }
+    }
+
+    fn drive(&mut self, time: Duration) {
+        match self {
+            Asking::Kept(clients) => clients.drive(time),
+            Asking::Visits(visitors) => visitors.drive(time),
+        }
+    }
+
+    fn finish(&mut self) {
+        match self {
+            Asking::Kept(clients) => clients.finish(),
+            Asking::Visits(visitors) => visitors.finish(),
+        }
+    }
+}
+
 /// A server, and the dose that its threads take.
 struct Dosed {
     handle: Handle,
@@ -51,7 +107,7 @@ struct Dosed {
 ///
 /// Else there is one: two loops on a core are not what one is. It takes one dose after the other.
 pub struct Patient {
-    clients: Clients,
+    clients: Asking,
     servers: Vec<Dosed>,
     misplaced: Option<Misplaced>,
 }
@@ -112,6 +168,15 @@ impl Patient {
     /// With no request under way: of one that is, the clocks would show a part that no row has.
     fn look(&mut self) -> Vec<Edge> {
         self.clients.finish();
+        if let Asking::Visits(_) = self.clients {
+            let is_empty = |server: &Dosed| {
+                let served = server.handle.figures().served;
+                served.accepted == served.closed
+            };
+            while !self.servers.iter().all(is_empty) {
+                thread::sleep(FALLING_ASLEEP);
+            }
+        }
         thread::sleep(FALLING_ASLEEP);
         let threads = cpu_clock::own_threads_ns();
         let look = |server: &Dosed| {
@@ -157,7 +222,7 @@ impl Patient {
 /// Runs `examine` on servers that are loaded from another core.
 pub fn under_load<R: Send>(
     lab: Lab,
-    connections: usize,
+    load: Load,
     examine: impl FnOnce(&mut Patient) -> R + Send,
 ) -> R {
     let there = cores();
@@ -167,8 +232,13 @@ pub fn under_load<R: Send>(
         Shape::ThreadPerConnection => 2,
         _ => 1,
     };
+    let policy = match load {
+        Load::Pool(_) => Policy::Pool,
+        Load::Kept(_) | Load::Visits(_) => Policy::Inline,
+    };
     let start = |_| {
-        let (server, dose) = one_by_one::start(lab, || start(lab, Policy::Inline, core));
+        let start = || start(lab, "hello", policy, core, Some(1));
+        let (server, dose) = one_by_one::start(lab, policy, start);
         let handle = server.handle();
         (server, Dosed { handle, dose })
     };
@@ -177,7 +247,7 @@ pub fn under_load<R: Send>(
     let examined = move || {
         core_affinity::set_for_current(core_affinity::CoreId { id: client });
         let mut patient = Patient {
-            clients: Clients::connect(&addresses, connections),
+            clients: Asking::new(load, &addresses),
             servers: dosed,
             misplaced: None,
         };

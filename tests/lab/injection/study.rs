@@ -6,7 +6,7 @@ use ringlab::measure::order;
 use ringlab::measure::probe::Stage;
 
 use super::ELSEWHERE;
-use super::patient::{Given, Patient, SLICE};
+use super::patient::{Given, Load, Patient, SLICE};
 use super::verdict::{self, Cell, Mean, Pair, ROWS, Slice, Verdict, name};
 
 /// For so long slices are added until something is shown; `RINGLAB_SECONDS` is another time.
@@ -71,10 +71,10 @@ impl Study {
     }
 
     /// What was found, a line for each stage.
-    pub fn print(&self, model: &str, connections: usize) {
+    pub fn print(&self, model: &str, load: Load) {
         let floors = (0..ROWS).map(|row| verdict::floor(&self.control, row));
         println!(
-            "{model}, {connections} connections: {} rounds of two {} ms slices a stage in {:.0} s; the \
+            "{model}, {load}: {} rounds of two {} ms slices a stage in {:.0} s; the \
              highest A/A floor is {:.1} ns",
             self.rounds(),
             SLICE.as_millis(),
