@@ -6,6 +6,7 @@
 
 use super::limits::Limits;
 use super::memories::Memories;
+use super::reservation;
 use std::sync::Arc;
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
@@ -18,9 +19,10 @@ pub(super) const RESERVED_BYTES: usize = 1 << 32;
 /// Tables of a module: compilers make one, hand-written modules a few.
 pub(super) const TABLES: u32 = 4;
 
-/// The most memory of one pool slot, and the most of its tables, that stays mapped in between two instances and is put back by
-/// copying. Above it the kernel drops the pages, and the next instance faults them in again.
-pub(super) const KEEP_RESIDENT_BYTES: usize = 256 * 1024;
+/// The most memory of one pool slot, and the most of its tables, that stays mapped in between two instances
+/// and is put back by copying, whatever was written. Above it the kernel drops the pages, and the next
+/// instance faults them in again.
+const KEEP_RESIDENT_BYTES: usize = 256 * 1024;
 
 /// How many bytes of a memory that starts with `memory_bytes` stay mapped in a pool's slot, and are put
 /// back whatever was written.
@@ -80,7 +82,12 @@ pub(super) fn pooling(
 /// An engine that maps each instance's memory when it is made and unmaps it when it is dropped. How
 /// many there are is for the caller to bound.
 pub(super) fn on_demand(limits: &Limits, data: Data) -> wasmtime::Result<Engine> {
-    Engine::new(&on_the_heap(limits, data))
+    let mut config = on_the_heap(limits, data);
+    // wasmtime maps data into memories of its own alone.
+    if data == Data::Copied {
+        config.with_host_memory(reservation::creator());
+    }
+    Engine::new(&config)
 }
 
 /// An engine whose instances are made on the heap and have memories of `memories`, into which their

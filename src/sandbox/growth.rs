@@ -101,14 +101,18 @@ impl Growth {
         let most_bytes = most_bytes.min(self.reserved_bytes);
         if !self.advised {
             self.advised = true;
-            // For the huge pages that it grows over as a whole. Refused where the kernel is built without.
-            let _ = self.advise(now_bytes..most_bytes, MmapAdvise::MADV_HUGEPAGE);
+            // For the huge pages that it grows over, the last one as a whole. Refused where the kernel is built
+            // without.
+            let last = (most_bytes + huge).min(self.reserved_bytes);
+            let _ = self.advise(now_bytes..last, MmapAdvise::MADV_HUGEPAGE);
         }
         let address = self.base.addr().get();
         let Some(start) = ((address + bytes) & !(huge - 1)).checked_sub(address) else {
             return Ok(());
         };
         let page = start..start + huge;
+        // Of one at the end it may have half at least: that takes no longer than as much in small ones.
+        let is_used = page.end <= self.reserved_bytes && start + huge / 2 <= most_bytes;
         // What is ahead is given already.
         let from_bytes = now_bytes.max(self.ahead.end);
         let next = (address + from_bytes).next_multiple_of(huge) - address;
@@ -116,10 +120,10 @@ impl Growth {
         let (last, has_room) = if start < from_bytes || start == bytes {
             // It goes on with small pages, or on what is ahead; or ends with a huge page.
             (0..0, false)
-        } else if page.end > most_bytes {
-            (start..bytes, false)
-        } else {
+        } else if is_used {
             (page, true)
+        } else {
+            (start..bytes, false)
         };
         if small.is_empty() && last.is_empty() {
             self.ahead.start = self.ahead.start.max(bytes).min(self.ahead.end);
@@ -344,10 +348,13 @@ mod tests {
             (3 * huge - WASM_PAGE, 3 * huge),
         ];
         check(RESERVED, WASM_PAGE, &sizes);
-        // From within a page to one that there is no room for.
-        let most = 3 * huge - WASM_PAGE;
+        // From within a page to one of which it may have half.
+        let most = 2 * huge + huge / 2;
+        check(most, huge + WASM_PAGE, &[(most, 3 * huge)]);
+        // To one of which it may not.
+        let most = most - WASM_PAGE;
         check(most, huge + WASM_PAGE, &[(most, most)]);
-        // All of it in one that there is no room for.
+        // Within the one that it began in.
         let most = huge - WASM_PAGE;
         check(most, WASM_PAGE, &[(half, half), (most, most)]);
     }

@@ -214,8 +214,7 @@ fn load(
     }
     let wasm = module(source)?;
     let artifact = Artifact::compile(&wasm, isolation, limits)?;
-    // One instance on trial, so that whatever is wrong is said before the server listens; from a
-    // pool, which refuses more than others do.
+    // One instance on trial, so that whatever is wrong is said before the server listens.
     let trial = Limits {
         instances: 1,
         // Its code is gone again when the shards' is listed, perhaps at the same addresses.
@@ -229,9 +228,9 @@ fn load(
             ..trial.clone()
         };
         let interruptible = Artifact::compile(&wasm, isolation, &trial)?;
-        Blueprint::new(&interruptible, Isolation::Reuse, &trial)?;
+        Blueprint::try_in_pool(&interruptible, &trial)?;
     }
-    Blueprint::new(&artifact, Isolation::Reuse, &trial)?;
+    Blueprint::try_in_pool(&artifact, &trial)?;
     let identity = ModuleIdentity {
         bytes: wasm.len(),
         fnv1a64: fnv1a64(&wasm),

@@ -2,10 +2,10 @@
 
 use super::artifact::Artifact;
 use super::deadline::{Ticker, Watch, next_look};
-use super::engine::{Data, KEEP_RESIDENT_BYTES};
 use super::failure::Refused;
 use super::first_bytes::FirstBytes;
 use super::growth::Growth;
+use super::home::Home;
 use super::limits::{Limits, START_DEADLINE};
 use super::load_error::Fault;
 use super::memories::Memories;
@@ -23,6 +23,9 @@ use wasmtime::{
     UpdateDeadline,
 };
 
+/// Answers that are too large, without another in between, after which an instance is taken to be stuck.
+pub(super) const TOO_LARGE_IN_A_ROW: u8 = 16;
+
 /// A module in an engine of its own, with all that can be known about it before a request.
 pub(super) struct Blueprint {
     engine: Engine,
@@ -34,12 +37,9 @@ pub(super) struct Blueprint {
     area: u32,
     /// What a memory begins with, before a start function that may grow it.
     first_bytes: usize,
-    /// How much of a memory a pool puts back; 0 without one.
-    resident_bytes: usize,
+    home: Home,
     /// For `reset`: what there is to put back.
     state: Option<State>,
-    /// For `fresh`: where memories come from, if not from wasmtime's pool.
-    memories: Option<Arc<Memories>>,
     limits: Limits,
 }
 
@@ -53,7 +53,7 @@ struct State {
 }
 
 impl Blueprint {
-    /// Loads `artifact` into a new engine, with a pool or without, and tries one instance.
+    /// Loads `artifact` into a new engine, and tries one instance.
     ///
     /// # Errors
     /// What only an instance shows: its start function fails, or its request area lies outside
@@ -63,23 +63,28 @@ impl Blueprint {
         isolation: Isolation,
         limits: &Limits,
     ) -> Result<Blueprint, Fault> {
+        let home = Home::of(isolation, artifact.data(), limits);
+        Blueprint::at(home, artifact, isolation, limits)
+    }
+
+    /// Tries one instance of `artifact` in wasmtime's pool, which refuses more than others do.
+    ///
+    /// # Errors
+    /// As for [`Blueprint::new`].
+    pub(super) fn try_in_pool(artifact: &Artifact, limits: &Limits) -> Result<(), Fault> {
+        Blueprint::at(Home::Pool, artifact, Isolation::Reuse, limits).map(drop)
+    }
+
+    fn at(
+        home: Home,
+        artifact: &Artifact,
+        isolation: Isolation,
+        limits: &Limits,
+    ) -> Result<Blueprint, Fault> {
         growth::look_for_huge_pages();
         let memory_bytes = artifact.memory_bytes();
         let limits = &limits.for_memory_of(memory_bytes);
-        let data = artifact.data();
-        // Guests that run in slices need stacks, which wasmtime's pool keeps too.
-        let lends =
-            isolation == Isolation::Fresh && data == Data::Copied && limits.quantum.is_none();
-        let memories = lends.then(|| Memories::new(limits.instances, KEEP_RESIDENT_BYTES));
-        let (engine, resident_bytes) = match (isolation, &memories) {
-            (_, Some(memories)) => (engine::lending(limits, memories), 0),
-            // A pool puts a memory back by writing to it, which `reset` protects against writing.
-            (Isolation::Reset | Isolation::OnDemand, _) => (engine::on_demand(limits, data), 0),
-            (Isolation::Native | Isolation::Reuse | Isolation::Fresh, _) => {
-                let resident_bytes = engine::resident_bytes(memory_bytes);
-                (engine::pooling(limits, data, memory_bytes), resident_bytes)
-            }
-        };
+        let engine = home.engine(limits, artifact.data(), memory_bytes);
         let engine = engine.map_err(|error| Fault::host(&error))?;
         let module = artifact
             .load_into(&engine)
@@ -105,9 +110,8 @@ impl Blueprint {
             handle,
             area: 0,
             first_bytes: memory_bytes,
-            resident_bytes,
+            home,
             state,
-            memories,
             limits: limits.clone(),
         };
         blueprint.try_out(&area)?;
@@ -182,7 +186,7 @@ impl Blueprint {
             });
             store.set_epoch_deadline(next_look());
         }
-        if let Some(memories) = &self.memories {
+        if let Home::Memories(memories) = &self.home {
             let memories = Arc::clone(memories);
             let on_signal = move |signal, info: *const libc::siginfo_t, _context| {
                 // SAFETY: wasmtime hands on what the kernel gave its handler, and SIGSEGV has an
@@ -314,6 +318,8 @@ pub(super) struct Instance {
     first_bytes: FirstBytes,
     handle: TypedFunc<u32, u32>,
     area: u32,
+    /// Answers that were too large, one after the other.
+    too_large: u8,
     /// For `reset`: how it began.
     snapshot: Option<Snapshot>,
     /// For `fresh`: where its memory is from, if not from wasmtime's pool.
@@ -357,8 +363,9 @@ impl Instance {
             first_bytes,
             handle,
             area: blueprint.area,
+            too_large: 0,
             snapshot,
-            memories: blueprint.memories.clone(),
+            memories: blueprint.home.memories(),
         }))
     }
 
@@ -371,9 +378,8 @@ impl Instance {
     /// `copied` into it.
     ///
     /// # Errors
-    /// All but [`Failure::RequestTooLarge`] leave the instance in an unknown state, such as a
-    /// displaced stack pointer after a trap: it must not be called again, or after
-    /// [`Failure::ResponseTooLarge`] only if it is put back as it began.
+    /// All but [`Failure::RequestTooLarge`] and [`Failure::ResponseTooLarge`] leave the instance in an
+    /// unknown state, such as a displaced stack pointer after a trap: it must not be called again.
     #[inline]
     pub(super) fn call<P: Probe>(
         &mut self,
@@ -461,22 +467,29 @@ impl Instance {
             }
         };
         self.store.data_mut().end_request();
-        match abi::read_answer(self.first_bytes.read(&self.store), record, limits) {
+        let answer = match abi::read_answer(self.first_bytes.read(&self.store), record, limits) {
             // Perhaps in what it grew.
-            Err(_) => abi::read_answer(self.memory(), record, limits),
+            Err(_) => abi::read_answer(self.memory.data(&self.store), record, limits),
             answer => answer,
-        }
+        };
+        self.too_large = match answer {
+            Err(Failure::ResponseTooLarge) => self.too_large.saturating_add(1),
+            _ => 0,
+        };
+        answer
+    }
+
+    /// Whether its answers have been too large for some time: one that goes on adding to what it answers never
+    /// gets out of that.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.too_large >= TOO_LARGE_IN_A_ROW
     }
 
     /// What of its memory will be put back when this is dropped, in bytes.
     #[inline]
     pub(super) fn bytes_to_reset(&self, blueprint: &Blueprint) -> usize {
-        if let Some(memories) = &self.memories {
-            return memories.bytes_to_zero(self.memory.data_ptr(&self.store));
-        }
-        blueprint
-            .resident_bytes
-            .min(self.memory.data_size(&self.store))
+        let base = self.memory.data_ptr(&self.store);
+        blueprint.home.bytes_to_zero(base, blueprint.first_bytes)
     }
 
     /// After a call that did not fail: puts its state back as it began, and returns how many bytes of

@@ -10,12 +10,12 @@
 //! Deliberately lacks: instances, tables, stacks. wasmtime makes the first two anew on the heap; guests
 //! that need stacks of their own are left to its pool.
 
+use super::reservation::Reservation;
 use super::sticky::Sticky;
 use super::written_pages::{RUNS, WrittenPages};
 use crate::measure::probe::{Asked, Probe, Stage};
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
+use nix::sys::mman::{MmapAdvise, madvise};
 use std::io;
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -24,6 +24,11 @@ use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 /// The most data of a module whose instances get such memories, in bytes. Copying and zeroing more
 /// costs more than what is saved.
 const DATA_BYTES: usize = 64 * 1024;
+
+/// The most of one memory that stays mapped in between two instances and is zeroed by writing. Who writes as
+/// much again finds it there; for what the kernel dropped he faults for each page, which takes ten times as
+/// long as zeroing it. It is as much as an instance may have by default, whether it grew into it or not.
+pub(super) const RESIDENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// Whether a module with so much data is served best by memories like these.
 pub(super) fn suits(data_bytes: usize) -> bool {
@@ -47,33 +52,8 @@ struct Idle {
 
 /// One memory.
 struct Slot {
-    mapping: Mapping,
-    /// From the mapping's beginning to the memory's: addresses that nobody may touch.
-    guard_bytes: usize,
-    /// What the memory starts with.
-    bytes: usize,
+    reservation: Reservation,
     written: WrittenPages,
-}
-
-/// Addresses, unmapped when this is dropped.
-struct Mapping {
-    base: NonNull<u8>,
-    bytes: NonZeroUsize,
-}
-
-// SAFETY: an address that this owns, tied to no thread.
-unsafe impl Send for Mapping {}
-// SAFETY: it lets nobody at the memory behind it by a shared reference.
-unsafe impl Sync for Mapping {}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is this one's; whoever has a memory in it keeps the `Memories` alive.
-        let unmapped = Asked::within(Stage::Map, || unsafe {
-            munmap(self.base.cast(), self.bytes.get())
-        });
-        debug_assert!(unmapped.is_ok());
-    }
 }
 
 impl Memories {
@@ -132,71 +112,29 @@ impl Slot {
     /// A memory of `bytes` bytes, all zero, that may grow to `capacity_bytes`, between two stretches
     /// of `guard_bytes` that nobody may touch.
     fn map(bytes: usize, capacity_bytes: usize, guard_bytes: usize) -> io::Result<Slot> {
-        let all = NonZeroUsize::new(capacity_bytes + 2 * guard_bytes)
-            .ok_or_else(|| io::Error::other("a memory without an address"))?;
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
-        // SAFETY: a new mapping, where the kernel likes it, overlaps no other.
-        let base = Asked::within(Stage::Map, || unsafe {
-            mmap_anonymous(None, all, ProtFlags::PROT_NONE, flags)
-        })?;
-        let mapping = Mapping {
-            base: base.cast(),
-            bytes: all,
-        };
-        // SAFETY: within the mapping, whose guards are at most half of it each.
-        let memory = unsafe { mapping.base.add(guard_bytes) };
-        let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: `bytes` is at most the capacity; nobody has a reference into the mapping yet.
-        Asked::within(Stage::Protect, || unsafe {
-            mprotect(memory.cast(), bytes, writable)
-        })?;
+        let reservation = Reservation::map(bytes, capacity_bytes, guard_bytes)?;
         // SAFETY: a memory begins and ends on a page, wasmtime's being 64 KiB; nothing else changes
-        // the protection of these bytes, since `grow_to` and `forget_growth` touch what lies behind
-        // them; and writers are as `written_pages` says: the guest and wasmtime on its behalf, whose
-        // faults the store's signal handler brings to `on_fault`; `Instance::write`, after
+        // the protection of these bytes, since `Reservation::grow` and `Reservation::forget_growth` touch
+        // what lies behind them; and writers are as `written_pages` says: the guest and wasmtime on its
+        // behalf, whose faults the store's signal handler brings to `on_fault`; `Instance::write`, after
         // `make_writable`; and `zero`, to noted pages.
-        let written = unsafe { WrittenPages::protect(memory.as_ptr(), bytes, &RUNS) }?;
+        let written = unsafe { WrittenPages::protect(reservation.base(), bytes, &RUNS) }?;
         Ok(Slot {
-            mapping,
-            guard_bytes,
-            bytes,
+            reservation,
             written,
         })
     }
 
     fn base(&self) -> *mut u8 {
-        // SAFETY: within the mapping, see `map`.
-        unsafe { self.mapping.base.add(self.guard_bytes) }.as_ptr()
-    }
-
-    /// Where the memory goes on behind what it starts with.
-    fn grown(&self) -> NonNull<libc::c_void> {
-        // SAFETY: within the mapping, since the capacity is at least what it starts with.
-        unsafe { self.mapping.base.add(self.guard_bytes + self.bytes) }.cast()
-    }
-
-    /// The memory of `bytes` bytes is as large as it was in the beginning.
-    ///
-    /// # Errors
-    /// The kernel refuses: it must not be lent again.
-    fn forget_growth(&self, bytes: usize) -> nix::Result<()> {
-        let grown = bytes - self.bytes;
-        // SAFETY: what grew lies in the mapping, and whoever had the memory is gone. Private memory
-        // of no file reads as zeros after it (madvise(2)).
-        Asked::within(Stage::Advise, || unsafe {
-            madvise(self.grown(), grown, MmapAdvise::MADV_DONTNEED)
-        })?;
-        // SAFETY: as above.
-        Asked::within(Stage::Protect, || unsafe {
-            mprotect(self.grown(), grown, ProtFlags::PROT_NONE)
-        })
+        self.reservation.base()
     }
 
     /// Zeroes what was written, `resident_bytes` of it by writing.
     fn zero(&self, sticky: &mut Sticky, resident_bytes: usize) {
         // SAFETY: mapped and readable from beginning to end, and only noted pages are written, which
         // are writable. Whoever had the memory is gone, and nobody else gets it before this returns.
-        let memory = unsafe { std::slice::from_raw_parts_mut(self.base(), self.bytes) };
+        let memory =
+            unsafe { std::slice::from_raw_parts_mut(self.base(), self.reservation.first_bytes()) };
         let unchanged = |page: Range<usize>| memory[page].iter().all(|byte| *byte == 0);
         let mut left = resident_bytes;
         for run in sticky.written_runs(&self.written, unchanged) {
@@ -281,25 +219,11 @@ unsafe impl LinearMemory for Lent {
     }
 
     fn byte_capacity(&self) -> usize {
-        let slot = self.slot();
-        slot.mapping.bytes.get() - 2 * slot.guard_bytes
+        self.slot().reservation.capacity_bytes()
     }
 
     fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
-        if new_size > self.byte_capacity() {
-            wasmtime::bail!("a memory of {new_size} bytes is more than its addresses");
-        }
-        let slot = self.slot();
-        let grown = new_size - slot.bytes;
-        // SAFETY: behind what it starts with and within the capacity; what has grown before stays
-        // writable, and nobody has a reference to what is new.
-        Asked::within(Stage::Protect, || unsafe {
-            mprotect(
-                slot.grown(),
-                grown,
-                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-            )
-        })?;
+        self.slot().reservation.grow(new_size)?;
         self.bytes = new_size;
         Ok(())
     }
@@ -313,7 +237,9 @@ impl Drop for Lent {
     fn drop(&mut self) {
         let mut sticky = std::mem::take(&mut self.lent.sticky);
         let slot = self.slot();
-        if self.bytes > slot.bytes && slot.forget_growth(self.bytes).is_err() {
+        let reservation = &slot.reservation;
+        let has_grown = self.bytes > reservation.first_bytes();
+        if has_grown && reservation.forget_growth(self.bytes).is_err() {
             // Lost, rather than lent as it is. Its addresses go with the others'.
             return;
         }

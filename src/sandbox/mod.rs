@@ -23,7 +23,9 @@
 //! | `engine` | every switch of wasmtime that this program sets, with its reason |
 //! | `instance` | a module made ready to run, and one running copy of it |
 //! | `resettable` | whether a module's state can be put back, and the module rewritten so that it can |
+//! | `home` | where the instances of one engine have their memories |
 //! | `growth` | pages for memory that guests grow into |
+//! | `reservation` | addresses for one memory, what it may grow into, and its guards |
 //! | `memories` | the memories of `fresh` instances, zeroed in between |
 //! | `snapshot` | how an instance began, and how it is put back |
 //! | `sticky` | which of them are put back after a request |
@@ -48,9 +50,9 @@
 //! nothing; under `reset` neither; under `fresh` and `on-demand` wasmtime does, a constant number of
 //! times. None makes a system call but `on-demand`, whose point that is, as long as
 //!
-//! - under `fresh` the guest's memory never grows, and a request writes 256 KiB of it at most, above
+//! - under `fresh` the guest's memory never grows, and a request writes 4 MiB of it at most, above
 //!   which the kernel drops its pages; where its module has more than 64 KiB of data, or it runs in
-//!   slices, its memory starts with no more than that;
+//!   slices, its memory starts with 256 KiB at most;
 //! - under `reset` requests write the same pages, and what they write together is 64 KiB at most, above
 //!   which those left alone are protected again every 256 requests.
 
@@ -66,6 +68,7 @@ mod failure;
 mod first_bytes;
 mod growth;
 mod handler;
+mod home;
 mod inspect;
 mod instance;
 mod limits;
@@ -75,6 +78,7 @@ mod memories;
 mod native;
 mod packed;
 mod quantum;
+mod reservation;
 mod resettable;
 mod slice;
 mod slicer;

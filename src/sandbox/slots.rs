@@ -67,15 +67,14 @@ impl Afterwards {
     /// Whether the instance that came to this is in a known state: a request that was never written did it
     /// no harm, and any other failure may have. What is in none is not put back.
     ///
-    /// One whose answer is valid but for its length is in a known state too, once it is put back: the length
-    /// is the host's limit and not the guest's. As it is, the next request would get what this one left. An
-    /// instance is dear where much of its memory is written: the next one's pages are faulted in anew,
-    /// under `reset` each with a signal, some 5 ms for the 2 MiB of `huge`, for which all others wait.
+    /// One whose answer is valid but for its length is in a known state too: the guest returned, and the
+    /// length is the host's limit and not the guest's. It is dear where much of its memory is written: the
+    /// next one's pages are faulted in anew, under `reset` some of them with a signal, for all 2 MiB of
+    /// `huge`, and all others wait for that. Under `reuse` it is kept, unless it is stuck.
     #[inline]
     pub(super) fn spares(self, answer: &Result<Answer<'_>, Failure>) -> bool {
         match answer {
-            Ok(_) | Err(Failure::RequestTooLarge) => true,
-            Err(Failure::ResponseTooLarge) => self == Afterwards::Reset,
+            Ok(_) | Err(Failure::RequestTooLarge | Failure::ResponseTooLarge) => true,
             Err(_) => false,
         }
     }
@@ -91,7 +90,7 @@ impl Afterwards {
         reset_bytes: &Counter,
     ) -> bool {
         let (kept, bytes) = match self {
-            Afterwards::Keep if unharmed => return true,
+            Afterwards::Keep if unharmed => return !instance.is_stuck(),
             Afterwards::Reset if unharmed => match instance.reset() {
                 Some(bytes) => (true, bytes),
                 None => (false, instance.bytes_to_reset(blueprint)),

@@ -29,6 +29,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 /// of what the kernel allows by default.
 pub(super) static RUNS: AtomicUsize = AtomicUsize::new(16 * 1024);
 
+/// Pages in a run from which on those behind it are made writable ahead of a write: more than a small
+/// handler's stack or data.
+const LONG_RUN: usize = 8;
+
+/// The most pages that are made writable ahead of a write.
+const MOST_AHEAD: usize = 256;
+
 /// The pages of one memory that may have been written since they were last protected.
 ///
 /// Read and changed by the thread that has the instance, and by the signal handler that interrupts
@@ -110,10 +117,26 @@ impl WrittenPages {
         }
         // SAFETY: the address of this thread's errno is always valid.
         let errno = unsafe { *libc::__errno_location() };
-        let done = self.note(page..page + 1);
+        let done = self.note(page..page + self.ahead_of(page));
         // SAFETY: as above.
         unsafe { *libc::__errno_location() = errno };
         done
+    }
+
+    /// How many pages from `page` on are made writable when it is written: itself, and where it goes on with a
+    /// long run, as a guest does that writes from one end to the other, half as many as the run has. Such a
+    /// one meets a fault for each power of one and a half pages, and not for each page. What it turns out not
+    /// to have written is put back needlessly until it is left out again.
+    fn ahead_of(&self, page: usize) -> usize {
+        let before = (0..page).rev().take_while(|before| self.is_noted(*before));
+        let run = before.take(2 * MOST_AHEAD).count();
+        let least = (run / 2).max(1);
+        let pages = self.bytes / self.page_bytes;
+        let new = (page..pages).take_while(|next| !self.is_noted(*next));
+        match run < LONG_RUN {
+            true => 1,
+            false => new.take(least).count(),
+        }
     }
 
     /// The host is about to write the bytes of `range`, which lies in the memory.
@@ -288,6 +311,30 @@ mod tests {
         assert_eq!(runs(&pages), [(2, 6), (63, 65), (129, 130)]);
         drop(pages);
         assert_eq!(left.load(Ordering::Relaxed), 10);
+    }
+
+    #[test]
+    fn who_writes_on_and_on_faults_less_and_less() {
+        let (pages, left) = protected(100);
+        let page = |nth: usize| pages.base + nth * pages.page_bytes;
+        let faults = |from: usize, to: usize| {
+            let faulted = (from..to).filter(|nth| {
+                let is_new = !pages.is_noted(*nth);
+                assert_eq!(pages.on_fault(page(*nth)), is_new, "{nth}");
+                is_new
+            });
+            faulted.count()
+        };
+        assert_eq!(faults(0, LONG_RUN), LONG_RUN);
+        // Eight and four, twelve and six, and so on.
+        assert_eq!(faults(LONG_RUN, 60), 5);
+        // It ends where others begin, and where the memory does.
+        assert_eq!(faults(100, 101), 1);
+        assert_eq!(faults(60, 100), 2);
+        assert_eq!(runs(&pages), [(0, 101)]);
+        assert_eq!(faults(101, PAGES), 1);
+        assert_eq!(runs(&pages), [(0, PAGES)]);
+        assert_eq!(left.load(Ordering::Relaxed), 99);
     }
 
     #[test]
