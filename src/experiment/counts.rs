@@ -16,8 +16,8 @@ pub use names::{UNCOUNTED, kernel_names, selections};
 
 use serde::{Deserialize, Serialize};
 
+use super::beside::{cpu_ns_beside, cpu_ns_per_request, interval, paired};
 use super::block::{Block, Pass};
-use super::ledger::{cpu_ns_beside, cpu_ns_per_request, interval, paired};
 use super::plan::{Load, Plan, ProgramCounts};
 use super::stretch::Stretch;
 use crate::control::Report;

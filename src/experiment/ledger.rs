@@ -4,14 +4,13 @@
 //! CPU clock's total. It may be negative: the stages' clock goes on while the thread is preempted,
 //! and the CPU clock does not.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
+use super::beside::{cpu_ns_per_request, interval, paired, partners};
 use super::block::{Block, Pass};
-use super::plan::{Load, PRICED_FROM, Plan};
+use super::plan::{Load, Plan};
 use crate::measure::probe::{self, Stage, StageNs};
-use crate::measure::stats::{Interval, Ratio, paired_log_ratio};
+use crate::measure::stats::Interval;
 
 /// The ledger of one load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,10 +59,10 @@ pub struct Column {
     /// The same without it, of the blocks beside those; `None` if there are none.
     pub plain_ns: Option<f64>,
     /// What recording costs, as a part of what there is without, from the rounds; `None` of fewer than
-    /// [`PRICED_FROM`].
+    /// [`PRICED_FROM`](super::plan::PRICED_FROM).
     #[serde(default)]
     pub paired_price: Option<f64>,
-    /// The bounds of what recording costs; `None` of fewer rounds than [`PRICED_FROM`].
+    /// The bounds of what recording costs; `None` of fewer rounds than [`PRICED_FROM`](super::plan::PRICED_FROM).
     #[serde(default)]
     pub price_interval: Option<Interval>,
     /// The same of nothing: of blocks that record no more than those beside.
@@ -91,25 +90,13 @@ pub struct Entry {
     pub times: f64,
 }
 
-/// What a row of one arm is against the same row of the first.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Change {
-    /// The row.
-    pub name: &'static str,
-    /// Nanoseconds per request; negative where the arm saves.
-    pub ns: f64,
-    /// Whether every round of the one arm was above every round of the other, as far as it is known. What
-    /// is not is no more than what an arm differs by from itself.
-    pub is_apart: bool,
-}
-
 impl Column {
     /// Nanoseconds per request of a stage; `None` where it never ran.
     pub fn ns(&self, stage: Stage) -> Option<f64> {
         self.entry(stage).map(|row| row.ns)
     }
 
-    fn entry(&self, stage: Stage) -> Option<&Entry> {
+    pub(super) fn entry(&self, stage: Stage) -> Option<&Entry> {
         self.rows.iter().find(|row| row.stage == stage)
     }
 
@@ -159,49 +146,6 @@ pub fn ledgers(plan: &Plan, blocks: &[Block]) -> Vec<Ledger> {
             (!columns.is_empty()).then_some(Ledger { load, columns })
         })
         .collect()
-}
-
-/// CPU per request of `beside`, in nanoseconds, if each block that `observed` has one beside it:
-/// otherwise the one sum would be of other times than the other.
-pub(super) fn cpu_ns_beside(observed: &[&Block], beside: &[&Block]) -> Option<f64> {
-    cpu_ns_per_request(&partners(observed, beside)?)
-}
-
-/// Those of `beside` that stand beside `observed` ones, if each of these has one.
-fn partners<'a>(observed: &[&Block], beside: &[&'a Block]) -> Option<Vec<&'a Block>> {
-    let rounds =
-        |blocks: &[&Block]| -> BTreeSet<usize> { blocks.iter().map(|block| block.round).collect() };
-    let partners: Vec<&Block> = beside
-        .iter()
-        .filter(|block| rounds(observed).contains(&block.round))
-        .copied()
-        .collect();
-    (rounds(&partners) == rounds(observed)).then_some(partners)
-}
-
-/// Where the ratio of `observed` to `beside` lies with 95 % certainty, in CPU per request, from the
-/// rounds that have both.
-pub(super) fn interval(observed: &[&Block], beside: &[&Block]) -> Option<Interval> {
-    paired(observed, beside).map(|ratio| ratio.interval)
-}
-
-/// The same with the ratio itself: that of sums may lie outside of what the rounds say.
-pub(super) fn paired(observed: &[&Block], beside: &[&Block]) -> Option<Ratio> {
-    let rounds = observed.iter().map(|block| block.round + 1).max()?;
-    let column = |blocks: &[&Block]| -> Vec<Option<f64>> {
-        let of = |round: usize| blocks.iter().find(|block| block.round == round);
-        let cpu_ns = |round| of(round)?.cpu_ns_per_request();
-        (0..rounds).map(cpu_ns).collect()
-    };
-    let ratio = paired_log_ratio(&column(observed), &column(beside), 0.95).ok()?;
-    (ratio.n >= PRICED_FROM).then_some(ratio)
-}
-
-/// CPU per request of all `blocks` together, in nanoseconds; `None` without requests.
-pub(super) fn cpu_ns_per_request(blocks: &[&Block]) -> Option<f64> {
-    let requests: u64 = blocks.iter().map(|block| block.requests()).sum();
-    let cpu_ns: u64 = blocks.iter().map(|block| block.server.cpu_ns).sum();
-    (requests > 0).then(|| cpu_ns as f64 / requests as f64)
 }
 
 /// All but what is read from other blocks.
@@ -306,45 +250,10 @@ fn rounds(recorded: &[&Block], total: impl Fn(&Block) -> u64) -> Option<Interval
     }
 }
 
-/// What makes `column` dearer or cheaper than `base`, the largest change first. What is unexplained
-/// is not among it: a remainder is no cause.
-pub fn differences(base: &Column, column: &Column) -> Vec<Change> {
-    const NEVER: Interval = Interval {
-        low: 0.0,
-        high: 0.0,
-    };
-    let of_stage = |column: &Column, stage: Stage| {
-        let row = column.entry(stage);
-        row.map_or((0.0, Some(NEVER)), |row| (row.ns, row.rounds))
-    };
-    let workers = |column: &Column| (column.workers_ns, column.workers_rounds);
-    let helpers = |column: &Column| (column.helpers_ns, column.helpers_rounds);
-    let change = |name, [before, after]: [(f64, Option<Interval>); 2]| Change {
-        name,
-        ns: after.0 - before.0,
-        is_apart: match (before.1, after.1) {
-            (Some(before), Some(after)) => before.high < after.low || after.high < before.low,
-            _ => true,
-        },
-    };
-    let stages = Stage::ALL.iter().map(|stage| {
-        let both = [base, column].map(|column| of_stage(column, *stage));
-        change(stage.name(), both)
-    });
-    let mut changes: Vec<Change> = stages
-        .chain([
-            change("workers", [base, column].map(workers)),
-            change("helper threads", [base, column].map(helpers)),
-        ])
-        .filter(|change| change.ns.abs() >= 0.5)
-        .collect();
-    changes.sort_by(|a, b| b.ns.abs().total_cmp(&a.ns.abs()));
-    changes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::plan::PRICED_FROM;
     use crate::experiment::tests::{block, plan};
     use crate::measure::reading::Reading;
 

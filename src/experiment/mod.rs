@@ -9,9 +9,12 @@
 //! | `stretch` | what the kernel counts of it, before the window |
 //! | `run` | all blocks of a plan, one after the other |
 //! | `ledger` | where each request's time goes, in rows that sum to the whole |
+//! | `differences` | what one column of it has more or less of than another |
+//! | `beside` | what looking closer costs: blocks against those beside them |
 //! | `counts` | what was done for a request, by the program's count and the kernel's |
 //! | `latency` | 99th percentiles against each other, under an offered rate |
 //! | `analysis` | blocks in, rows with intervals and a verdict out |
+//! | `checks` | what makes an experiment less than it seems |
 //! | `mix` | light requests beside heavy ones, under each offload policy |
 //! | `profile` | a flame graph of each arm, by perf |
 //! | `result` | what is kept of it all, and how it gets to disk whole |
@@ -19,9 +22,12 @@
 //! Nothing here prints.
 
 pub mod analysis;
+mod beside;
 pub mod block;
+mod checks;
 mod child;
 pub mod counts;
+pub mod differences;
 pub mod latency;
 pub mod ledger;
 pub mod mix;

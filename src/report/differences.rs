@@ -6,7 +6,8 @@ use std::fmt::Write;
 use super::side_by_side::{Line, tables};
 use super::terminal::wrap;
 use super::units::digits;
-use crate::experiment::ledger::{self, Change, Column};
+use crate::experiment::differences::{Change, differences};
+use crate::experiment::ledger::Column;
 
 /// System calls per request of each arm that counts them, by its label.
 pub(super) type Calls = HashMap<String, f64>;
@@ -34,7 +35,7 @@ pub(super) fn text(columns: &[Column], calls: &Calls, floor: Option<f64>) -> Str
     let made_up_ns = floor.map_or(0.0, |floor| (floor - 1.0) * base.total_ns);
     let mut text = format!("\n{}\n", table(base, others, made_up_ns));
     if others.iter().any(|column| {
-        let changes = ledger::differences(base, column);
+        let changes = differences(base, column);
         changes.iter().any(|change| !change.is_apart)
     }) {
         let note = format!(
@@ -60,7 +61,7 @@ fn signed(ns: f64) -> String {
 fn table(base: &Column, others: &[Column], made_up_ns: f64) -> String {
     let changes: Vec<_> = others
         .iter()
-        .map(|column| ledger::differences(base, column))
+        .map(|column| differences(base, column))
         .collect();
     let mut largest: Vec<(&str, f64)> = Vec::new();
     for Change { name, ns, .. } in changes.iter().flatten() {
@@ -108,7 +109,7 @@ fn table(base: &Column, others: &[Column], made_up_ns: f64) -> String {
     };
     // What is left of the whole as it is shown: the shown ones sum to it.
     lines.push(line("unexplained", &|column| {
-        let rows = ledger::differences(base, column);
+        let rows = differences(base, column);
         let rows: f64 = rows.iter().map(|change| change.ns.round_ties_even()).sum();
         whole(column).round_ties_even() - rows
     }));
@@ -125,7 +126,7 @@ fn table(base: &Column, others: &[Column], made_up_ns: f64) -> String {
 
 /// What the arm saves, and what it spends more.
 fn sentence(base: &Column, column: &Column, calls: &Calls, made_up_ns: f64) -> String {
-    let changes = ledger::differences(base, column);
+    let changes = differences(base, column);
     let list = |sign: f64| {
         let these = changes
             .iter()

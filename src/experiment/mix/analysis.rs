@@ -3,7 +3,8 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::super::analysis::{carries, generator, warn};
+use super::super::analysis::carries;
+use super::super::checks::{generator, warn};
 use super::block::Block;
 use super::{Heavy, Plan};
 use crate::measure::noise::{Limits, Noise};
