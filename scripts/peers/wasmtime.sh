@@ -19,7 +19,7 @@ prepare_peer() {
     if ! [[ -x $wasmtime ]]; then
         say "building wasmtime $WASMTIME_VERSION into $made: some minutes, once"
         cargo install wasmtime-cli --version "^$WASMTIME_VERSION" --locked --no-default-features \
-            --features serve,compile,cranelift,pooling-allocator,component-model \
+            --features run,serve,compile,cranelift,pooling-allocator,component-model-async \
             --root "$made" --target-dir "$made/build" ||
             fail $HOST_CANNOT "wasmtime could not be built; see what cargo says above"
     fi

@@ -137,7 +137,9 @@ pub fn ledgers(plan: &Plan, blocks: &[Block]) -> Vec<Ledger> {
                     column.paired_price = paired.map(|ratio| ratio.ratio - 1.0);
                     column.price_interval = paired.map(|ratio| ratio.interval);
                     column.control_interval = interval(&of(load, Pass::Again, arm), &beside);
-                    if plan.setting.arms[arm].maps_for_each_request() {
+                    // Who maps by calls of ringlab's own has a row of them.
+                    let has_none = column.entry(Stage::Map).is_none();
+                    if has_none && plan.setting.arms[arm].maps_for_each_request() {
                         column.calls_untimed = why_calls_untimed(&recorded);
                     }
                     Some(column)

@@ -1,17 +1,17 @@
 //! Pages for memory that guests grow into: many at a time, by the huge page where the kernel has such.
 //!
-//! Memory that grows lies between what a guest has and addresses that must trap, and both move with
+//! Memory that grows lies between what a guest has and addresses that must trap, and the border moves with
 //! every `memory.grow`: there is hardly ever a whole huge page that it may use, so the kernel gives
 //! small ones, each with a fault of its own. A guest that takes 16 MiB a little at a time keeps the
 //! core for 8 ms with that, and for 2 ms with huge pages, whose cost is that of zeroing them; the
 //! threads beside it wait so long. So the huge page in which a growth ends is asked for before the
 //! memory grows into it, while the addresses behind are opened for the kernel alone. What it grows by and
-//! no huge page has, at the beginning and where there is no room for one, is asked for too, all at once:
-//! that takes half of what a fault for each page does.
+//! no huge page has, at the beginning if that lies within one (see [`reservation`](super::reservation)) and where
+//! there is no room for one, is asked for too, all at once: that takes half of what a fault for each page does.
 //!
 //! It costs up to four system calls for each 2 MiB that a guest takes and two in the end, none where it takes
 //! less than 1 MiB more than it began with, and up to 2 MiB of memory that it does not have, for as long
-//! as its instance lives. Where the kernel has no huge pages (`/sys/kernel/mm/transparent_hugepage/enabled` is
+//! as its instance lives, 1 MiB of it beyond the most that it may have. Where the kernel has no huge pages (`/sys/kernel/mm/transparent_hugepage/enabled` is
 //! `never`), nothing is done.
 //!
 //! May touch: the addresses reserved for one memory, behind what the guest has of them. Deliberately
@@ -59,6 +59,8 @@ pub(super) struct Growth {
     advised: bool,
     /// The part of the last huge page that the memory has not grown into: given, and not to be touched.
     ahead: Range<usize>,
+    /// Something behind the memory could not be closed again.
+    is_open: bool,
 }
 
 // SAFETY: an address, tied to no thread; what it is for is done by `&mut`.
@@ -78,6 +80,7 @@ impl Growth {
             reserved_bytes,
             advised: false,
             ahead: 0..0,
+            is_open: false,
         }
     }
 
@@ -130,10 +133,9 @@ impl Growth {
             return Ok(());
         }
         let all = from_bytes..small.end.max(last.end);
-        if self
-            .protect(&all, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
-            .is_ok()
-        {
+        let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let opened = self.protect(&all, writable);
+        if opened.is_ok() {
             for pages in [small, last] {
                 if !pages.is_empty() {
                     // Refused where memory is short or the kernel is older than 5.14: the guest's faults
@@ -141,7 +143,12 @@ impl Growth {
                     let _ = self.advise(pages, MmapAdvise::MADV_POPULATE_WRITE);
                 }
             }
-            self.protect(&all, ProtFlags::PROT_NONE)?;
+        }
+        // Opening it may have failed half-way.
+        let closed = self.protect(&all, ProtFlags::PROT_NONE);
+        self.is_open |= closed.is_err();
+        closed?;
+        if opened.is_ok() {
             self.ahead = if has_room { bytes..all.end } else { 0..0 };
         }
         Ok(())
@@ -151,16 +158,20 @@ impl Growth {
     /// it has not grown into, and with it all of that huge page. Half of one would leave the kernel's
     /// table of small pages behind, and who has these addresses next would get small pages there.
     /// (Linux frees such a table from 6.14 on, if all of it is given back at once.)
-    pub(super) fn end(&mut self) {
+    ///
+    /// False: something behind the memory is open and may have been written, so nobody may have it again.
+    #[must_use]
+    pub(super) fn end(&mut self) -> bool {
         let ahead = std::mem::take(&mut self.ahead);
         let (false, Some(huge)) = (ahead.is_empty(), huge_page_bytes()) else {
-            return;
+            return !self.is_open;
         };
         let page = ahead.end - huge..ahead.end;
         // Closed as a whole it is one mapping, which the kernel gives back at once. If it cannot, two.
         let _ = self.protect(&page, ProtFlags::PROT_NONE);
         // It fails for memory that is locked (mlockall(2)), and what was not grown into stays zeros.
         let _ = self.advise(page, MmapAdvise::MADV_DONTNEED);
+        !self.is_open
     }
 
     fn at(&self, offset: usize) -> NonNull<libc::c_void> {
@@ -294,7 +305,7 @@ mod tests {
         };
         assert!(ahead < huge, "{ahead}");
         assert_eq!(ahead, growth.ahead.len());
-        growth.end();
+        assert!(growth.end(), "all is closed");
         assert_eq!(memory.resident(behind(now)), 0, "it was given back");
     }
 
@@ -335,7 +346,7 @@ mod tests {
                 assert!(behind.iter().all(|p| p == "---p"), "{behind:?}");
                 now = bytes;
             }
-            growth.end();
+            assert!(growth.end(), "all is closed");
             assert_eq!(memory.resident(now..RESERVED), 0, "{now}");
         };
         let half = huge / 2 + WASM_PAGE;
@@ -357,6 +368,24 @@ mod tests {
         // Within the one that it began in.
         let most = huge - WASM_PAGE;
         check(most, WASM_PAGE, &[(half, half), (most, most)]);
+    }
+
+    /// It refuses where one protection fails as another would: at addresses that are not mapped.
+    #[test]
+    fn what_the_kernel_opens_half_of_is_closed_or_nobodys_again() {
+        let Some(huge) = huge_page_bytes() else {
+            eprintln!("skipped: the kernel gives no huge pages");
+            return;
+        };
+        let (memory, mut growth) = Reserved::new(WASM_PAGE);
+        // SAFETY: a part of the test's mapping to which nobody refers.
+        let unmapped = unsafe { munmap(memory.0.add(huge / 2).cast(), WASM_PAGE) };
+        unmapped.expect("it is mapped");
+        let bytes = huge - WASM_PAGE;
+        assert!(growth.prepare(WASM_PAGE, bytes, RESERVED).is_err());
+        let behind = memory.protections(WASM_PAGE..huge);
+        assert!(behind.iter().all(|p| p == "---p"), "{behind:?}");
+        assert!(!growth.end(), "nobody knows what is open");
     }
 
     #[test]

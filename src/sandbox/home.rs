@@ -25,10 +25,9 @@ impl Home {
         match isolation {
             // A pool puts a memory back by writing to it, which `reset` protects against writing.
             Isolation::Reset | Isolation::OnDemand => Home::OnDemand,
-            // An instance that is kept needs no other but where a request failed.
-            Isolation::Native | Isolation::Reuse if is_whole => Home::OnDemand,
-            Isolation::Fresh if is_whole && data == Data::Copied => {
-                Home::Memories(Memories::new(limits.instances, RESIDENT_BYTES))
+            Isolation::Reuse | Isolation::Fresh if is_whole && data == Data::Copied => {
+                let watches = isolation == Isolation::Fresh;
+                Home::Memories(Memories::new(limits.instances, RESIDENT_BYTES, watches))
             }
             Isolation::Native | Isolation::Reuse | Isolation::Fresh => Home::Pool,
         }
@@ -51,10 +50,10 @@ impl Home {
         }
     }
 
-    /// What lends memories, if anything does.
-    pub(super) fn memories(&self) -> Option<Arc<Memories>> {
+    /// What lends memories and watches what is written there, if anything does.
+    pub(super) fn watched(&self) -> Option<&Arc<Memories>> {
         match self {
-            Home::Memories(memories) => Some(Arc::clone(memories)),
+            Home::Memories(memories) => Some(memories).filter(|memories| memories.watches()),
             Home::OnDemand | Home::Pool => None,
         }
     }

@@ -2,10 +2,10 @@
 
 use super::artifact::Artifact;
 use super::deadline::{Ticker, Watch, next_look};
-use super::failure::Refused;
 use super::first_bytes::FirstBytes;
 use super::growth::Growth;
 use super::home::Home;
+use super::host::Host;
 use super::limits::{Limits, START_DEADLINE};
 use super::load_error::Fault;
 use super::memories::Memories;
@@ -16,15 +16,11 @@ use crate::measure::probe::{Probe, Stage};
 use std::io;
 use std::pin::Pin;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use wasmtime::unix::StoreExt;
 use wasmtime::{
-    Engine, InstancePre, Linker, Memory, ModuleExport, ResourceLimiter, Store, TypedFunc,
-    UpdateDeadline,
+    Engine, InstancePre, Linker, Memory, ModuleExport, Store, TypedFunc, UpdateDeadline,
 };
-
-/// Answers that are too large, without another in between, after which an instance is taken to be stuck.
-pub(super) const TOO_LARGE_IN_A_ROW: u8 = 16;
 
 /// A module in an engine of its own, with all that can be known about it before a request.
 pub(super) struct Blueprint {
@@ -186,7 +182,7 @@ impl Blueprint {
             });
             store.set_epoch_deadline(next_look());
         }
-        if let Home::Memories(memories) = &self.home {
+        if let Some(memories) = self.home.watched() {
             let memories = Arc::clone(memories);
             let on_signal = move |signal, info: *const libc::siginfo_t, _context| {
                 // SAFETY: wasmtime hands on what the kernel gave its handler, and SIGSEGV has an
@@ -224,87 +220,6 @@ impl State {
     }
 }
 
-/// What the host keeps beside an instance.
-struct Host {
-    /// None: nothing interrupts it.
-    watch: Option<Watch>,
-    memory_bytes: usize,
-    /// What it has of it.
-    memory_now_bytes: usize,
-    /// How it gets more, once the instance is made.
-    growth: Option<Growth>,
-    table_entries: usize,
-    /// What the guest was refused last during this request.
-    refused: Option<Refused>,
-}
-
-impl Host {
-    /// The next request starts anew. (The first one's time includes the start function's.)
-    fn end_request(&mut self) {
-        if let Some(watch) = &mut self.watch {
-            watch.restart();
-        }
-        self.refused = None;
-    }
-}
-
-impl ResourceLimiter for Host {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        // Without a maximum of its own it is all that there are addresses for.
-        let own = maximum.filter(|most| *most < engine::RESERVED_BYTES);
-        let is_within_its_own = own.is_none_or(|most| desired <= most);
-        let granted = is_within_its_own && desired <= self.memory_bytes;
-        if granted {
-            self.memory_now_bytes = desired;
-            if let Some(growth) = &mut self.growth {
-                let most_bytes = maximum.unwrap_or(usize::MAX).min(self.memory_bytes);
-                growth.prepare(current, desired, most_bytes)?;
-            }
-        } else {
-            self.refused = Some(match is_within_its_own {
-                true => Refused::Memory,
-                false => Refused::OwnMemory,
-            });
-        }
-        Ok(granted)
-    }
-
-    /// The kernel, or the pool's slot, said no.
-    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.refused = Some(Refused::Memory);
-        Ok(())
-    }
-
-    fn table_growing(
-        &mut self,
-        _current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        if desired > self.table_entries {
-            self.refused = Some(Refused::Table);
-            return Ok(false);
-        }
-        // A pool's tables have the host's limit as their maximum, if that is less.
-        let is_within_its_own = maximum.is_none_or(|most| desired <= most);
-        if !is_within_its_own {
-            self.refused = Some(Refused::OwnTable);
-        }
-        Ok(is_within_its_own)
-    }
-
-    /// Something else said no.
-    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.refused = Some(Refused::Table);
-        Ok(())
-    }
-}
-
 /// A guest on its way through a request: the instance, and what it returned in the end.
 pub(super) type Running = Pin<Box<dyn Future<Output = (Box<Instance>, wasmtime::Result<u32>)>>>;
 
@@ -318,8 +233,6 @@ pub(super) struct Instance {
     first_bytes: FirstBytes,
     handle: TypedFunc<u32, u32>,
     area: u32,
-    /// Answers that were too large, one after the other.
-    too_large: u8,
     /// For `reset`: how it began.
     snapshot: Option<Snapshot>,
     /// For `fresh`: where its memory is from, if not from wasmtime's pool.
@@ -333,10 +246,13 @@ impl Instance {
     /// The start function fails, no slot is free, or the kernel refuses.
     pub(super) fn new(blueprint: &Blueprint) -> Result<Box<Instance>, Failure> {
         let mut store = blueprint.store();
-        let instance = blueprint
-            .pre
-            .instantiate(&mut store)
-            .map_err(|error| Failure::from_wasmtime(&error, store.data().refused))?;
+        let instance = blueprint.pre.instantiate(&mut store).map_err(|error| {
+            let failure = Failure::from_wasmtime(&error, store.data().refused);
+            if failure == Failure::Exhausted {
+                say_once(&error);
+            }
+            failure
+        })?;
         let memory = instance
             .get_module_export(&mut store, &blueprint.memory)
             .and_then(|export| export.into_memory())
@@ -363,9 +279,8 @@ impl Instance {
             first_bytes,
             handle,
             area: blueprint.area,
-            too_large: 0,
             snapshot,
-            memories: blueprint.home.memories(),
+            memories: blueprint.home.watched().cloned(),
         }))
     }
 
@@ -378,8 +293,9 @@ impl Instance {
     /// `copied` into it.
     ///
     /// # Errors
-    /// All but [`Failure::RequestTooLarge`] and [`Failure::ResponseTooLarge`] leave the instance in an
-    /// unknown state, such as a displaced stack pointer after a trap: it must not be called again.
+    /// All but [`Failure::RequestTooLarge`] leave the instance in an unknown state, such as a
+    /// displaced stack pointer after a trap: it must not be called again, or after
+    /// [`Failure::ResponseTooLarge`] only if it is put back as it began.
     #[inline]
     pub(super) fn call<P: Probe>(
         &mut self,
@@ -467,22 +383,11 @@ impl Instance {
             }
         };
         self.store.data_mut().end_request();
-        let answer = match abi::read_answer(self.first_bytes.read(&self.store), record, limits) {
+        match abi::read_answer(self.first_bytes.read(&self.store), record, limits) {
             // Perhaps in what it grew.
-            Err(_) => abi::read_answer(self.memory.data(&self.store), record, limits),
+            Err(_) => abi::read_answer(self.memory(), record, limits),
             answer => answer,
-        };
-        self.too_large = match answer {
-            Err(Failure::ResponseTooLarge) => self.too_large.saturating_add(1),
-            _ => 0,
-        };
-        answer
-    }
-
-    /// Whether its answers have been too large for some time: one that goes on adding to what it answers never
-    /// gets out of that.
-    pub(super) fn is_stuck(&self) -> bool {
-        self.too_large >= TOO_LARGE_IN_A_ROW
+        }
     }
 
     /// What of its memory will be put back when this is dropped, in bytes.
@@ -503,10 +408,23 @@ impl Instance {
     }
 }
 
+/// Why no instance could be made, which no answer says.
+#[cold]
+fn say_once(error: &wasmtime::Error) {
+    static SAID: Once = Once::new();
+    let error = Fault::host(error);
+    SAID.call_once(|| tracing::warn!(%error, "no instance could be made: 503"));
+}
+
 impl Drop for Instance {
     fn drop(&mut self) {
-        if let Some(growth) = &mut self.store.data_mut().growth {
-            growth.end();
+        let Some(growth) = &mut self.store.data_mut().growth else {
+            return;
+        };
+        if !growth.end() {
+            // Lost, rather than lent as it is.
+            let empty = Store::new(self.store.engine(), Host::default());
+            std::mem::forget(std::mem::replace(&mut self.store, empty));
         }
     }
 }

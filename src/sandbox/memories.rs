@@ -1,5 +1,5 @@
-//! The memories of a shard's `fresh` instances: each is lent to one instance at a time, and is all
-//! zeros when it is.
+//! The memories of a shard's `fresh` and `reuse` instances: each is lent to one instance at a time, and is
+//! all zeros when it is.
 //!
 //! wasmtime has a pool of its own, which puts a whole memory back whatever was written, and whose
 //! book-keeping costs more than making an instance on the heap: hello took 2.6 µs with it and takes
@@ -7,16 +7,22 @@
 //! as [`written_pages`](super::written_pages) says, and the module's data is copied in by wasmtime when
 //! an instance is made. So this is for modules with little data: see [`suits`].
 //!
+//! An instance that is kept gives its memory back only when a request has failed. Nobody watches it meanwhile,
+//! and then the kernel is asked which pages it has.
+//!
 //! Deliberately lacks: instances, tables, stacks. wasmtime makes the first two anew on the heap; guests
 //! that need stacks of their own are left to its pool.
 
-use super::reservation::Reservation;
+use super::reservation::{self, Reservation};
 use super::sticky::Sticky;
 use super::written_pages::{RUNS, WrittenPages};
 use crate::measure::probe::{Asked, Probe, Stage};
 use nix::sys::mman::{MmapAdvise, madvise};
+use nix::unistd::{SysconfVar, sysconf};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
@@ -27,7 +33,7 @@ const DATA_BYTES: usize = 64 * 1024;
 
 /// The most of one memory that stays mapped in between two instances and is zeroed by writing. Who writes as
 /// much again finds it there; for what the kernel dropped he faults for each page, which takes ten times as
-/// long as zeroing it. It is as much as an instance may have by default, whether it grew into it or not.
+/// long as zeroing it. What grew is dropped all the same, and what is left out of the set of written pages.
 pub(super) const RESIDENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// Whether a module with so much data is served best by memories like these.
@@ -43,6 +49,8 @@ pub(super) struct Memories {
     idle: Mutex<Vec<Idle>>,
     /// The most that stays mapped and is zeroed by writing. What is above is dropped by the kernel.
     resident_bytes: usize,
+    /// Whether it is known by the time a memory comes back what was written.
+    watches: bool,
 }
 
 struct Idle {
@@ -53,17 +61,25 @@ struct Idle {
 /// One memory.
 struct Slot {
     reservation: Reservation,
-    written: WrittenPages,
+    /// None: nobody watches.
+    written: Option<WrittenPages>,
 }
 
 impl Memories {
-    /// None yet, and never more than `slots` at a time.
-    pub(super) fn new(slots: usize, resident_bytes: usize) -> Arc<Memories> {
+    /// None yet, and never more than `slots` at a time. Where it `watches`, faults are brought to
+    /// [`Memories::on_fault`], and the host's writes announced by [`Memories::make_writable`].
+    pub(super) fn new(slots: usize, resident_bytes: usize, watches: bool) -> Arc<Memories> {
         Arc::new(Memories {
             slots: (0..slots).map(|_| OnceLock::new()).collect(),
             idle: Mutex::new(Vec::with_capacity(slots)),
             resident_bytes,
+            watches,
         })
+    }
+
+    /// Whether it watches what is written.
+    pub(super) fn watches(&self) -> bool {
+        self.watches
     }
 
     /// As wasmtime takes them.
@@ -75,7 +91,8 @@ impl Memories {
     ///
     /// For signal handlers: see [`WrittenPages::on_fault`]. Looking for the memory takes no lock.
     pub(super) fn on_fault(&self, address: usize) -> bool {
-        self.mapped().any(|slot| slot.written.on_fault(address))
+        let mut watched = self.mapped().filter_map(|slot| slot.written.as_ref());
+        watched.any(|written| written.on_fault(address))
     }
 
     /// The host is about to write the bytes of `range` into the memory at `base`.
@@ -83,12 +100,20 @@ impl Memories {
     /// # Errors
     /// The kernel refuses (mprotect(2)); then nothing may be written.
     pub(super) fn make_writable(&self, base: *const u8, range: Range<usize>) -> io::Result<()> {
-        self.at(base).written.make_writable(range)
+        let written = self.at(base).written.as_ref();
+        written.map_or(Ok(()), |written| written.make_writable(range))
     }
 
     /// How many bytes of the memory at `base` are zeroed when it comes back.
     pub(super) fn bytes_to_zero(&self, base: *const u8) -> usize {
-        self.at(base).written.noted_bytes().min(self.resident_bytes)
+        let slot = self.at(base);
+        let bytes = match &slot.written {
+            Some(written) => written.noted_bytes(),
+            None => slot
+                .touched()
+                .map_or(0, |runs| runs.iter().map(Range::len).sum()),
+        };
+        bytes.min(self.resident_bytes)
     }
 
     fn at(&self, base: *const u8) -> &Slot {
@@ -111,8 +136,19 @@ impl Memories {
 impl Slot {
     /// A memory of `bytes` bytes, all zero, that may grow to `capacity_bytes`, between two stretches
     /// of `guard_bytes` that nobody may touch.
-    fn map(bytes: usize, capacity_bytes: usize, guard_bytes: usize) -> io::Result<Slot> {
+    fn map(
+        bytes: usize,
+        capacity_bytes: usize,
+        guard_bytes: usize,
+        watches: bool,
+    ) -> io::Result<Slot> {
         let reservation = Reservation::map(bytes, capacity_bytes, guard_bytes)?;
+        if !watches {
+            return Ok(Slot {
+                reservation,
+                written: None,
+            });
+        }
         // SAFETY: a memory begins and ends on a page, wasmtime's being 64 KiB; nothing else changes
         // the protection of these bytes, since `Reservation::grow` and `Reservation::forget_growth` touch
         // what lies behind them; and writers are as `written_pages` says: the guest and wasmtime on its
@@ -121,7 +157,7 @@ impl Slot {
         let written = unsafe { WrittenPages::protect(reservation.base(), bytes, &RUNS) }?;
         Ok(Slot {
             reservation,
-            written,
+            written: Some(written),
         })
     }
 
@@ -131,31 +167,85 @@ impl Slot {
 
     /// Zeroes what was written, `resident_bytes` of it by writing.
     fn zero(&self, sticky: &mut Sticky, resident_bytes: usize) {
+        let bytes = self.reservation.first_bytes();
         // SAFETY: mapped and readable from beginning to end, and only noted pages are written, which
-        // are writable. Whoever had the memory is gone, and nobody else gets it before this returns.
-        let memory =
-            unsafe { std::slice::from_raw_parts_mut(self.base(), self.reservation.first_bytes()) };
+        // are writable, or, where nobody watches, any. Whoever had the memory is gone, and nobody else
+        // gets it before this returns.
+        let memory = unsafe { std::slice::from_raw_parts_mut(self.base(), bytes) };
+        let Some(written) = &self.written else {
+            // Where the kernel does not tell it drops all of it.
+            let (runs, resident_bytes) = match self.touched() {
+                Ok(runs) => (runs, resident_bytes),
+                Err(_) => (std::iter::once(0..bytes).collect(), 0),
+            };
+            self.zero_runs(memory, &runs, resident_bytes);
+            return;
+        };
         let unchanged = |page: Range<usize>| memory[page].iter().all(|byte| *byte == 0);
+        let left_out = |pages: Range<usize>| {
+            // Where it fails they are zeros that stay mapped.
+            let _ = self.drop_pages(pages);
+        };
+        let runs = sticky.written_runs(written, unchanged, left_out);
+        self.zero_runs(memory, runs, resident_bytes);
+    }
+
+    /// Zeroes these bytes of its `memory`, `resident_bytes` of them by writing.
+    fn zero_runs(&self, memory: &mut [u8], runs: &[Range<usize>], resident_bytes: usize) {
         let mut left = resident_bytes;
-        for run in sticky.written_runs(&self.written, unchanged) {
-            let (by_hand, rest) = memory[run.clone()].split_at_mut(left.min(run.len()));
+        for run in runs {
+            let by_hand = run.start..run.start + left.min(run.len());
+            let rest = by_hand.end..run.end;
             left -= by_hand.len();
-            by_hand.fill(0);
-            if !rest.is_empty() && drop_pages(rest).is_err() {
-                rest.fill(0);
+            memory[by_hand].fill(0);
+            if !rest.is_empty() && self.drop_pages(rest.clone()).is_err() {
+                memory[rest].fill(0);
             }
         }
     }
+
+    /// The pages that anybody has touched since they were zeros of the kernel's, in memory or swapped out, as
+    /// ranges of bytes (Documentation/admin-guide/mm/pagemap.rst).
+    fn touched(&self) -> io::Result<Vec<Range<usize>>> {
+        /// Bits 63 and 62: present, swapped.
+        const HAS_A_PAGE: u64 = 3 << 62;
+        let page_bytes = page_bytes()?;
+        let bytes = self.reservation.first_bytes();
+        let mut entries = vec![0; bytes / page_bytes * size_of::<u64>()];
+        let at = self.base().addr() / page_bytes * size_of::<u64>();
+        File::open("/proc/self/pagemap")?.read_exact_at(&mut entries, at as u64)?;
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for (nth, entry) in entries.chunks_exact(size_of::<u64>()).enumerate() {
+            let entry = u64::from_ne_bytes(entry.try_into().expect("eight bytes"));
+            if entry & HAS_A_PAGE == 0 {
+                continue;
+            }
+            let start = nth * page_bytes;
+            match runs.last_mut() {
+                Some(last) if last.end == start => last.end += page_bytes,
+                _ => runs.push(start..start + page_bytes),
+            }
+        }
+        Ok(runs)
+    }
+
+    /// Has the kernel drop whole pages of what nobody has, which read as zeros then.
+    fn drop_pages(&self, pages: Range<usize>) -> nix::Result<()> {
+        debug_assert!(pages.end <= self.reservation.first_bytes());
+        let start = self.base().wrapping_add(pages.start).cast();
+        let start = NonNull::new(start).ok_or(nix::errno::Errno::EINVAL)?;
+        // SAFETY: within the memory; private memory of no file reads as zeros after it (madvise(2)),
+        // which are as good bytes as any.
+        Asked::within(Stage::Advise, || unsafe {
+            madvise(start, pages.len(), MmapAdvise::MADV_DONTNEED)
+        })
+    }
 }
 
-/// Has the kernel drop whole pages, which read as zeros then.
-fn drop_pages(pages: &mut [u8]) -> nix::Result<()> {
-    let start = NonNull::from(&mut *pages).cast();
-    // SAFETY: private memory of no file reads as zeros after it (madvise(2)), which are as good bytes
-    // as any; the reference is this one's alone.
-    Asked::within(Stage::Advise, || unsafe {
-        madvise(start, pages.len(), MmapAdvise::MADV_DONTNEED)
-    })
+fn page_bytes() -> io::Result<usize> {
+    let bytes = sysconf(SysconfVar::PAGE_SIZE)?;
+    let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok());
+    bytes.ok_or_else(|| io::Error::other("the size of a page is unknown"))
 }
 
 struct Creator(Arc<Memories>);
@@ -179,8 +269,9 @@ unsafe impl MemoryCreator for Creator {
                 let free = memories.slots.iter().position(|slot| slot.get().is_none());
                 let slot = free.ok_or("all memories are lent")?;
                 let capacity = reserved_size_in_bytes.unwrap_or(minimum).max(minimum);
-                let mapped = Slot::map(minimum, capacity, guard_size_in_bytes);
-                let mapped = mapped.map_err(|error| format!("no memory is to be had: {error}"))?;
+                let watches = memories.watches;
+                let mapped = Slot::map(minimum, capacity, guard_size_in_bytes, watches);
+                let mapped = mapped.map_err(|error| reservation::sentence(&error))?;
                 // Under the lock nobody else fills it.
                 let _ = memories.slots[slot].set(mapped);
                 let sticky = Sticky::default();
@@ -223,7 +314,7 @@ unsafe impl LinearMemory for Lent {
     }
 
     fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
-        self.slot().reservation.grow(new_size)?;
+        self.slot().reservation.grow(self.bytes, new_size)?;
         self.bytes = new_size;
         Ok(())
     }
@@ -286,8 +377,12 @@ mod tests {
     #[test]
     fn what_comes_back_is_zeros_and_as_large_as_it_was() {
         // All of it is zeroed by writing, some of it, none of it.
-        for resident_bytes in [BYTES, 65536, 0] {
-            let memories = Memories::new(1, resident_bytes);
+        for (resident_bytes, watches) in [BYTES, 65536, 0]
+            .map(|bytes| [true, false].map(|watches| (bytes, watches)))
+            .into_iter()
+            .flatten()
+        {
+            let memories = Memories::new(1, resident_bytes, watches);
             let mut bases = Vec::new();
             for _ in 0..3 {
                 let mut memory = lend(&memories).expect("it came back");
@@ -296,12 +391,14 @@ mod tests {
                 assert!(all(&mut *memory).iter().all(|byte| *byte == 0));
                 let base = memory.as_ptr();
                 bases.push(base);
-                let page = memories.at(base).written.page_bytes();
+                let page = page_bytes().expect("the kernel says so");
                 let written = page + 1..BYTES - page - 1;
                 memories.make_writable(base, written.clone()).expect("room");
                 all(&mut *memory)[written].fill(0xaa);
                 let noted = memories.bytes_to_zero(base);
-                assert_eq!(noted, (BYTES - 2 * page).min(resident_bytes));
+                // All of it was read, for which the kernel gives pages too.
+                let touched = if watches { BYTES - 2 * page } else { BYTES };
+                assert_eq!(noted, touched.min(resident_bytes));
                 for bytes in [BYTES + 65536, CAPACITY] {
                     memory.grow_to(bytes).expect("there is room");
                     assert!(all(&mut *memory)[bytes - 65536..].iter().all(|b| *b == 0));
@@ -315,8 +412,24 @@ mod tests {
     }
 
     #[test]
+    fn where_nobody_watches_the_kernel_knows_what_was_touched() {
+        let memories = Memories::new(1, BYTES, false);
+        let page = page_bytes().expect("the kernel says so");
+        let mut memory = lend(&memories).expect("there is room");
+        let base = memory.as_ptr();
+        assert_eq!(memories.bytes_to_zero(base), 0);
+        for nth in [3, 4, 7] {
+            all(&mut *memory)[nth * page] = 1;
+        }
+        assert_eq!(memories.bytes_to_zero(base), 3 * page);
+        let slot = memories.at(base);
+        let runs = slot.touched().expect("/proc is mounted");
+        assert_eq!(runs, [3 * page..5 * page, 7 * page..8 * page]);
+    }
+
+    #[test]
     fn each_is_lent_to_one_at_a_time_and_never_more_than_there_are() {
-        let memories = Memories::new(2, BYTES);
+        let memories = Memories::new(2, BYTES, true);
         let (one, other) = (lend(&memories).unwrap(), lend(&memories).unwrap());
         assert_ne!(one.as_ptr(), other.as_ptr());
         assert!(lend(&memories).is_err_and(|error| error.contains("lent")));
@@ -327,10 +440,10 @@ mod tests {
 
     #[test]
     fn a_fault_is_the_memorys_that_has_the_address() {
-        let memories = Memories::new(2, BYTES);
+        let memories = Memories::new(2, BYTES, true);
         assert!(!memories.on_fault(4096), "there is none yet");
         let (one, other) = (lend(&memories).unwrap(), lend(&memories).unwrap());
-        let page = memories.at(one.as_ptr()).written.page_bytes();
+        let page = page_bytes().expect("the kernel says so");
         let address = other.as_ptr().addr() + page;
         assert!(memories.on_fault(address));
         assert!(!memories.on_fault(address), "it is writable");

@@ -23,6 +23,7 @@
 //! | `engine` | every switch of wasmtime that this program sets, with its reason |
 //! | `instance` | a module made ready to run, and one running copy of it |
 //! | `resettable` | whether a module's state can be put back, and the module rewritten so that it can |
+//! | `host` | what the host keeps beside an instance, and grants it |
 //! | `home` | where the instances of one engine have their memories |
 //! | `growth` | pages for memory that guests grow into |
 //! | `reservation` | addresses for one memory, what it may grow into, and its guards |
@@ -50,11 +51,11 @@
 //! nothing; under `reset` neither; under `fresh` and `on-demand` wasmtime does, a constant number of
 //! times. None makes a system call but `on-demand`, whose point that is, as long as
 //!
+//! - under `reset` and `fresh` requests write the same pages, or what they write together is 64 KiB at most,
+//!   above which those left alone are protected again every 256 requests, above 256 KiB every 8;
 //! - under `fresh` the guest's memory never grows, and a request writes 4 MiB of it at most, above
 //!   which the kernel drops its pages; where its module has more than 64 KiB of data, or it runs in
-//!   slices, its memory starts with 256 KiB at most;
-//! - under `reset` requests write the same pages, and what they write together is 64 KiB at most, above
-//!   which those left alone are protected again every 256 requests.
+//!   slices, its memory starts with 256 KiB at most.
 
 mod abi;
 mod artifact;
@@ -69,6 +70,7 @@ mod first_bytes;
 mod growth;
 mod handler;
 mod home;
+mod host;
 mod inspect;
 mod instance;
 mod limits;

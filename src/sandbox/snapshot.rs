@@ -92,7 +92,7 @@ impl Snapshot {
         let (image, memory) = (&*self.image, self.memory.data_mut(store));
         let unchanged = |page: Range<usize>| memory[page.clone()] == image[page];
         let mut copied = 0;
-        for run in self.sticky.written_runs(&self.written, unchanged) {
+        for run in self.sticky.written_runs(&self.written, unchanged, |_| ()) {
             memory[run.clone()].copy_from_slice(&image[run.clone()]);
             copied += run.len();
         }

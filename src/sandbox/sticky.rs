@@ -16,43 +16,66 @@ const STICKY_BYTES: usize = 64 * 1024;
 /// fault, some 2 µs, about as much as 40 needless copies of it.
 pub(super) const REVIEW_EVERY: u32 = 256;
 
+/// The same for a set above [`LARGE_BYTES`], which takes tens of microseconds to be put back.
+const REVIEW_LARGE_EVERY: u32 = 8;
+const LARGE_BYTES: usize = 256 * 1024;
+
 /// The set of one memory.
 #[derive(Default)]
 pub(super) struct Sticky {
     /// What the pages were when they were last asked.
     runs: Vec<Range<usize>>,
+    /// How much that is.
+    bytes: usize,
     /// Requests since the set was last reviewed.
     requests: u32,
 }
 
 impl Sticky {
     /// What is to be put back after a request: ranges of bytes, in order. `unchanged` says whether a
-    /// page is as it began.
+    /// page is as it began; `left_out` is told of those that are and are in the set no longer.
     #[inline]
     pub(super) fn written_runs(
         &mut self,
         written: &WrittenPages,
         unchanged: impl Fn(Range<usize>) -> bool,
+        left_out: impl Fn(Range<usize>),
     ) -> &[Range<usize>] {
-        written.update(&mut self.runs);
+        self.update(written);
         self.requests += 1;
-        if self.requests == REVIEW_EVERY {
+        let every = match self.bytes > LARGE_BYTES {
+            true => REVIEW_LARGE_EVERY,
+            false => REVIEW_EVERY,
+        };
+        if self.requests >= every {
             self.requests = 0;
-            self.review(written, unchanged);
+            self.review(written, unchanged, left_out);
         }
         &self.runs
     }
 
+    #[inline]
+    fn update(&mut self, written: &WrittenPages) {
+        if written.update(&mut self.runs) {
+            self.bytes = self.runs.iter().map(Range::len).sum();
+        }
+    }
+
     /// Leaves out of a large set what the last request did not change.
     #[cold]
-    fn review(&mut self, written: &WrittenPages, unchanged: impl Fn(Range<usize>) -> bool) {
-        if self.runs.iter().map(Range::len).sum::<usize>() <= STICKY_BYTES {
+    fn review(
+        &mut self,
+        written: &WrittenPages,
+        unchanged: impl Fn(Range<usize>) -> bool,
+        left_out: impl Fn(Range<usize>),
+    ) {
+        if self.bytes <= STICKY_BYTES {
             return;
         }
         let page_bytes = written.page_bytes();
         let protect_again = |range: Range<usize>| {
-            if !range.is_empty() {
-                written.protect_again(range);
+            if !range.is_empty() && written.protect_again(range.clone()) {
+                left_out(range);
             }
         };
         for run in &self.runs {
@@ -67,6 +90,6 @@ impl Sticky {
             }
             protect_again(from..run.end);
         }
-        written.update(&mut self.runs);
+        self.update(written);
     }
 }

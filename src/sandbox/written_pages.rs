@@ -1,7 +1,8 @@
 //! Which pages of a guest's memory may differ from how it began: found by protection, kept sticky.
 //!
 //! The memory is made read-only when an instance has just begun, or will. The first write to a page faults; the
-//! fault is noted, the page made writable, and the write goes on. The page then stays writable and
+//! fault is noted, the page made writable (behind a long run of such, some more ahead of it), and the write
+//! goes on. The page then stays writable and
 //! noted, so a guest that writes the same pages at each request faults no more and calls the kernel
 //! no more.
 //!
@@ -29,9 +30,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 /// of what the kernel allows by default.
 pub(super) static RUNS: AtomicUsize = AtomicUsize::new(16 * 1024);
 
-/// Pages in a run from which on those behind it are made writable ahead of a write: more than a small
-/// handler's stack or data.
-const LONG_RUN: usize = 8;
+/// Pages in a run from which on those behind it are made writable ahead of a write. A set that has such a run
+/// and more is large enough to be looked at again: see `sticky`.
+const LONG_RUN: usize = 16;
 
 /// The most pages that are made writable ahead of a write.
 const MOST_AHEAD: usize = 256;
@@ -125,8 +126,8 @@ impl WrittenPages {
 
     /// How many pages from `page` on are made writable when it is written: itself, and where it goes on with a
     /// long run, as a guest does that writes from one end to the other, half as many as the run has. Such a
-    /// one meets a fault for each power of one and a half pages, and not for each page. What it turns out not
-    /// to have written is put back needlessly until it is left out again.
+    /// one meets a fault for each power of one and a half pages, up to [`MOST_AHEAD`], and not for each page.
+    /// What it turns out not to have written is put back needlessly until it is left out again.
     fn ahead_of(&self, page: usize) -> usize {
         let before = (0..page).rev().take_while(|before| self.is_noted(*before));
         let run = before.take(2 * MOST_AHEAD).count();
@@ -184,13 +185,15 @@ impl WrittenPages {
         taken
     }
 
-    /// Brings `runs` up to date, if anything changed since the last time: the noted pages as ranges
-    /// of bytes, in order, neighbours as one.
+    /// Brings `runs` up to date, if anything changed since the last time, and says whether it did: the
+    /// noted pages as ranges of bytes, in order, neighbours as one.
     #[inline]
-    pub(super) fn update(&self, runs: &mut Vec<Range<usize>>) {
-        if self.news.load(Ordering::Relaxed) {
+    pub(super) fn update(&self, runs: &mut Vec<Range<usize>>) -> bool {
+        let has_news = self.news.load(Ordering::Relaxed);
+        if has_news {
             self.list(runs);
         }
+        has_news
     }
 
     #[cold]
@@ -218,19 +221,20 @@ impl WrittenPages {
         self.runs_left.fetch_add(over, Ordering::Relaxed);
     }
 
-    /// Protects the bytes of `range` again: whole pages that are as the snapshot has them. If that
-    /// is not possible they stay writable and noted.
-    pub(super) fn protect_again(&self, range: Range<usize>) {
+    /// Protects the bytes of `range` again: whole pages that are as the snapshot has them. False: that
+    /// is not possible, and they stay writable and noted.
+    pub(super) fn protect_again(&self, range: Range<usize>) -> bool {
         let pages = range.start / self.page_bytes..range.end / self.page_bytes;
         // Cut out of the middle of a run, they make two of it.
         let protect = || self.set_pages(&pages, libc::PROT_READ);
         if !self.take_run() || !Asked::within(Stage::Protect, protect) {
-            return;
+            return false;
         }
         for page in pages {
             self.noted[page / 64].fetch_and(!(1 << (page % 64)), Ordering::Relaxed);
         }
         self.news.store(true, Ordering::Relaxed);
+        true
     }
 
     fn is_noted(&self, page: usize) -> bool {
@@ -326,11 +330,11 @@ mod tests {
             faulted.count()
         };
         assert_eq!(faults(0, LONG_RUN), LONG_RUN);
-        // Eight and four, twelve and six, and so on.
-        assert_eq!(faults(LONG_RUN, 60), 5);
+        // Sixteen and eight, twenty-four and twelve, and so on.
+        assert_eq!(faults(LONG_RUN, 60), 4);
         // It ends where others begin, and where the memory does.
         assert_eq!(faults(100, 101), 1);
-        assert_eq!(faults(60, 100), 2);
+        assert_eq!(faults(60, 100), 1);
         assert_eq!(runs(&pages), [(0, 101)]);
         assert_eq!(faults(101, PAGES), 1);
         assert_eq!(runs(&pages), [(0, PAGES)]);

@@ -12,9 +12,11 @@ use ringlab::experiment::result::Experiment;
 use ringlab::measure::probe::{self, Stage};
 use ringlab::sandbox::Isolation;
 
+use crate::guests::File;
 use crate::refusals::refuse;
 use crate::runs::{in_long_windows, stored};
 use crate::server::PROGRAM;
+use crate::swap::saying;
 
 /// A short experiment with both ledgers, and its result. `wrapper` is a shell's script that ends by
 /// running its arguments.
@@ -202,28 +204,53 @@ fn page_faults_are_a_row_where_requests_fault() {
             // Some of what is counted may be of threads that do not serve, or within a system call.
             let faults = column.faults.expect("counted");
             assert!(row.times < 1.2 * faults + 0.2, "{column:?}");
-            assert_eq!(column.calls_untimed, probe::can_time_memory_calls().err());
+            assert_eq!(column.calls_untimed, None, "they are ringlab's own");
         }
     }
 }
 
-/// wasmtime maps, protects and unmaps the memory of each request under `on-demand`, by calls of its own.
+/// Under `on-demand` the memory of each request is mapped, protected and unmapped: by wasmtime, in calls of
+/// its own, where the module has much data, by ringlab elsewhere.
 #[test]
 fn calls_for_memory_are_rows_whoever_makes_them() {
     if !can_trace() {
         return;
     }
-    let options = on_demand("epoll");
-    let experiment = compare("calls", TRACEFS, &options);
-    let column = &experiment.analysis.ledgers[0].columns[0];
-    assert_eq!(column.calls_untimed, None);
-    // One mmap and one munmap; and one mprotect.
-    for (stage, times) in [(Stage::Map, 2.0), (Stage::Protect, 1.0)] {
-        let row = column.rows.iter().find(|row| row.stage == stage);
-        let row = row.unwrap_or_else(|| panic!("{stage:?}: {column:?}"));
-        let near = 0.8 * times..1.2 * times + 0.2;
-        assert!(near.contains(&row.times) && row.ns > 0.0, "{column:?}");
+    let much = File::new("much.wat", saying("much"));
+    // The data of the one is mapped over what was reserved.
+    for (name, handler, maps) in [("theirs", much.path(), 3.0), ("own", "hello", 2.0)] {
+        let options = [&["--handler", handler][..], &on_demand("epoll")].concat();
+        let experiment = compare(name, TRACEFS, &options);
+        let column = &experiment.analysis.ledgers[0].columns[0];
+        assert_eq!(column.calls_untimed, None);
+        // One mmap and one munmap; and one mprotect.
+        for (stage, times) in [(Stage::Map, maps), (Stage::Protect, 1.0)] {
+            let row = column.rows.iter().find(|row| row.stage == stage);
+            let row = row.unwrap_or_else(|| panic!("{name}, {stage:?}: {column:?}"));
+            let near = 0.8 * times..1.2 * times + 0.2;
+            assert!(
+                near.contains(&row.times) && row.ns > 0.0,
+                "{name}: {column:?}"
+            );
+        }
     }
+}
+
+/// Without tracefs nobody sees them.
+#[test]
+fn calls_of_wasmtimes_own_have_no_row_and_it_is_said() {
+    let Some(refused) = probe::can_time_memory_calls().err() else {
+        let line = "skipped: calls that nobody sees: tracefs is readable here\n";
+        let _ = std::io::stderr().write_all(line.as_bytes());
+        return;
+    };
+    let much = File::new("much.wat", saying("much"));
+    let options = [&["--handler", much.path()][..], &on_demand("epoll")].concat();
+    let experiment = compare("unseen", "exec \"$0\" \"$@\"", &options);
+    let column = &experiment.analysis.ledgers[0].columns[0];
+    let stages: Vec<Stage> = column.rows.iter().map(|row| row.stage).collect();
+    assert!(!stages.contains(&Stage::Map), "{column:?}");
+    assert_eq!(column.calls_untimed, Some(refused));
 }
 
 /// What a container's filter does: the call fails, and what it would have counted or timed reads n/a.

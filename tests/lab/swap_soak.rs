@@ -38,7 +38,8 @@ fn labs(names: &[&str]) -> Vec<Lab> {
         match (model.check)() {
             Ok(()) => labs.push(Lab {
                 model,
-                isolation: Isolation::Reuse,
+                // Whose engines reserve addresses, so one that is kept shows.
+                isolation: Isolation::Fresh,
             }),
             Err(reason) => say_skipped(model, &reason),
         }

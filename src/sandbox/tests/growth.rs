@@ -46,13 +46,17 @@ fn growing() -> String {
 
 /// The guest above, with the memory that it takes.
 fn with_room(isolation: Isolation) -> Sandbox {
+    with_room_for(&growing(), isolation)
+}
+
+fn with_room_for(guest: &str, isolation: Isolation) -> Sandbox {
     let mut limits = Limits {
         // The host's first pages may take some time.
         deadline: Some(Duration::from_secs(1)),
         ..limits()
     };
     limits.set_memory(LIMIT_BYTES);
-    let shard = shard(&growing(), isolation, &limits);
+    let shard = shard(guest, isolation, &limits);
     Sandbox::new(shard).expect("a timer")
 }
 
@@ -63,16 +67,17 @@ fn minor_faults() -> i64 {
 
 #[test]
 fn what_grows_is_zeros_and_what_lies_behind_is_out_of_bounds() {
-    for isolation in SANDBOXED {
-        let mut sandbox = with_room(isolation);
-        // Their memories are lent again where a pool has them.
-        for bites in (1..=15).chain([15, 1, 7, 2]) {
-            let beyond = call(&mut sandbox, BAD, &vec![b'x'; bites]);
-            assert_eq!(
-                beyond,
-                Err(trap("memory out of bounds")),
-                "{isolation:?}, {bites}"
-            );
+    // With much data the memories are wasmtime's own, under `fresh` its pool's.
+    let much = format!("(data \"{}\") (global $calls", "x".repeat(65 * 1024));
+    for guest in [growing(), growing().replacen("(global $calls", &much, 1)] {
+        for isolation in SANDBOXED {
+            let mut sandbox = with_room_for(&guest, isolation);
+            // Their memories are lent again where a pool has them.
+            for bites in (1..=15).chain([15, 1, 7, 2]) {
+                let beyond = call(&mut sandbox, BAD, &vec![b'x'; bites]);
+                let trapped = Err(trap("memory out of bounds"));
+                assert_eq!(beyond, trapped, "{isolation:?}, {bites}");
+            }
         }
     }
 }
@@ -85,11 +90,15 @@ fn who_takes_much_memory_does_not_fault_for_every_page_of_it() {
     }
     let pages = (15 * BITE * 65536 / 4096) as i64;
     for isolation in SANDBOXED {
-        let mut sandbox = with_room(isolation);
-        let before = minor_faults();
-        let (status, ..) = call(&mut sandbox, BAD, &[b'y'; 15]).expect("it has the room");
-        let faults = minor_faults() - before;
-        assert_eq!(status, 200);
+        let faults = || {
+            let mut sandbox = with_room(isolation);
+            let before = minor_faults();
+            let (status, ..) = call(&mut sandbox, BAD, &[b'y'; 15]).expect("it has the room");
+            assert_eq!(status, 200);
+            minor_faults() - before
+        };
+        // The kernel may have none to give just now.
+        let faults = (0..5).map(|_| faults()).min().expect("there are five");
         // It begins with a huge page, and has most of the last one.
         assert!(
             faults < pages / 32,
@@ -203,10 +212,10 @@ fn calls_for_memory_are_rows_of_their_own() {
     assert!(times(&fresh, Stage::Protect) > 15, "{fresh:?}");
     assert!(times(&fresh, Stage::Advise) >= 1, "{fresh:?}");
     assert!(times(&fresh, Stage::Guest) > 15, "it goes on behind each");
-    // Of the others, wasmtime's own calls are not seen, and those for huge pages are.
+    // Of the others each growth is, too, and those for huge pages are.
     let reuse = rows(Isolation::Reuse);
     assert_eq!(times(&reuse, Stage::Advise) >= 1, gives, "{reuse:?}");
-    assert_eq!(times(&reuse, Stage::Protect) >= 2, gives, "{reuse:?}");
+    assert!(times(&reuse, Stage::Protect) > 15, "{reuse:?}");
     for stage in [Stage::Protect, Stage::Advise] {
         assert!(fresh.ns[stage as usize] > 0, "{stage:?}: {fresh:?}");
     }
