@@ -411,6 +411,30 @@ mod tests {
         }
     }
 
+    /// One request that wrote much does not make many later ones pay for it.
+    #[test]
+    fn a_large_set_is_looked_at_soon() {
+        const LARGE: usize = 512 * 1024;
+        let memories = Memories::new(1, LARGE, true);
+        let lend = || {
+            let ty = MemoryType::new(LARGE as u32 / 65536, None);
+            let lent = Creator(Arc::clone(&memories)).new_memory(ty, LARGE, None, None, GUARD);
+            lent.expect("there is room")
+        };
+        let mut memory = lend();
+        let base = memory.as_ptr();
+        memories.make_writable(base, 0..LARGE).expect("room");
+        all(&mut *memory).fill(0xaa);
+        drop(memory);
+        let zeroed = (0..16).map(|_| {
+            let _memory = lend();
+            memories.bytes_to_zero(base)
+        });
+        let zeroed: Vec<usize> = zeroed.collect();
+        assert_eq!((zeroed[0], zeroed[15]), (LARGE, 0), "{zeroed:?}");
+        assert!(all(&mut *lend()).iter().all(|byte| *byte == 0));
+    }
+
     #[test]
     fn where_nobody_watches_the_kernel_knows_what_was_touched() {
         let memories = Memories::new(1, BYTES, false);

@@ -292,7 +292,8 @@ mod tests {
             bytes: PAGE,
         };
         memory.grow_to(2 * PAGE).expect("there is room");
-        let base = memory.as_ptr();
+        // What it grew by before.
+        let page = memory.as_ptr().addr() + PAGE;
         let is_writable = || {
             let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
             let mut rows = maps.lines().filter_map(|row| row.split_once('-'));
@@ -300,7 +301,7 @@ mod tests {
             let row = rows.find(|(_, rest)| {
                 let end = rest.split_once(' ').map(|(end, _)| end);
                 let end = end.and_then(|end| usize::from_str_radix(end, 16).ok());
-                end.is_some_and(|end| end > base.addr())
+                end.is_some_and(|end| end > page)
             });
             row.is_some_and(|(_, rest)| rest.contains(" rw"))
         };
