@@ -45,9 +45,10 @@ impl Snapshot {
         };
         let (base, bytes) = (memory.data_ptr(&*store), memory.data_size(&*store));
         // SAFETY: a linear memory is mapped for as long as its store lives, from a page's beginning,
-        // in WebAssembly pages of 64 KiB, which are whole pages of the host. wasmtime changes the
-        // protection of what it grows by, which lies behind `bytes`, and of nothing else; and instances with a snapshot come from an
-        // allocator that unmaps a memory without writing to it (`engine::on_demand`). The
+        // in WebAssembly pages of 64 KiB, which are whole pages of the host. Growing changes the
+        // protection of what it grows by, which lies behind `bytes`, and of nothing else
+        // (`Reservation::grow`, and wasmtime's own memories too); and instances with a snapshot come from
+        // an allocator that unmaps a memory without writing to it (`engine::on_demand`). The
         // handler set below lives in the store. Host code writes in `abi::write_request`, after
         // `make_writable`, and in `restore`, to noted pages.
         let written = Arc::new(unsafe { WrittenPages::protect(base, bytes, &RUNS) }?);
