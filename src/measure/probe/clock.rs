@@ -62,16 +62,18 @@ pub(super) struct StageClock<C> {
     times: Arc<StageTimes>,
     stage: Stage,
     since_ticks: u64,
-    /// The CPU clock when the thread last fell asleep or woke.
-    since_cpu_ns: u64,
+    /// The CPU clock when it was last read: as a rule when the thread last woke.
+    read_cpu_ns: u64,
+    /// The counter at the end of that reading.
+    read_ticks: u64,
     /// What reading the CPU clock takes.
     reading_ns: u64,
-    /// Ticks since the thread last woke, or was last looked at.
-    awake_ticks: u64,
-    /// How many there may be before it is looked at.
+    /// Ticks after which a thread that does not sleep is looked at.
     look_ticks: u64,
-    /// The longest stretch in one stage since then.
+    /// The longest stretch in one stage since the CPU clock was read.
     longest: (Stage, u64),
+    /// The CPU clock is read before the thread may sleep, too, if a stretch was longer than this.
+    trusted_ticks: u64,
     /// What the turn under way counts for; 0: it is not recorded.
     weight: u64,
     sample: Sample,
@@ -105,16 +107,19 @@ impl Sample {
 impl<C: Clocks> StageClock<C> {
     pub(super) fn new(mut clocks: C, times: Arc<StageTimes>) -> Self {
         let reading_ns = reading_ns(&mut clocks);
+        let read_cpu_ns = clocks.cpu_ns();
+        let read_ticks = clocks.ticks();
         Self {
             times,
             stage: Stage::Loop,
-            since_ticks: clocks.ticks(),
-            since_cpu_ns: clocks.cpu_ns(),
+            since_ticks: read_ticks,
+            read_cpu_ns,
+            read_ticks,
             clocks,
             reading_ns,
-            awake_ticks: 0,
             look_ticks: ns_to_ticks(LOOK_NS),
             longest: (Stage::Loop, 0),
+            trusted_ticks: 0,
             weight: 1,
             sample: Sample {
                 one_in: 1,
@@ -134,6 +139,14 @@ impl<C: Clocks> StageClock<C> {
         self
     }
 
+    /// Reads the CPU clock when the thread wakes, and before it may sleep only if it looks as if somebody
+    /// else had the core meanwhile: for a kernel whose CPU clock goes on with the counter while a thread
+    /// runs. Where the kernel tells interrupts apart, it does not: they are the counter's alone.
+    pub(super) fn trusting_the_counter(mut self) -> Self {
+        self.trusted_ticks = ns_to_ticks(TRUSTED_NS);
+        self
+    }
+
     #[inline]
     pub(super) fn enter(&mut self, stage: Stage) -> Stage {
         if self.stage.may_sleep() || stage.may_sleep() {
@@ -144,7 +157,7 @@ impl<C: Clocks> StageClock<C> {
         }
         let now = self.clocks.ticks();
         let before = self.switch(stage, now);
-        if self.awake_ticks > self.look_ticks {
+        if now.saturating_sub(self.read_ticks) > self.look_ticks {
             self.look();
         }
         before
@@ -153,17 +166,16 @@ impl<C: Clocks> StageClock<C> {
     /// Sees whether a thread that does not sleep was preempted.
     #[cold]
     fn look(&mut self) {
-        let cpu_ns = self.clocks.cpu_ns();
+        let used_ns = self.read_cpu_clock();
         let now = self.clocks.ticks();
-        let used_ns = cpu_ns.saturating_sub(self.since_cpu_ns);
-        self.take_back_preemption(used_ns);
+        let awake = now.saturating_sub(self.read_ticks);
+        self.take_back_preemption(awake, used_ns);
         // A system call's end is where a preemption likes to be: what is beyond is no reading.
         let reading = ns_to_ticks(2 * self.reading_ns);
         let looked = now.saturating_sub(self.since_ticks).min(reading);
         self.times.ticks[Stage::Recording as usize].add(looked);
         self.since_ticks = now;
-        self.since_cpu_ns = cpu_ns;
-        self.awake_ticks = 0;
+        self.read_ticks = now;
         self.longest = (self.stage, 0);
     }
 
@@ -172,7 +184,6 @@ impl<C: Clocks> StageClock<C> {
     fn switch(&mut self, stage: Stage, now: u64) -> Stage {
         let before = std::mem::replace(&mut self.stage, stage);
         let mut stretch = now.saturating_sub(self.since_ticks);
-        self.awake_ticks += stretch;
         if let Some(spans) = self.clocks.spans() {
             stretch -= self.note_spans(before, stretch, spans);
         }
@@ -210,9 +221,8 @@ impl<C: Clocks> StageClock<C> {
         stretch - left
     }
 
-    /// Into or out of a stage that may sleep: the CPU clock is read on the inner side, so that its
-    /// own cost falls on this stage and not on the thread's work. What is noted besides, of a thread
-    /// whose caches are another's when it wakes, takes longer than some stages: it is told apart too.
+    /// Into or out of a stage that may sleep. What is noted besides, of a thread whose caches are
+    /// another's when it wakes, takes longer than some stages: it is told apart too.
     fn cross_sleep(&mut self, stage: Stage) -> Stage {
         let slept = self.stage.may_sleep();
         let next = match slept {
@@ -222,48 +232,70 @@ impl<C: Clocks> StageClock<C> {
         if self.weight == 0 && next == 0 {
             return std::mem::replace(&mut self.stage, stage);
         }
-        let before = if slept {
-            let cpu_ns = self.clocks.cpu_ns();
-            let now = self.clocks.ticks();
-            let before = self.switch(stage, now);
-            let used_ns = self.cpu_ns_used(cpu_ns);
-            // Half of the reading at each end lies within, as a whole: one of the two.
-            let slept_ns = used_ns.saturating_sub(self.reading_ns);
-            self.times.cpu_ns[before as usize].add(slept_ns * self.weight);
-            self.note_recording(now);
-            before
-        } else {
-            let now = self.clocks.ticks();
-            let before = self.switch(stage, now);
-            self.note_recording(now);
-            let cpu_ns = self.clocks.cpu_ns();
-            let used_ns = self.cpu_ns_used(cpu_ns);
-            self.take_back_preemption(used_ns);
-            before
+        let before = match slept {
+            true => self.wake(stage),
+            false => self.fall_asleep(stage),
         };
         self.weight = next;
-        self.awake_ticks = 0;
+        before
+    }
+
+    /// What the CPU clock counted since it was last read, and the counter did not while the thread was awake,
+    /// is the sleeping stage's.
+    fn wake(&mut self, stage: Stage) -> Stage {
+        let fell_asleep = self.since_ticks;
+        let longest = self.longest;
+        let used_ns = self.read_cpu_clock();
+        let now = self.clocks.ticks();
+        let before = self.switch(stage, now);
+        // Half of the reading at each end lies within, as a whole: one of the two.
+        let used_ns = used_ns.saturating_sub(self.reading_ns);
+        let awake = fell_asleep.saturating_sub(self.read_ticks);
+        let slept_ns = used_ns.saturating_sub(ticks_to_ns(awake));
+        self.times.cpu_ns[before as usize].add(slept_ns * self.weight);
+        self.longest = longest;
+        self.take_back_preemption(awake, used_ns);
+        self.note_recording(now, self.reading_ns);
+        self.read_ticks = now;
         self.longest = (stage, 0);
         before
     }
 
-    /// Nanoseconds of CPU since this was last asked, and `cpu_ns` now.
-    fn cpu_ns_used(&mut self, cpu_ns: u64) -> u64 {
-        cpu_ns.saturating_sub(std::mem::replace(&mut self.since_cpu_ns, cpu_ns))
+    /// The stage that may sleep begins when all is noted.
+    fn fall_asleep(&mut self, stage: Stage) -> Stage {
+        let now = self.clocks.ticks();
+        let before = self.switch(stage, now);
+        if self.longest.1 <= self.trusted_ticks {
+            self.note_recording(now, 0);
+            return before;
+        }
+        self.note_recording(now, self.reading_ns);
+        let used_ns = self.read_cpu_clock().saturating_sub(self.reading_ns);
+        let awake = self.since_ticks.saturating_sub(self.read_ticks);
+        self.take_back_preemption(awake, used_ns);
+        self.read_ticks = self.since_ticks;
+        self.longest = (stage, 0);
+        before
     }
 
-    /// What came since `start` was no stage's, nor is the reading of the CPU clock. What recording
-    /// takes is not sampled: it counts as it is.
-    fn note_recording(&mut self, start: u64) {
+    /// Nanoseconds of CPU since this was last asked: between the middles of the two readings.
+    fn read_cpu_clock(&mut self) -> u64 {
+        let cpu_ns = self.clocks.cpu_ns();
+        cpu_ns.saturating_sub(std::mem::replace(&mut self.read_cpu_ns, cpu_ns))
+    }
+
+    /// What came since `start` was no stage's, nor are `besides` nanoseconds. What recording takes is not
+    /// sampled: it counts as it is.
+    fn note_recording(&mut self, start: u64, besides: u64) {
         let now = self.clocks.ticks();
-        let noted = now.saturating_sub(start) + ns_to_ticks(self.reading_ns);
+        let noted = now.saturating_sub(start) + ns_to_ticks(besides);
         self.times.ticks[Stage::Recording as usize].add(noted);
         self.since_ticks = now;
     }
 
-    /// The thread was awake for `awake_ticks` by the counter, and ran for `used_ns`.
-    fn take_back_preemption(&mut self, used_ns: u64) {
-        let excess_ns = ticks_to_ns(self.awake_ticks).saturating_sub(used_ns);
+    /// The thread was awake for `awake` ticks by the counter, and ran for `used_ns`.
+    fn take_back_preemption(&mut self, awake: u64, used_ns: u64) {
+        let excess_ns = ticks_to_ns(awake).saturating_sub(used_ns);
         if excess_ns > PREEMPTION_NS {
             let excess = ns_to_ticks(excess_ns).min(self.longest.1);
             let excess = excess * self.weight;
@@ -284,6 +316,10 @@ fn reading_ns(clocks: &mut impl Clocks) -> u64 {
 /// What the two clocks may differ by without anybody having been preempted, in nanoseconds: they
 /// are not read in one instant.
 const PREEMPTION_NS: u64 = 500;
+
+/// Who had the core for longer than this is looked at before it may sleep: a preemption is seldom as short,
+/// and a stage of a short request seldom as long. What a shorter one takes is the sleeping stage's loss.
+const TRUSTED_NS: u64 = 20_000;
 
 /// A thread that does not sleep is looked at this often, in nanoseconds of wall time: often enough
 /// that two preemptions seldom come between, and for a thousandth of the time.

@@ -47,7 +47,7 @@ fn a_preemption_is_taken_from_where_it_was() {
     clock.switch(Stage::Guest, start + ms);
     // In the guest for 10 ms, of which the thread ran 2.
     clock.switch(Stage::Loop, start + 11 * ms);
-    clock.take_back_preemption(3_000_000);
+    clock.take_back_preemption(11 * ms, 3_000_000);
     let ns = clock.times.snapshot().ns;
     let near = |stage: Stage, expected: u64| ns[stage as usize].abs_diff(expected) < 1000;
     assert!(near(Stage::Guest, 2_000_000), "{ns:?}");
@@ -152,7 +152,7 @@ fn spans_are_taken_out_of_the_stage_that_they_interrupt() {
     check(protect, 1000, [600, 300, 600, 100], (protect, 600));
 }
 
-/// A counter that each look at it takes time of, and a thread that uses no CPU.
+/// A counter that each look at it takes time of, and the CPU's.
 struct Slow(u64);
 
 impl Clocks for Slow {
@@ -162,7 +162,7 @@ impl Clocks for Slow {
     }
 
     fn cpu_ns(&mut self) -> u64 {
-        0
+        ticks_to_ns(self.0)
     }
 }
 
@@ -180,8 +180,78 @@ fn what_is_noted_around_a_sleep_is_no_stages() {
     assert_eq!(ticks(Stage::Http), 99_000);
 }
 
+/// A clock that the test moves, which counts how often the CPU's is read.
+struct Counted {
+    time: ByHand,
+    readings: std::rc::Rc<std::cell::Cell<u64>>,
+}
+
+impl Clocks for Counted {
+    fn ticks(&mut self) -> u64 {
+        self.time.ticks()
+    }
+
+    fn cpu_ns(&mut self) -> u64 {
+        self.readings.set(self.readings.get() + 1);
+        self.time.cpu_ns()
+    }
+}
+
+/// Of a hundred turns, 3 µs of CPU in a sleep and 7 in HTTP, and where somebody else has the core for `gone_ns`
+/// in every tenth: the nanoseconds of the two in all, and how often the CPU clock was read.
+fn turns_beside_another(trusts: bool, gone_ns: u64) -> (u64, u64, u64) {
+    let time = std::rc::Rc::new(std::cell::Cell::new((0, 0)));
+    let pass = |wall_ns: u64, cpu_ns: u64| {
+        let (ticks, cpu) = time.get();
+        time.set((ticks + ns_to_ticks(wall_ns), cpu + cpu_ns));
+    };
+    let readings = std::rc::Rc::default();
+    let clocks = Counted {
+        time: ByHand(time.clone()),
+        readings: std::rc::Rc::clone(&readings),
+    };
+    let mut clock = StageClock::new(clocks, Arc::default());
+    if trusts {
+        clock = clock.trusting_the_counter();
+    }
+    let before = readings.get();
+    for turn in 0..100 {
+        clock.enter(Stage::EpollWait);
+        pass(50_000, 3000);
+        clock.enter(Stage::Http);
+        pass(7000 + if turn % 10 == 5 { gone_ns } else { 0 }, 7000);
+    }
+    clock.enter(Stage::EpollWait);
+    let ns = clock.times.snapshot().ns;
+    let of = |stage: Stage| ns[stage as usize];
+    (
+        of(Stage::EpollWait),
+        of(Stage::Http),
+        readings.get() - before,
+    )
+}
+
+#[test]
+fn the_cpu_clock_is_read_once_a_sleep_and_again_where_it_may_tell_more() {
+    let check = |trusts: bool, gone_ns: u64, slept: u64, awake: u64, readings: u64| {
+        let (slept_ns, awake_ns, read) = turns_beside_another(trusts, gone_ns);
+        let near = |ns: u64, us: u64| ns.abs_diff(us * 1000) < 1000;
+        let found = format!("{slept_ns} asleep, {awake_ns} awake; {trusts}, {gone_ns}");
+        assert!(near(slept_ns, slept) && near(awake_ns, awake), "{found}");
+        assert_eq!(read, readings, "{found}");
+    };
+    check(true, 0, 300, 700, 100);
+    check(true, 4_000_000, 300, 700, 110);
+    // Too short to be looked at: what the stage gets, the sleep lacks, and what is more than it had, neither.
+    check(true, 2000, 280, 720, 100);
+    check(true, 12_000, 270, 730, 100);
+    check(false, 0, 300, 700, 200);
+    check(false, 4_000_000, 300, 700, 200);
+    check(false, 2000, 300, 700, 200);
+}
+
 /// Turns of 1 µs in HTTP, 2 µs in a guest and 3 µs of CPU in a `recv` that also sleeps.
-fn turns_of_a_sleeper(one_in: u64) -> StageNs {
+fn turns_of_a_sleeper(one_in: u64, trusts: bool) -> StageNs {
     let time = std::rc::Rc::new(std::cell::Cell::new((0, 0)));
     let pass = |wall_ns: u64, cpu_ns: u64| {
         let (ticks, cpu) = time.get();
@@ -189,6 +259,9 @@ fn turns_of_a_sleeper(one_in: u64) -> StageNs {
     };
     let clock = StageClock::new(ByHand(time.clone()), Arc::default());
     let mut clock = clock.sampling(one_in);
+    if trusts {
+        clock = clock.trusting_the_counter();
+    }
     for _ in 0..10_000 {
         clock.enter(Stage::BlockingReceive);
         pass(50_000, 3000);
@@ -203,8 +276,14 @@ fn turns_of_a_sleeper(one_in: u64) -> StageNs {
 #[test]
 fn some_turns_stand_for_all() {
     let stages = [Stage::BlockingReceive, Stage::Http, Stage::Guest];
-    let [all, some] = [1, 4].map(turns_of_a_sleeper);
-    for (stage, us) in stages.into_iter().zip([3, 1, 2]) {
+    for trusts in [false, true] {
+        let [all, some] = [1, 4].map(|one_in| turns_of_a_sleeper(one_in, trusts));
+        some_stand_for_all(&stages, &all, &some);
+    }
+}
+
+fn some_stand_for_all(stages: &[Stage], all: &StageNs, some: &StageNs) {
+    for (&stage, us) in stages.iter().zip([3, 1, 2]) {
         let at = stage as usize;
         let near = |value: u64, of: u64, one_in: u64| value.abs_diff(of) <= of / one_in;
         assert!(
