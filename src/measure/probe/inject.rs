@@ -153,6 +153,8 @@ pub(super) struct Injector {
     set: Set,
     /// Not yet worked off; negative if too much was.
     owed_ticks: i64,
+    /// Spent, and not yet said to be.
+    unsaid_ticks: u64,
     /// Where the thread is.
     stage: Stage,
 }
@@ -165,6 +167,7 @@ impl Injector {
             packed,
             set: Set::unpacked(packed),
             owed_ticks: 0,
+            unsaid_ticks: 0,
             stage: Stage::Loop,
         }
     }
@@ -185,13 +188,14 @@ impl Injector {
                 enter(self.set.row);
             }
             let start = clocks.ticks();
-            self.work(clocks, start);
+            let mut end = self.work(clocks, start);
             if self.set.elsewhere != self.stage {
                 if self.set.elsewhere != self.set.row {
                     enter(self.set.elsewhere);
+                    end = clocks.ticks();
                 }
-                let start = clocks.ticks();
-                clocks.spin(start, u64::from(self.set.ticks));
+                // On from there, where nothing lies between: neither row gets what it takes to begin again.
+                clocks.spin(end, u64::from(self.set.ticks));
             }
         }
         enter(stage);
@@ -221,13 +225,33 @@ impl Injector {
         self.stage == self.set.stage && self.owed_ticks > 0
     }
 
-    /// Works off what is owed, from `start` on.
-    fn work(&mut self, clocks: &mut impl Clocks, start: u64) {
-        let spent = clocks.spin(start, self.owed_ticks.cast_unsigned());
-        self.dose.spent_ticks.fetch_add(spent, Relaxed);
+    /// Works off what is owed, from `start` on; when that was done. To note it, for which another core's cache
+    /// may have to give up a line, is a part of the work: so it is noted beforehand, and with the next what
+    /// went beyond.
+    fn work(&mut self, clocks: &mut impl Clocks, start: u64) -> u64 {
+        let owed = self.owed_ticks.cast_unsigned();
+        self.say_spent(owed);
+        let spent = clocks.spin(start, owed);
+        let beyond = spent - owed;
+        self.unsaid_ticks = beyond;
         // What goes beyond a request's part was no spin too long but a preemption: no work.
-        let most_ahead = i64::from(self.set.ticks);
-        self.owed_ticks = (self.owed_ticks - spent.cast_signed()).max(-most_ahead);
+        let most_ahead = u64::from(self.set.ticks);
+        if beyond > most_ahead {
+            self.say_spent(0);
+        }
+        self.owed_ticks = -beyond.min(most_ahead).cast_signed();
+        start + spent
+    }
+
+    fn say_spent(&mut self, ticks: u64) {
+        let spent = ticks + std::mem::take(&mut self.unsaid_ticks);
+        self.dose.spent_ticks.fetch_add(spent, Relaxed);
+    }
+}
+
+impl Drop for Injector {
+    fn drop(&mut self) {
+        self.say_spent(0);
     }
 }
 
@@ -403,6 +427,38 @@ mod tests {
                     check(&there, &here, stage, Some(elsewhere));
                 }
             }
+        }
+    }
+
+    /// Where the work is noted beforehand, what it took too long comes with the next, or in the end.
+    #[test]
+    fn all_that_was_spent_is_said() {
+        for stage in [Stage::Guest, Stage::EpollWait] {
+            let dose = Arc::new(Dose::new(stage, 500));
+            let injection = Injection {
+                dose: dose.clone(),
+                recorded: true,
+            };
+            let mut injector = Injector::new(injection);
+            let mut time = ByHand::default();
+            let mut spent = 0;
+            for nth in 0..10 {
+                injector.owed_ticks += i64::from(injector.set.ticks);
+                let (start, owed) = (nth * 100_000, injector.owed_ticks.cast_unsigned());
+                // Somebody else has the core once: a hundred times as long as it was to be.
+                let late = if nth == 5 { 100 * owed } else { 7 };
+                time.awake_ticks.set(start + owed + late - 1);
+                let end = injector.work(&mut time, start);
+                assert_eq!(end, start + owed + late);
+                spent += owed + late;
+                let said = dose.spent_ticks.load(Relaxed);
+                assert!(said <= spent && spent - said <= 7, "{said} of {spent}");
+                if late != 7 {
+                    injector.owed_ticks = 0;
+                }
+            }
+            drop(injector);
+            assert_eq!(dose.spent_ticks.load(Relaxed), spent);
         }
     }
 
