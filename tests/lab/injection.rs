@@ -32,7 +32,7 @@ use ringlab::sandbox::{Isolation, Source};
 use ringlab::server::Server;
 
 use self::patient::Load;
-use self::study::Study;
+use self::study::{Question, Study};
 use self::verdict::{Cell, Verdict};
 use crate::client::{Client, get};
 use crate::server::some_core;
@@ -188,9 +188,13 @@ const ELSEWHERE: Stage = Stage::Protect;
 /// Work at each of those stages that a thread enters under that load.
 fn check(lab: Lab, load: Load, stages: fn(Stage) -> bool) {
     let study = || {
-        let study =
-            |patient: &mut _| study::study(patient, stages, study::longest(), Verdict::is_one);
-        let study = patient::under_load(lab, load, study);
+        let question = Question {
+            stages,
+            misplaced: None,
+            longest: study::longest(),
+            is_enough: Verdict::is_one,
+        };
+        let study = study::study(lab, load, question);
         study.print(lab.model.name, load);
         study
     };
@@ -238,7 +242,11 @@ mod figures {
     fn is_of_a_connection(stage: Stage) -> bool {
         matches!(
             stage,
-            Stage::Accept | Stage::EpollControl | Stage::FileControl | Stage::Close
+            Stage::Accept
+                | Stage::EpollControl
+                | Stage::FileControl
+                | Stage::Shutdown
+                | Stage::Close
         )
     }
 
@@ -253,26 +261,36 @@ mod figures {
         matches!(stage, Stage::HandOver | Stage::FutexWait)
     }
 
+    /// Where a memory is mapped for each request.
+    fn is_of_memory(stage: Stage) -> bool {
+        matches!(stage, Stage::Map | Stage::Advise)
+    }
+
     macro_rules! figures {
-        ($($name:ident: $model:literal, $load:expr, $stages:expr;)+) => {
+        ($($name:ident: $model:literal, $isolation:ident, $load:expr, $stages:expr;)+) => {
             $(#[test]
             #[ignore = "a measurement: takes minutes, and means something on an idle machine only"]
             fn $name() {
-                crate::run($model, Isolation::Reuse, |lab| check(lab, $load, $stages));
+                crate::run($model, Isolation::$isolation, |lab| check(lab, $load, $stages));
             })+
         };
     }
     figures! {
-        blocking: "blocking", Load::Kept(64), |_| true;
-        epoll: "epoll", Load::Kept(64), |_| true;
-        io_uring: "io_uring", Load::Kept(64), |_| true;
+        blocking: "blocking", Reuse, Load::Kept(64), |_| true;
+        epoll: "epoll", Reuse, Load::Kept(64), |_| true;
+        io_uring: "io_uring", Reuse, Load::Kept(64), |_| true;
         // With many it never waits; and what it does besides is seen there.
-        io_uring_of_one: "io_uring", Load::Kept(1), Stage::may_sleep;
+        io_uring_of_one: "io_uring", Reuse, Load::Kept(1), Stage::may_sleep;
+        // What no other model enters.
+        signal: "signal", Reuse, Load::Kept(64), |stage| stage == Stage::SignalRead;
+        tokio_uring: "tokio_uring", Reuse, Load::Kept(64), |stage| stage == Stage::Runtime;
         // What a connection takes that is kept is too seldom in a request's time.
-        epoll_of_visits: "epoll", Load::Visits(8), is_of_a_connection;
-        signal_of_visits: "signal", Load::Visits(8), is_of_a_connection;
+        epoll_of_visits: "epoll", Reuse, Load::Visits(8), is_of_a_connection;
+        signal_of_visits: "signal", Reuse, Load::Visits(8), is_of_a_connection;
         // A worker is woken, and wakes.
-        epoll_of_a_pool: "epoll", Load::Pool(16), is_of_a_pool;
-        blocking_of_a_pool: "blocking", Load::Pool(16), is_of_each_answer;
+        epoll_of_a_pool: "epoll", Reuse, Load::Pool(16), is_of_a_pool;
+        io_uring_of_a_pool: "io_uring", Reuse, Load::Pool(16), is_of_a_pool;
+        blocking_of_a_pool: "blocking", Reuse, Load::Pool(16), is_of_each_answer;
+        epoll_on_demand: "epoll", OnDemand, Load::Kept(16), is_of_memory;
     }
 }

@@ -251,7 +251,7 @@ pub fn begin<P: Probe>(times: &Arc<StageTimes>, one_in: u64, injection: Option<I
         let one_in = if injection.is_some() { 1 } else { one_in };
         CLOCK.set(Some(clock.sampling(one_in)));
     }
-    INJECTOR.set(injection.map(Injector::new));
+    INJECTOR.set(injection.map(|injection| Injector::new(injection, &mut OfThread::default())));
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use ringlab::config::cores;
 use ringlab::measure::probe::Stage;
 
-use super::patient::{Load, Misplaced, Patient, under_load};
-use super::study::{self, Study};
+use super::patient::{Load, Misplaced};
+use super::study::{self, Question, Study};
 use super::verdict::{Cell, Verdict};
 use super::{conclude, inconclusive, list};
 use crate::{Lab, say_left_out, tests_at};
@@ -38,15 +38,18 @@ const LOAD: Load = Load::Kept(16);
 const LONG_ENOUGH: Duration = Duration::from_secs(6);
 
 /// Of work that is believed to be in HTTP, until both rows are known.
-fn study(patient: &mut Patient, longest: Duration) -> Study {
-    let is_enough = |verdict: &Verdict| match verdict {
-        Verdict::Right => true,
-        Verdict::Wrong(cells) => tells_both(cells),
-        Verdict::Inconclusive(_) => false,
+fn study(lab: Lab, longest: Duration) -> Study {
+    let question = Question {
+        stages: |stage| stage == MISPLACED.meant,
+        misplaced: Some(MISPLACED),
+        longest,
+        is_enough: |verdict| match verdict {
+            Verdict::Right => true,
+            Verdict::Wrong(cells) => tells_both(cells),
+            Verdict::Inconclusive(_) => false,
+        },
     };
-    patient.misplace(MISPLACED);
-    let is_meant = |stage| stage == MISPLACED.meant;
-    study::study(patient, is_meant, longest, is_enough)
+    study::study(lab, LOAD, question)
 }
 
 /// Whether less is found where the work should be, and more where it is.
@@ -61,7 +64,7 @@ fn work_in_another_stage_is_never_right(lab: Lab) {
     if cores().len() < 2 {
         return say_left_out("server and client need a core each");
     }
-    let study = under_load(lab, LOAD, |patient| study(patient, LONG_ENOUGH));
+    let study = study(lab, LONG_ENOUGH);
     // What a busy machine has not shown by now it need not.
     let told = not_right(study.verdict);
     println!("{}:{}", lab.model.name, list(&told));
@@ -81,7 +84,7 @@ fn not_right(verdict: Verdict) -> Vec<Cell> {
 /// It is wrong, given time.
 fn is_wrong(lab: Lab) {
     let study = || {
-        let study = under_load(lab, LOAD, |patient| study(patient, study::longest()));
+        let study = study(lab, study::longest());
         study.print(lab.model.name, LOAD);
         study
     };
