@@ -9,7 +9,6 @@ mod accounting;
 mod tests;
 
 use super::reading::Reading;
-pub(in crate::measure) use accounting::charges_interrupts;
 use accounting::{cpu_accounting, nohz_full};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;

@@ -3,28 +3,8 @@
 use super::{Files, MOST_BYTES};
 use crate::measure::reading::Reading;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
-
-/// What is said of interrupts whose time nobody tells apart.
-const CHARGED: &str = "IRQ time charged to what it interrupts";
-
-/// Whether this kernel charges an interrupt to the thread that it interrupts, whose CPU clock then goes on
-/// as wall time does for as long as the thread has its core. False where it does not say: see
-/// [`Host::cpu_accounting`](super::Host).
-pub(in crate::measure) fn charges_interrupts() -> bool {
-    static CHARGES: OnceLock<bool> = OnceLock::new();
-    *CHARGES.get_or_init(|| {
-        let files = Files {
-            root: Path::new("/"),
-        };
-        let accounting = cpu_accounting(&files, &files.text("proc/sys/kernel/osrelease"));
-        accounting
-            .value()
-            .is_some_and(|accounting| accounting.ends_with(CHARGED))
-    })
-}
 
 /// From the running kernel's own configuration, else from the one installed beside it.
 pub(super) fn cpu_accounting(files: &Files, release: &Reading<String>) -> Reading<String> {
@@ -92,7 +72,7 @@ fn accounting_of(config: &str, nohz_full: Reading<String>) -> Reading<String> {
     let irq = if is_set("CONFIG_IRQ_TIME_ACCOUNTING") {
         "IRQ time apart"
     } else {
-        CHARGED
+        "IRQ time charged to what it interrupts"
     };
     Reading::Value(format!("{base}; {irq}"))
 }

@@ -64,7 +64,7 @@ pub(super) struct StageClock<C> {
     since_ticks: u64,
     /// The CPU clock when it was last read: as a rule when the thread last woke.
     read_cpu_ns: u64,
-    /// The counter at the end of that reading.
+    /// The counter when the thread went on after that, or fell asleep.
     read_ticks: u64,
     /// What reading the CPU clock takes.
     reading_ns: u64,
@@ -77,9 +77,11 @@ pub(super) struct StageClock<C> {
     /// What the turn under way counts for; 0: it is not recorded.
     weight: u64,
     sample: Sample,
+    /// Which of those recorded are measured by the CPU clock at both ends.
+    checked: Sample,
 }
 
-/// Which turns, from one waking to the next, are recorded.
+/// Some of the turns, from one waking to the next.
 struct Sample {
     /// One in so many, and for as many it counts.
     one_in: u64,
@@ -88,6 +90,14 @@ struct Sample {
 }
 
 impl Sample {
+    /// Drawn from `seed` on: another for each thread, since they need not draw the same.
+    fn new(one_in: u64, seed: u64) -> Self {
+        Self {
+            one_in,
+            random: seed | 1,
+        }
+    }
+
     /// What the next turn counts for.
     fn weight(&mut self) -> u64 {
         if self.one_in == 1 {
@@ -119,31 +129,17 @@ impl<C: Clocks> StageClock<C> {
             reading_ns,
             look_ticks: ns_to_ticks(LOOK_NS),
             longest: (Stage::Loop, 0),
-            trusted_ticks: 0,
+            trusted_ticks: ns_to_ticks(TRUSTED_NS),
             weight: 1,
-            sample: Sample {
-                one_in: 1,
-                random: 0,
-            },
+            sample: Sample::new(1, read_ticks),
+            checked: Sample::new(CHECKED_ONE_IN, !read_ticks),
         }
     }
 
     /// Records one turn in `one_in`, drawn at random, for all of them: for a thread that sleeps at
-    /// every request, and whose two readings of the CPU clock would weigh more than its work.
+    /// every request, and whose readings of the CPU clock would weigh more than its work.
     pub(super) fn sampling(mut self, one_in: u64) -> Self {
-        self.sample = Sample {
-            one_in,
-            // Another for each thread: they need not record the same turns.
-            random: self.since_ticks | 1,
-        };
-        self
-    }
-
-    /// Reads the CPU clock when the thread wakes, and before it may sleep only if it looks as if somebody
-    /// else had the core meanwhile: for a kernel whose CPU clock goes on with the counter while a thread
-    /// runs. Where the kernel tells interrupts apart, it does not: they are the counter's alone.
-    pub(super) fn trusting_the_counter(mut self) -> Self {
-        self.trusted_ticks = ns_to_ticks(TRUSTED_NS);
+        self.sample = Sample::new(one_in, self.since_ticks);
         self
     }
 
@@ -167,10 +163,10 @@ impl<C: Clocks> StageClock<C> {
     #[cold]
     fn look(&mut self) {
         let used_ns = self.read_cpu_clock();
+        let excess_ns = self.beyond(used_ns);
+        self.take_back_preemption(excess_ns, self.weight);
+        // A system call's end is where a preemption likes to be: what is beyond is no reading, and no stage's.
         let now = self.clocks.ticks();
-        let awake = now.saturating_sub(self.read_ticks);
-        self.take_back_preemption(awake, used_ns);
-        // A system call's end is where a preemption likes to be: what is beyond is no reading.
         let reading = ns_to_ticks(2 * self.reading_ns);
         let looked = now.saturating_sub(self.since_ticks).min(reading);
         self.times.ticks[Stage::Recording as usize].add(looked);
@@ -241,20 +237,13 @@ impl<C: Clocks> StageClock<C> {
     }
 
     /// What the CPU clock counted since it was last read, and the counter did not while the thread was awake,
-    /// is the sleeping stage's.
+    /// is the sleeping stage's. Less than nothing, if somebody else had the core meanwhile.
     fn wake(&mut self, stage: Stage) -> Stage {
-        let fell_asleep = self.since_ticks;
-        let longest = self.longest;
         let used_ns = self.read_cpu_clock();
+        let slept_ns = -self.beyond(used_ns);
         let now = self.clocks.ticks();
         let before = self.switch(stage, now);
-        // Half of the reading at each end lies within, as a whole: one of the two.
-        let used_ns = used_ns.saturating_sub(self.reading_ns);
-        let awake = fell_asleep.saturating_sub(self.read_ticks);
-        let slept_ns = used_ns.saturating_sub(ticks_to_ns(awake));
-        self.times.cpu_ns[before as usize].add(slept_ns * self.weight);
-        self.longest = longest;
-        self.take_back_preemption(awake, used_ns);
+        self.note_sleep(before, slept_ns, self.weight);
         self.note_recording(now, self.reading_ns);
         self.read_ticks = now;
         self.longest = (stage, 0);
@@ -265,23 +254,44 @@ impl<C: Clocks> StageClock<C> {
     fn fall_asleep(&mut self, stage: Stage) -> Stage {
         let now = self.clocks.ticks();
         let before = self.switch(stage, now);
-        if self.longest.1 <= self.trusted_ticks {
+        let drawn = self.checked.weight();
+        let is_long = self.longest.1 > self.trusted_ticks;
+        if drawn == 0 && !is_long {
             self.note_recording(now, 0);
             return before;
         }
         self.note_recording(now, self.reading_ns);
-        let used_ns = self.read_cpu_clock().saturating_sub(self.reading_ns);
-        let awake = self.since_ticks.saturating_sub(self.read_ticks);
-        self.take_back_preemption(awake, used_ns);
+        let used_ns = self.read_cpu_clock();
+        let beyond_ns = self.beyond(used_ns);
+        // Those that are long stand for themselves, being all read.
+        let stands_for = if is_long { 1 } else { drawn };
+        self.take_back_preemption(beyond_ns, stands_for * self.weight);
+        // By so much the sleeping stage has too little in each turn that this one stands for.
+        self.note_sleep(stage, beyond_ns, (stands_for - 1) * self.weight);
         self.read_ticks = self.since_ticks;
         self.longest = (stage, 0);
         before
     }
 
-    /// Nanoseconds of CPU since this was last asked: between the middles of the two readings.
+    /// Nanoseconds of CPU since this was last asked. Half of the reading at each end lies within, as a whole: one
+    /// of the two.
     fn read_cpu_clock(&mut self) -> u64 {
         let cpu_ns = self.clocks.cpu_ns();
-        cpu_ns.saturating_sub(std::mem::replace(&mut self.read_cpu_ns, cpu_ns))
+        let used_ns = cpu_ns.saturating_sub(std::mem::replace(&mut self.read_cpu_ns, cpu_ns));
+        used_ns.saturating_sub(self.reading_ns)
+    }
+
+    /// By how many nanoseconds the counter went further than the CPU clock, of which the thread `used_ns`,
+    /// from where it was last read until the stage began that it is in.
+    fn beyond(&self, used_ns: u64) -> i64 {
+        let awake = self.since_ticks.saturating_sub(self.read_ticks);
+        ticks_to_ns(awake).cast_signed() - used_ns.cast_signed()
+    }
+
+    /// The stage `asleep` has so much more, in each of as many turns as this is the `weight` of.
+    fn note_sleep(&mut self, asleep: Stage, ns: i64, weight: u64) {
+        let ns = ns.wrapping_mul(weight.cast_signed());
+        self.times.cpu_ns[asleep as usize].add(ns.cast_unsigned());
     }
 
     /// What came since `start` was no stage's, nor are `besides` nanoseconds. What recording takes is not
@@ -293,12 +303,11 @@ impl<C: Clocks> StageClock<C> {
         self.since_ticks = now;
     }
 
-    /// The thread was awake for `awake` ticks by the counter, and ran for `used_ns`.
-    fn take_back_preemption(&mut self, awake: u64, used_ns: u64) {
-        let excess_ns = ticks_to_ns(awake).saturating_sub(used_ns);
-        if excess_ns > PREEMPTION_NS {
-            let excess = ns_to_ticks(excess_ns).min(self.longest.1);
-            let excess = excess * self.weight;
+    /// The counter went `beyond_ns` further than the CPU clock, in as many turns as `weight` says.
+    fn take_back_preemption(&mut self, beyond_ns: i64, weight: u64) {
+        if beyond_ns > PREEMPTION_NS {
+            let excess = ns_to_ticks(beyond_ns.cast_unsigned()).min(self.longest.1);
+            let excess = excess * weight;
             self.times.ticks[self.longest.0 as usize].add(excess.wrapping_neg());
         }
     }
@@ -315,11 +324,15 @@ fn reading_ns(clocks: &mut impl Clocks) -> u64 {
 
 /// What the two clocks may differ by without anybody having been preempted, in nanoseconds: they
 /// are not read in one instant.
-const PREEMPTION_NS: u64 = 500;
+const PREEMPTION_NS: i64 = 500;
 
-/// Who had the core for longer than this is looked at before it may sleep: a preemption is seldom as short,
-/// and a stage of a short request seldom as long. What a shorter one takes is the sleeping stage's loss.
+/// After a stretch that was longer than this the CPU clock is read in any case: most preemptions are that
+/// long, and one of milliseconds is none to be known of by lot.
 const TRUSTED_NS: u64 = 20_000;
+
+/// Of the other turns it is read in one in so many before the thread may sleep. The readings of an eighth of
+/// them cost little, and each of the errors, some tens of nanoseconds, counts seven times then.
+const CHECKED_ONE_IN: u64 = 8;
 
 /// A thread that does not sleep is looked at this often, in nanoseconds of wall time: often enough
 /// that two preemptions seldom come between, and for a thousandth of the time.

@@ -9,15 +9,15 @@
 //! The clock is the time-stamp counter where the processor has one that neither stops nor changes
 //! its rate (`constant_tsc` and `nonstop_tsc` in /proc/cpuinfo), and CLOCK_MONOTONIC elsewhere. It
 //! counts sleep too. So stages in which a thread may sleep ([`Stage::may_sleep`]) are taken from the
-//! thread's CPU clock instead. It is read when the thread wakes, which costs a system call, but only once a
-//! turn: what it counted since the waking before, and the counter did not while the thread was awake, was
-//! while it fell asleep and woke.
+//! thread's CPU clock instead. To read it costs a system call, so it is read when the thread wakes, and only
+//! in some turns, drawn at random, before it may sleep as well. In those the sleeping stage is measured by that clock
+//! alone, and so is by how much the counter went too far while the thread was awake: it may have been
+//! preempted, or interrupted where the kernel tells that apart. In the others the sleeping stage has what the
+//! one clock counted and the other did not; and what is wrong with that is put right by those drawn, each
+//! for as many as it stands for. So every row is what it would be if both readings were always made.
 //!
-//! Between two such readings the thread may be preempted, and the counter counts that too. So after a
-//! stretch that is long enough for it the CPU clock is read before the sleep as well. It tells by how much
-//! the counter went too far; the excess is taken from the longest single stretch, where the preemption
-//! most likely was. Where the kernel tells interrupts apart (CONFIG_IRQ_TIME_ACCOUNTING) or does not say, a
-//! running thread's two clocks differ by them, and it is read before each sleep.
+//! What the counter went too far by is taken from the longest single stretch, where a preemption most likely
+//! was. After a stretch that is long enough for one the CPU clock is read in any case.
 //!
 //! A thread that sleeps at every request would pay for such readings at every request. So only
 //! some of its turns are recorded, drawn at random, each for several ([`begin`]'s `one_in`).
@@ -33,7 +33,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::host::charges_interrupts;
 use clock::{OfThread, StageClock};
 use inject::Injector;
 use spans::SpanClock;
@@ -42,7 +41,7 @@ pub use inject::{Dose, Injection};
 #[cfg(test)]
 pub(in crate::measure) use spans::Pages;
 pub use spans::{can_time_faults, can_time_memory_calls, threads_with_untimed_faults, time_faults};
-pub use ticks::check;
+pub use ticks::{calibrate, check};
 pub use times::{StageNs, StageTimes};
 
 macro_rules! stages {
@@ -227,13 +226,6 @@ thread_local! {
     static INJECTOR: RefCell<Option<Injector>> = const { RefCell::new(None) };
 }
 
-/// Measures the length of a tick, and finds how the kernel keeps CPU time, if neither is known yet: what is
-/// not for a serving thread to do. Takes some 10 ms.
-pub fn calibrate() {
-    ticks::calibrate();
-    charges_interrupts();
-}
-
 /// The calling thread's time is recorded in `times` from now on, if `P` records at all: of one turn
 /// in `one_in`, at least 1, for as many. And the work of `injection` is done on it, if `P` does that;
 /// it is looked for in every turn, since in one of four it would take four times as long to see.
@@ -244,10 +236,7 @@ pub fn begin<P: Probe>(times: &Arc<StageTimes>, one_in: u64, injection: Option<I
             .is_none_or(|injection| injection.recorded)
     {
         let spans = SpanClock::begin();
-        let mut clock = StageClock::new(OfThread { spans }, times.clone());
-        if charges_interrupts() {
-            clock = clock.trusting_the_counter();
-        }
+        let clock = StageClock::new(OfThread { spans }, times.clone());
         let one_in = if injection.is_some() { 1 } else { one_in };
         CLOCK.set(Some(clock.sampling(one_in)));
     }

@@ -55,7 +55,7 @@ fn tick_ns() -> f64 {
 const CALIBRATION: Duration = Duration::from_millis(10);
 
 /// Measures the length of a tick, if that is not known yet. Takes up to 10 ms.
-pub(super) fn calibrate() {
+pub fn calibrate() {
     tick_ns();
 }
 
