@@ -47,7 +47,7 @@ fn a_preemption_is_taken_from_where_it_was() {
     clock.switch(Stage::Guest, start + ms);
     // In the guest for 10 ms, of which the thread ran 2.
     clock.switch(Stage::Loop, start + 11 * ms);
-    clock.take_back_preemption(8_000_000, 1);
+    clock.take_back_preemption(3_000_000);
     let ns = clock.times.snapshot().ns;
     let near = |stage: Stage, expected: u64| ns[stage as usize].abs_diff(expected) < 1000;
     assert!(near(Stage::Guest, 2_000_000), "{ns:?}");
@@ -152,7 +152,7 @@ fn spans_are_taken_out_of_the_stage_that_they_interrupt() {
     check(protect, 1000, [600, 300, 600, 100], (protect, 600));
 }
 
-/// A counter that each look at it takes time of, and the CPU's.
+/// A counter that each look at it takes time of, and a thread that uses no CPU.
 struct Slow(u64);
 
 impl Clocks for Slow {
@@ -162,7 +162,7 @@ impl Clocks for Slow {
     }
 
     fn cpu_ns(&mut self) -> u64 {
-        ticks_to_ns(self.0)
+        0
     }
 }
 
@@ -178,162 +178,6 @@ fn what_is_noted_around_a_sleep_is_no_stages() {
     // From one look to the next at either end; and once between them, but for the last.
     assert_eq!(ticks(Stage::Recording) - before, 200_000);
     assert_eq!(ticks(Stage::Http), 99_000);
-}
-
-/// A clock that the test moves, and of which a reading of the CPU's takes so many nanoseconds, half of them
-/// before it is read.
-struct Dear {
-    time: ByHand,
-    reading_ns: u64,
-    /// Somebody else has the core for so long behind each.
-    gone_ns: u64,
-    readings: std::rc::Rc<std::cell::Cell<u64>>,
-}
-
-impl Dear {
-    fn pass(&self, wall_ns: u64, cpu_ns: u64) {
-        let (ticks, cpu) = self.time.0.get();
-        self.time
-            .0
-            .set((ticks + ns_to_ticks(wall_ns), cpu + cpu_ns));
-    }
-}
-
-impl Clocks for Dear {
-    fn ticks(&mut self) -> u64 {
-        self.time.ticks()
-    }
-
-    fn cpu_ns(&mut self) -> u64 {
-        self.readings.set(self.readings.get() + 1);
-        let half = self.reading_ns / 2;
-        self.pass(half, half);
-        let read = self.time.cpu_ns();
-        self.pass(half + self.gone_ns, half);
-        read
-    }
-}
-
-/// Turns of 3 µs of CPU in a sleep and 7 in HTTP, and where somebody else has the core for `gone_ns` in every
-/// tenth: microseconds of the two and of recording, for each turn, and how often the CPU clock was read.
-fn turns_beside_another(gone_ns: u64, reading_ns: u64) -> ([f64; 3], u64) {
-    let time: std::rc::Rc<std::cell::Cell<(u64, u64)>> = std::rc::Rc::default();
-    let readings = std::rc::Rc::default();
-    let dear = || Dear {
-        time: ByHand(std::rc::Rc::clone(&time)),
-        reading_ns,
-        gone_ns: 0,
-        readings: std::rc::Rc::clone(&readings),
-    };
-    let world = dear();
-    let mut clock = StageClock::new(dear(), Arc::default());
-    clock.enter(Stage::EpollWait);
-    clock.enter(Stage::Http);
-    let (noted, read) = (clock.times.snapshot(), readings.get());
-    for turn in 0..TURNS {
-        world.pass(7000 + if turn % 10 == 5 { gone_ns } else { 0 }, 7000);
-        clock.enter(Stage::EpollWait);
-        world.pass(50_000, 3000);
-        clock.enter(Stage::Http);
-    }
-    let ns = clock.times.snapshot().since(&noted).ns;
-    let rows = [Stage::EpollWait, Stage::Http, Stage::Recording];
-    let us = rows.map(|row| ns[row as usize] as f64 / TURNS as f64 / 1000.0);
-    (us, readings.get() - read)
-}
-
-const TURNS: u64 = 80_000;
-
-/// Each row is what it would be if the clock were read at both ends of each sleep, and it is read little more
-/// than once.
-#[test]
-fn the_cpu_clock_is_read_once_a_sleep_and_again_where_it_may_tell_more() {
-    let check = |gone_ns: u64, reading_ns: u64, off_us: f64, long: f64| {
-        let ([slept, awake, recording], readings) = turns_beside_another(gone_ns, reading_ns);
-        let readings = readings as f64 / TURNS as f64;
-        let found = format!("{slept}, {awake}, {recording}, {readings}; {gone_ns}, {reading_ns}");
-        let near = |us: f64, expected: f64, off: f64| (us - expected).abs() < off;
-        assert!(
-            near(slept, 3.0, off_us) && near(awake, 7.0, off_us),
-            "{found}"
-        );
-        assert!(
-            near(recording, readings * reading_ns as f64 / 1000.0, 0.01),
-            "{found}"
-        );
-        // Once, where it was long again, and of the others one in eight.
-        assert!(
-            near(readings, 1.0 + long + (1.0 - long) / 8.0, 0.01),
-            "{found}"
-        );
-    };
-    for reading_ns in [0, 400] {
-        check(0, reading_ns, 0.01, 0.0);
-        check(4_000_000, reading_ns, 0.01, 0.1);
-        // Too short to be read in any case, and longer than the sleep or not: of such a tenth of an eighth
-        // tells.
-        check(2000, reading_ns, 0.02, 0.0);
-        check(12_000, reading_ns, 0.1, 0.0);
-    }
-}
-
-#[test]
-fn who_is_preempted_where_it_looks_loses_nothing_for_it() {
-    let dear = Dear {
-        time: ByHand(std::rc::Rc::default()),
-        reading_ns: 400,
-        gone_ns: 0,
-        readings: std::rc::Rc::default(),
-    };
-    let mut clock = StageClock::new(
-        Dear {
-            time: ByHand(std::rc::Rc::clone(&dear.time.0)),
-            gone_ns: 4_000_000,
-            readings: std::rc::Rc::clone(&dear.readings),
-            ..dear
-        },
-        Arc::default(),
-    );
-    // One without preemption, as the least of many is.
-    clock.reading_ns = 400;
-    dear.readings.set(0);
-    for _ in 0..10_000 {
-        clock.enter(Stage::Http);
-        dear.pass(1000, 1000);
-        clock.enter(Stage::Guest);
-        dear.pass(1000, 1000);
-    }
-    clock.enter(Stage::Loop);
-    let ns = clock.times.snapshot().ns;
-    let near = |stage: Stage| ns[stage as usize].abs_diff(10_000_000) < 20_000;
-    assert!(near(Stage::Http) && near(Stage::Guest), "{ns:?}");
-    assert!(dear.readings.get() > 50, "it was looked at");
-}
-
-/// As where interrupts are told apart: the counter goes faster than the CPU clock, by too little for anybody
-/// to have been preempted. It is no stage's, and so remains unexplained.
-#[test]
-fn what_the_clocks_differ_by_is_not_the_sleeping_stages() {
-    let rows = {
-        let time: std::rc::Rc<std::cell::Cell<(u64, u64)>> = std::rc::Rc::default();
-        let mut clock = StageClock::new(ByHand(std::rc::Rc::clone(&time)), Arc::default());
-        let pass = |wall_ns: u64, cpu_ns: u64| {
-            let (ticks, cpu) = time.get();
-            time.set((ticks + ns_to_ticks(wall_ns), cpu + cpu_ns));
-        };
-        for _ in 0..TURNS {
-            clock.enter(Stage::EpollWait);
-            pass(50_000, 3000);
-            clock.enter(Stage::Http);
-            pass(7300, 7000);
-        }
-        let ns = clock.times.snapshot().ns;
-        [Stage::EpollWait, Stage::Http].map(|row| ns[row as usize] / TURNS)
-    };
-    assert!(
-        rows[0].abs_diff(3000) < 30 && rows[1].abs_diff(7300) < 30,
-        "{rows:?}"
-    );
 }
 
 /// Turns of 1 µs in HTTP, 2 µs in a guest and 3 µs of CPU in a `recv` that also sleeps.
