@@ -288,6 +288,7 @@ mod figures {
         epoll_of_a_pool: "epoll", Reuse, Load::Pool(16), is_of_a_pool;
         io_uring_of_a_pool: "io_uring", Reuse, Load::Pool(16), is_of_a_pool;
         blocking_of_a_pool: "blocking", Reuse, Load::Pool(16), is_of_each_answer;
+        // Each request has a memory of its own.
         epoll_on_demand: "epoll", OnDemand, Load::Kept(16), is_of_memory;
     }
 }

@@ -1,0 +1,271 @@
+//! Where injected work is found, by a clock that the tests move by hand.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::*;
+use crate::measure::probe::StageTimes;
+use crate::measure::probe::clock::StageClock;
+use crate::measure::probe::ticks::ticks_to_ns;
+
+/// Time that passes only where a test says so, and so many ticks at each look.
+#[derive(Clone)]
+struct ByHand {
+    look: u64,
+    awake_ticks: Rc<Cell<u64>>,
+    asleep_ticks: Rc<Cell<u64>>,
+}
+
+impl ByHand {
+    fn new(look: u64) -> Self {
+        Self {
+            look,
+            awake_ticks: Rc::default(),
+            asleep_ticks: Rc::default(),
+        }
+    }
+
+    fn pass(counter: &Cell<u64>, ticks: u64) {
+        counter.set(counter.get() + ticks);
+    }
+}
+
+impl Clocks for ByHand {
+    fn ticks(&mut self) -> u64 {
+        Self::pass(&self.awake_ticks, self.look);
+        self.awake_ticks.get() + self.asleep_ticks.get()
+    }
+
+    fn cpu_ns(&mut self) -> u64 {
+        ticks_to_ns(self.awake_ticks.get())
+    }
+}
+
+/// What a loop enters for eight requests that came in one turn, each stage for 300 ticks.
+const TURN: Turn = [
+    &[Stage::EpollWait, Stage::Loop],
+    &[
+        Stage::Receive,
+        Stage::Loop,
+        Stage::Http,
+        Stage::Loop,
+        Stage::Sandbox,
+        Stage::Copy,
+        Stage::Sandbox,
+        Stage::Guest,
+        // It grows.
+        Stage::Advise,
+        Stage::Guest,
+        Stage::Sandbox,
+        Stage::Http,
+        Stage::Sandbox,
+        Stage::Loop,
+        Stage::Send,
+        Stage::Loop,
+    ],
+];
+/// The same where other threads answer, each of which wakes and is woken, and the loop waits in
+/// futex(2) besides.
+const TURN_OF_A_POOL: Turn = [
+    &[Stage::EpollWait, Stage::Loop, Stage::FutexWait, Stage::Loop],
+    &[
+        Stage::Receive,
+        Stage::Loop,
+        Stage::Http,
+        Stage::Loop,
+        Stage::Copy,
+        Stage::Loop,
+        Stage::HandOver,
+        Stage::Loop,
+        Stage::FutexWake,
+        Stage::Loop,
+        Stage::EventRead,
+        Stage::Loop,
+        Stage::Http,
+        Stage::Loop,
+        Stage::Send,
+        Stage::Loop,
+    ],
+];
+/// What is entered once a turn, and for each request.
+type Turn = [&'static [Stage]; 2];
+const REQUESTS: u64 = 8;
+const TURNS: u64 = 200;
+
+/// Nanoseconds of each stage for each request.
+fn run(turn: Turn, dose: Option<Dose>) -> Vec<(Stage, f64)> {
+    run_by(ByHand::new(1), turn, dose)
+}
+
+fn run_by(mut time: ByHand, turn: Turn, dose: Option<Dose>) -> Vec<(Stage, f64)> {
+    let injection = dose.map(|dose| Injection {
+        dose: Arc::new(dose),
+        recorded: true,
+    });
+    let times: Arc<StageTimes> = Arc::default();
+    let mut clock = StageClock::new(time.clone(), times.clone());
+    let mut injector = injection.map(|injection| Injector::new(injection, &mut time));
+    let mut enter = |stage: Stage| {
+        let mut enter = |stage: Stage| {
+            clock.enter(stage);
+        };
+        if let Some(injector) = &mut injector {
+            injector.enter(stage, &mut time, &mut enter);
+        } else {
+            enter(stage);
+        }
+        if stage.may_sleep() {
+            ByHand::pass(&time.asleep_ticks, 100_000);
+        }
+        ByHand::pass(&time.awake_ticks, 300);
+    };
+    for _ in 0..TURNS {
+        turn[0].iter().copied().for_each(&mut enter);
+        for _ in 0..REQUESTS {
+            turn[1].iter().copied().for_each(&mut enter);
+        }
+    }
+    let ns = times.snapshot().ns;
+    let per_request = |ns: u64| ns as f64 / (REQUESTS * TURNS) as f64;
+    let stages = Stage::ALL.iter();
+    stages
+        .map(|&stage| (stage, per_request(ns[stage as usize])))
+        .collect()
+}
+
+/// By how much each row moves from one to the other must be 500 ns in `row`, as much the other way
+/// in `from`, if that is a row, and nothing elsewhere.
+fn check(before: &[(Stage, f64)], after: &[(Stage, f64)], row: Stage, from: Option<Stage>) {
+    for ((here, after), (_, before)) in after.iter().zip(before) {
+        let moved = after - before;
+        let expected = match *here {
+            here if here == row => 500.0,
+            here if Some(here) == from => -500.0,
+            _ => 0.0,
+        };
+        // What the last turn owes may still be owed.
+        assert!(
+            (moved - expected).abs() < 5.0,
+            "500 ns in the row {} moved {} by {moved:.1}",
+            row.name(),
+            here.name(),
+        );
+    }
+}
+
+#[test]
+fn work_put_into_a_stage_is_found_in_its_row_and_nowhere_else() {
+    for turn in [TURN, TURN_OF_A_POOL] {
+        let without = run(turn, None);
+        for stage in turn.concat() {
+            let with = run(turn, Some(Dose::new(stage, 500)));
+            check(&without, &with, stage, None);
+        }
+    }
+}
+
+#[test]
+fn the_same_work_at_the_same_moment_moves_from_one_row_to_another() {
+    let with = |turn, stage, elsewhere, moved| {
+        let dose = Dose::new(stage, 0);
+        dose.set_one_of_two(stage, elsewhere, moved, 500);
+        // As long as a look takes where the hypervisor has a hand in it.
+        run_by(ByHand::new(60), turn, Some(dose))
+    };
+    let all = |turn: Turn| turn.concat().into_iter().map(move |stage| (turn, stage));
+    for (turn, stage) in all(TURN).chain(all(TURN_OF_A_POOL)) {
+        for elsewhere in [Stage::Close, Stage::Http] {
+            let [here, there] = [false, true].map(|moved| with(turn, stage, elsewhere, moved));
+            if stage == elsewhere {
+                assert_eq!(here, there);
+            } else {
+                check(&there, &here, stage, Some(elsewhere));
+            }
+        }
+    }
+}
+
+/// Where the work is noted beforehand, what it took too long comes with the next, or in the end.
+#[test]
+fn all_that_was_spent_is_said() {
+    for stage in [Stage::Guest, Stage::EpollWait] {
+        let dose = Arc::new(Dose::new(stage, 500));
+        let injection = Injection {
+            dose: dose.clone(),
+            recorded: true,
+        };
+        let mut time = ByHand::new(1);
+        let mut injector = Injector::new(injection, &mut time);
+        let mut spent = 0;
+        for nth in 0..10 {
+            injector.owed_ticks += i64::from(injector.set.ticks);
+            let (start, owed) = (nth * 100_000, injector.owed_ticks.cast_unsigned());
+            // Somebody else has the core once: a hundred times as long as it was to be.
+            let late = if nth == 5 { 100 * owed } else { 7 };
+            time.awake_ticks.set(start + owed + late - 1);
+            let end = injector.work(&mut time, start);
+            assert_eq!(end, start + owed + late);
+            spent += owed + late;
+            let said = dose.spent_ticks.load(Relaxed);
+            assert!(said <= spent && spent - said <= 7, "{said} of {spent}");
+            if late != 7 {
+                injector.owed_ticks = 0;
+            }
+        }
+        drop(injector);
+        assert_eq!(dose.spent_ticks.load(Relaxed), spent);
+    }
+}
+
+/// In either of two doses it is followed by the same.
+#[test]
+fn a_sleep_is_followed_by_as_much_work_elsewhere() {
+    let dose = Dose::new(Stage::Loop, 0);
+    dose.set_one_of_two(Stage::EpollWait, Stage::Close, false, 500);
+    let with = run(TURN, Some(dose));
+    let without = run(TURN, None);
+    let at = Stage::Close as usize;
+    let follows = with[at].1 - without[at].1;
+    // Once a turn, of eight requests.
+    assert!((follows - 500.0 / REQUESTS as f64).abs() < 5.0, "{follows}");
+}
+
+#[test]
+fn what_a_dose_is_set_to_is_of_one_piece() {
+    for &stage in Stage::ALL {
+        for (row, elsewhere) in [(stage, Stage::Accept), (Stage::Close, stage)] {
+            let ticks = u32::MAX - stage as u32;
+            let set = Set {
+                stage,
+                row,
+                elsewhere,
+                ticks,
+            };
+            assert_eq!(Set::unpacked(set.packed()), set);
+        }
+    }
+}
+
+#[test]
+fn an_injection_is_read_from_a_rows_name_and_refused_in_words() {
+    let check = |text: &str, expected: Result<(Stage, u64), &str>| {
+        let read = text.parse::<Injection>();
+        match (read, expected) {
+            (Ok(read), Ok((stage, ns))) => {
+                let dose = Dose::new(stage, ns).set.into_inner();
+                assert_eq!(read.dose.set.load(Relaxed), dose, "{text}");
+            }
+            (Err(why), Err(expected)) => assert!(why.contains(expected), "{why}"),
+            (read, _) => panic!("{text}: {read:?}"),
+        }
+    };
+    for stage in Stage::ALL {
+        check(&format!("{}=500", stage.name()), Ok((*stage, 500)));
+    }
+    check("HTTP=0", Ok((Stage::Http, 0)));
+    check("HTTP=1000001", Err("from 0 to 1000000"));
+    check("HTTP=much", Err("\"much\""));
+    check("http=5", Err("choose from `guest`"));
+    check("HTTP", Err("names no time"));
+}
