@@ -20,7 +20,7 @@ const DRAIN_LOOK_MS: u64 = 10;
 /// Connections accepted before deadlines are looked at again.
 const ACCEPTS_PER_TURN: usize = 64;
 /// Of its requests a connection's thread records the time of one in so many, if of any: it sleeps at
-/// each, and the two readings of the CPU clock around that took a tenth of the request's own time.
+/// each, and a reading of the CPU clock takes some part of the request's own time.
 const RECORDED_ONE_IN: u64 = 4;
 /// Room on a connection thread's stack for what is not the guest's.
 const STACK_BYTES: usize = 128 * 1024;

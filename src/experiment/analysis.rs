@@ -263,7 +263,7 @@ fn row(plan: &Plan, own: &[&Block], arm: &Arm, load: Load) -> Row {
             .filter(|name| counts[name] > 0)
             .map(|name| (name.to_string(), per_request(counts[name])))
             .collect(),
-        machine_ns: medians(&|block| block.per_request(*block.machine_ns.value()?)),
+        machine_ns: medians(&|block| block.per_request(*block.machine_ns.value()? as f64)),
         memory_bytes: memory(own),
         drift_percent: None,
     }

@@ -157,13 +157,13 @@ impl Block {
     }
 
     /// `total` per request of the window; `None` without requests.
-    pub fn per_request(&self, total: u64) -> Option<f64> {
-        (self.requests() > 0).then(|| total as f64 / self.requests() as f64)
+    pub fn per_request(&self, total: f64) -> Option<f64> {
+        (self.requests() > 0).then(|| total / self.requests() as f64)
     }
 
     /// CPU time of the server per request, in nanoseconds.
     pub fn cpu_ns_per_request(&self) -> Option<f64> {
-        self.per_request(self.server.cpu_ns)
+        self.per_request(self.server.cpu_ns as f64)
     }
 
     /// Requests per second of wall time.

@@ -158,19 +158,19 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
     if n == 0 {
         return None;
     }
-    let per_request = |total: u64| total as f64 / n as f64;
+    let per_request = |total: f64| total / n as f64;
     let stages = recorded.iter().fold(StageNs::default(), |sum, block| {
         sum.plus(&block.server.figures.stages)
     });
     let rows: Vec<Entry> = Stage::ALL
         .iter()
         .enumerate()
-        .filter(|(at, _)| stages.ns[*at] > 0)
+        .filter(|(at, _)| stages.ns[*at] != 0)
         .map(|(at, stage)| Entry {
             stage: *stage,
-            ns: per_request(stages.ns[at]),
-            rounds: rounds(recorded, |block| block.server.figures.stages.ns[at]),
-            times: per_request(stages.entered[at]),
+            ns: per_request(stages.ns[at] as f64),
+            rounds: rounds(recorded, |block| block.server.figures.stages.ns[at] as f64),
+            times: per_request(stages.entered[at] as f64),
         })
         .collect();
     let helpers: u64 = recorded.iter().map(|block| block.server.helpers_ns).sum();
@@ -178,19 +178,20 @@ fn column(label: &str, recorded: &[&Block]) -> Option<Column> {
     let workers: u64 = recorded.iter().map(|block| block.server.workers_ns).sum();
     let faults: u64 = recorded.iter().map(|block| block.faults()).sum();
     let ticks: Option<u64> = recorded.iter().map(|block| block.server.ticks_ns()).sum();
-    let explained: u64 = stages.ns.iter().sum::<u64>() + helpers + workers;
+    let staged: i64 = stages.ns.iter().sum();
+    let explained = staged as f64 + (helpers + workers) as f64;
     Some(Column {
         label: label.to_string(),
         rows,
-        helpers_ns: per_request(helpers),
-        helpers_rounds: rounds(recorded, |block| block.server.helpers_ns),
-        workers_ns: per_request(workers),
-        workers_rounds: rounds(recorded, |block| block.server.workers_ns),
-        ticks_ns: ticks.map(per_request),
-        faults: Some(per_request(faults)),
-        faults_untimed: why_untimed(per_request(faults), recorded, &stages),
-        unexplained_ns: (total as f64 - explained as f64) / n as f64,
-        total_ns: per_request(total),
+        helpers_ns: per_request(helpers as f64),
+        helpers_rounds: rounds(recorded, |block| block.server.helpers_ns as f64),
+        workers_ns: per_request(workers as f64),
+        workers_rounds: rounds(recorded, |block| block.server.workers_ns as f64),
+        ticks_ns: ticks.map(|ticks| per_request(ticks as f64)),
+        faults: Some(per_request(faults as f64)),
+        faults_untimed: why_untimed(per_request(faults as f64), recorded, &stages),
+        unexplained_ns: per_request(total as f64 - explained),
+        total_ns: per_request(total as f64),
         ..Column::default()
     })
 }
@@ -240,7 +241,7 @@ fn per_request(blocks: &[&Block], figure: impl Fn(&Block) -> Option<u64>) -> Opt
 }
 
 /// Least and most of a round, per request; `None` of a single one.
-fn rounds(recorded: &[&Block], total: impl Fn(&Block) -> u64) -> Option<Interval> {
+fn rounds(recorded: &[&Block], total: impl Fn(&Block) -> f64) -> Option<Interval> {
     let each = recorded
         .iter()
         .filter_map(|block| block.per_request(total(block)));
@@ -441,7 +442,7 @@ mod tests {
     /// To the nanosecond: the rows are whole ones, divided by one number.
     #[test]
     fn rows_sum_to_the_total_with_a_remainder_that_may_be_negative() {
-        let check = |stage_ns: u64, helpers_ns: u64, negative: bool| {
+        let check = |stage_ns: i64, helpers_ns: u64, negative: bool| {
             let mut blocks = blocks(&[(Pass::Time, &[6300.0])]);
             let server = &mut blocks[0].server;
             server.figures.stages.ns[Stage::Guest as usize] = stage_ns;
@@ -465,5 +466,7 @@ mod tests {
         check(123_456_789, 1, false);
         check(5_000_000_000, 17, true);
         check(1, 900_000_000, true);
+        // A row that is less than nothing, of few turns.
+        check(-80_000, 1, false);
     }
 }

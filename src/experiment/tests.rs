@@ -340,7 +340,7 @@ fn a_ledger_that_leaves_much_unexplained_makes_a_run_noisy() {
         let mut block = block(0, 0, 6000.0);
         block.pass = Pass::Time;
         let http_ns = block.server.cpu_ns * http_ns_per_request / 6000;
-        block.server.figures.stages.ns[Stage::Http as usize] = http_ns;
+        block.server.figures.stages.ns[Stage::Http as usize] = http_ns.cast_signed();
         let analysis = analyse(&plan(), &[block], 0.0, &Limits::default());
         let mut causes = analysis.verdict.causes.iter();
         causes

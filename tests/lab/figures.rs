@@ -162,7 +162,7 @@ fn a_server_that_sleeps_shows_no_cpu(lab: Lab) {
         "{used_ns} ns of CPU"
     );
     // Of which a row that counted sleep would make far less than nothing.
-    let unexplained_ns = used_ns.cast_signed() - rows.ns.iter().sum::<u64>().cast_signed();
+    let unexplained_ns = used_ns.cast_signed() - rows.ns.iter().sum::<i64>();
     assert!(
         Duration::from_nanos(unexplained_ns.unsigned_abs()) < NEXT_TO_NOTHING,
         "{unexplained_ns} ns are unexplained: {rows:?}"

@@ -62,22 +62,26 @@ pub(super) struct StageClock<C> {
     times: Arc<StageTimes>,
     stage: Stage,
     since_ticks: u64,
-    /// The CPU clock when the thread last fell asleep or woke.
-    since_cpu_ns: u64,
+    /// The CPU clock when it was last read: as a rule when the thread last woke.
+    read_cpu_ns: u64,
+    /// The counter when the thread went on after that, or fell asleep.
+    read_ticks: u64,
     /// What reading the CPU clock takes.
     reading_ns: u64,
-    /// Ticks since the thread last woke, or was last looked at.
-    awake_ticks: u64,
-    /// How many there may be before it is looked at.
+    /// Ticks after which a thread that does not sleep is looked at.
     look_ticks: u64,
-    /// The longest stretch in one stage since then.
+    /// The longest stretch in one stage since the CPU clock was read.
     longest: (Stage, u64),
+    /// The CPU clock is read before the thread may sleep, too, if a stretch was longer than this.
+    trusted_ticks: u64,
     /// What the turn under way counts for; 0: it is not recorded.
     weight: u64,
     sample: Sample,
+    /// Which of those recorded are measured by the CPU clock at both ends.
+    checked: Sample,
 }
 
-/// Which turns, from one waking to the next, are recorded.
+/// Some of the turns, from one waking to the next.
 struct Sample {
     /// One in so many, and for as many it counts.
     one_in: u64,
@@ -86,6 +90,14 @@ struct Sample {
 }
 
 impl Sample {
+    /// Drawn from `seed` on: another for each thread, since they need not draw the same.
+    fn new(one_in: u64, seed: u64) -> Self {
+        Self {
+            one_in,
+            random: seed | 1,
+        }
+    }
+
     /// What the next turn counts for.
     fn weight(&mut self) -> u64 {
         if self.one_in == 1 {
@@ -105,32 +117,29 @@ impl Sample {
 impl<C: Clocks> StageClock<C> {
     pub(super) fn new(mut clocks: C, times: Arc<StageTimes>) -> Self {
         let reading_ns = reading_ns(&mut clocks);
+        let read_cpu_ns = clocks.cpu_ns();
+        let read_ticks = clocks.ticks();
         Self {
             times,
             stage: Stage::Loop,
-            since_ticks: clocks.ticks(),
-            since_cpu_ns: clocks.cpu_ns(),
+            since_ticks: read_ticks,
+            read_cpu_ns,
+            read_ticks,
             clocks,
             reading_ns,
-            awake_ticks: 0,
             look_ticks: ns_to_ticks(LOOK_NS),
             longest: (Stage::Loop, 0),
+            trusted_ticks: ns_to_ticks(TRUSTED_NS),
             weight: 1,
-            sample: Sample {
-                one_in: 1,
-                random: 0,
-            },
+            sample: Sample::new(1, read_ticks),
+            checked: Sample::new(CHECKED_ONE_IN, !read_ticks),
         }
     }
 
     /// Records one turn in `one_in`, drawn at random, for all of them: for a thread that sleeps at
-    /// every request, and whose two readings of the CPU clock would weigh more than its work.
+    /// every request, and whose readings of the CPU clock would weigh more than its work.
     pub(super) fn sampling(mut self, one_in: u64) -> Self {
-        self.sample = Sample {
-            one_in,
-            // Another for each thread: they need not record the same turns.
-            random: self.since_ticks | 1,
-        };
+        self.sample = Sample::new(one_in, self.since_ticks);
         self
     }
 
@@ -144,7 +153,7 @@ impl<C: Clocks> StageClock<C> {
         }
         let now = self.clocks.ticks();
         let before = self.switch(stage, now);
-        if self.awake_ticks > self.look_ticks {
+        if now.saturating_sub(self.read_ticks) > self.look_ticks {
             self.look();
         }
         before
@@ -153,17 +162,16 @@ impl<C: Clocks> StageClock<C> {
     /// Sees whether a thread that does not sleep was preempted.
     #[cold]
     fn look(&mut self) {
-        let cpu_ns = self.clocks.cpu_ns();
+        let used_ns = self.read_cpu_clock();
+        let beyond_ns = self.beyond(used_ns);
+        self.take_back_preemption(beyond_ns, 1);
+        // A system call's end is where a preemption likes to be: what is beyond is no reading, and no stage's.
         let now = self.clocks.ticks();
-        let used_ns = cpu_ns.saturating_sub(self.since_cpu_ns);
-        self.take_back_preemption(used_ns);
-        // A system call's end is where a preemption likes to be: what is beyond is no reading.
         let reading = ns_to_ticks(2 * self.reading_ns);
         let looked = now.saturating_sub(self.since_ticks).min(reading);
         self.times.ticks[Stage::Recording as usize].add(looked);
         self.since_ticks = now;
-        self.since_cpu_ns = cpu_ns;
-        self.awake_ticks = 0;
+        self.read_ticks = now;
         self.longest = (self.stage, 0);
     }
 
@@ -172,7 +180,6 @@ impl<C: Clocks> StageClock<C> {
     fn switch(&mut self, stage: Stage, now: u64) -> Stage {
         let before = std::mem::replace(&mut self.stage, stage);
         let mut stretch = now.saturating_sub(self.since_ticks);
-        self.awake_ticks += stretch;
         if let Some(spans) = self.clocks.spans() {
             stretch -= self.note_spans(before, stretch, spans);
         }
@@ -210,9 +217,8 @@ impl<C: Clocks> StageClock<C> {
         stretch - left
     }
 
-    /// Into or out of a stage that may sleep: the CPU clock is read on the inner side, so that its
-    /// own cost falls on this stage and not on the thread's work. What is noted besides, of a thread
-    /// whose caches are another's when it wakes, takes longer than some stages: it is told apart too.
+    /// Into or out of a stage that may sleep. What is noted besides, of a thread whose caches are
+    /// another's when it wakes, takes longer than some stages: it is told apart too.
     fn cross_sleep(&mut self, stage: Stage) -> Stage {
         let slept = self.stage.may_sleep();
         let next = match slept {
@@ -222,52 +228,100 @@ impl<C: Clocks> StageClock<C> {
         if self.weight == 0 && next == 0 {
             return std::mem::replace(&mut self.stage, stage);
         }
-        let before = if slept {
-            let cpu_ns = self.clocks.cpu_ns();
-            let now = self.clocks.ticks();
-            let before = self.switch(stage, now);
-            let used_ns = self.cpu_ns_used(cpu_ns);
-            // Half of the reading at each end lies within, as a whole: one of the two.
-            let slept_ns = used_ns.saturating_sub(self.reading_ns);
-            self.times.cpu_ns[before as usize].add(slept_ns * self.weight);
-            self.note_recording(now);
-            before
-        } else {
-            let now = self.clocks.ticks();
-            let before = self.switch(stage, now);
-            self.note_recording(now);
-            let cpu_ns = self.clocks.cpu_ns();
-            let used_ns = self.cpu_ns_used(cpu_ns);
-            self.take_back_preemption(used_ns);
-            before
+        let before = match slept {
+            true => self.wake(stage),
+            false => self.fall_asleep(stage),
         };
         self.weight = next;
-        self.awake_ticks = 0;
+        before
+    }
+
+    /// What the CPU clock counted since it was last read, and the counter did not while the thread was awake,
+    /// is the sleeping stage's. Less than nothing, if somebody else had the core meanwhile.
+    fn wake(&mut self, stage: Stage) -> Stage {
+        let used_ns = self.read_cpu_clock();
+        let slept_ns = -self.beyond(used_ns);
+        let now = self.clocks.ticks();
+        let before = self.switch(stage, now);
+        self.note_sleep(before, slept_ns, self.weight);
+        self.read_ticks = now;
+        self.longest = (stage, 0);
+        self.note_reading();
+        self.note_recording(now);
+        before
+    }
+
+    /// The stage that may sleep begins when all is noted.
+    fn fall_asleep(&mut self, stage: Stage) -> Stage {
+        let now = self.clocks.ticks();
+        let before = self.switch(stage, now);
+        let drawn = self.checked.weight();
+        self.note_recording(now);
+        let is_long = self.longest.1 > self.trusted_ticks;
+        if drawn == 0 && !is_long {
+            return before;
+        }
+        self.note_reading();
+        let used_ns = self.read_cpu_clock();
+        let beyond_ns = self.beyond(used_ns);
+        // Those that are long stand for themselves, being all read.
+        let stands_for = if is_long { 1 } else { drawn };
+        self.take_back_preemption(beyond_ns, stands_for);
+        // By so much the sleeping stage has too little in each turn that this one stands for.
+        self.note_sleep(stage, beyond_ns, (stands_for - 1) * self.weight);
+        self.read_ticks = self.since_ticks;
         self.longest = (stage, 0);
         before
     }
 
-    /// Nanoseconds of CPU since this was last asked, and `cpu_ns` now.
-    fn cpu_ns_used(&mut self, cpu_ns: u64) -> u64 {
-        cpu_ns.saturating_sub(std::mem::replace(&mut self.since_cpu_ns, cpu_ns))
+    /// Nanoseconds of CPU since this was last asked. Half of the reading at each end lies within, as a whole: one
+    /// of the two.
+    fn read_cpu_clock(&mut self) -> u64 {
+        let cpu_ns = self.clocks.cpu_ns();
+        let used_ns = cpu_ns.saturating_sub(std::mem::replace(&mut self.read_cpu_ns, cpu_ns));
+        used_ns.saturating_sub(self.reading_ns)
     }
 
-    /// What came since `start` was no stage's, nor is the reading of the CPU clock. What recording
-    /// takes is not sampled: it counts as it is.
+    /// By how many nanoseconds the counter went further than the CPU clock, of which the thread `used_ns`,
+    /// from where it was last read until the stage began that it is in.
+    fn beyond(&self, used_ns: u64) -> i64 {
+        let awake = self.since_ticks.saturating_sub(self.read_ticks);
+        ticks_to_ns(awake).cast_signed() - used_ns.cast_signed()
+    }
+
+    /// The stage `asleep` has so much more, in each of as many turns as this is the `weight` of.
+    fn note_sleep(&mut self, asleep: Stage, ns: i64, weight: u64) {
+        let ns = ns.wrapping_mul(weight.cast_signed());
+        self.times.cpu_ns[asleep as usize].add(ns.cast_unsigned());
+    }
+
+    /// What came since `start` was no stage's. What recording takes is not sampled: it counts as it is.
     fn note_recording(&mut self, start: u64) {
         let now = self.clocks.ticks();
-        let noted = now.saturating_sub(start) + ns_to_ticks(self.reading_ns);
+        let noted = now.saturating_sub(start);
         self.times.ticks[Stage::Recording as usize].add(noted);
+        if noted > self.longest.1 {
+            self.longest = (Stage::Recording, noted);
+        }
         self.since_ticks = now;
     }
 
-    /// The thread was awake for `awake_ticks` by the counter, and ran for `used_ns`.
-    fn take_back_preemption(&mut self, used_ns: u64) {
-        let excess_ns = ticks_to_ns(self.awake_ticks).saturating_sub(used_ns);
-        if excess_ns > PREEMPTION_NS {
-            let excess = ns_to_ticks(excess_ns).min(self.longest.1);
-            let excess = excess * self.weight;
-            self.times.ticks[self.longest.0 as usize].add(excess.wrapping_neg());
+    /// Nor is a reading of the CPU clock.
+    fn note_reading(&self) {
+        self.times.ticks[Stage::Recording as usize].add(ns_to_ticks(self.reading_ns));
+    }
+
+    /// The counter went `beyond_ns` further than the CPU clock, in as many of the turns that are recorded as
+    /// this one stands for.
+    fn take_back_preemption(&mut self, beyond_ns: i64, stands_for: u64) {
+        if beyond_ns > PREEMPTION_NS {
+            let (stage, longest) = self.longest;
+            let weight = match stage {
+                Stage::Recording => stands_for,
+                _ => stands_for * self.weight,
+            };
+            let excess = ns_to_ticks(beyond_ns.cast_unsigned()).min(longest) * weight;
+            self.times.ticks[stage as usize].add(excess.wrapping_neg());
         }
     }
 }
@@ -283,7 +337,15 @@ fn reading_ns(clocks: &mut impl Clocks) -> u64 {
 
 /// What the two clocks may differ by without anybody having been preempted, in nanoseconds: they
 /// are not read in one instant.
-const PREEMPTION_NS: u64 = 500;
+const PREEMPTION_NS: i64 = 500;
+
+/// After a stretch that was longer than this the CPU clock is read in any case: most preemptions are that
+/// long, and one of milliseconds is none to be known of by lot.
+const TRUSTED_NS: u64 = 20_000;
+
+/// Of the other turns it is read in one in so many before the thread may sleep. The readings of an eighth of
+/// them cost little, and each of the errors, some tens of nanoseconds, counts seven times then.
+const CHECKED_ONE_IN: u64 = 8;
 
 /// A thread that does not sleep is looked at this often, in nanoseconds of wall time: often enough
 /// that two preemptions seldom come between, and for a thousandth of the time.

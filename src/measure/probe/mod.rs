@@ -9,13 +9,17 @@
 //! The clock is the time-stamp counter where the processor has one that neither stops nor changes
 //! its rate (`constant_tsc` and `nonstop_tsc` in /proc/cpuinfo), and CLOCK_MONOTONIC elsewhere. It
 //! counts sleep too. So stages in which a thread may sleep ([`Stage::may_sleep`]) are taken from the
-//! thread's CPU clock instead, which costs a system call at each end, but only once a turn.
+//! thread's CPU clock instead. To read it costs a system call, so it is read when the thread wakes, and only
+//! in some turns, drawn at random, before it may sleep as well. In those the sleeping stage is measured by that clock
+//! alone, and so is by how much the counter went too far while the thread was awake: it may have been
+//! preempted, or interrupted where the kernel tells that apart. In the others the sleeping stage has what the
+//! one clock counted and the other did not; and what is wrong with that is put right by those drawn, each
+//! for as many as it stands for. So every row is what it would be if both readings were always made.
 //!
-//! Between two such readings the thread may be preempted, and the counter counts that too. The CPU
-//! clock tells by how much it went too far; the excess is taken from the longest single stretch,
-//! where the preemption most likely was.
+//! What the counter went too far by is taken from the longest single stretch, where a preemption most likely
+//! was. After a stretch that is long enough for one the CPU clock is read in any case.
 //!
-//! A thread that sleeps at every request would pay for two such readings at every request. So only
+//! A thread that sleeps at every request would pay for such readings at every request. So only
 //! some of its turns are recorded, drawn at random, each for several ([`begin`]'s `one_in`).
 
 mod clock;

@@ -6,7 +6,9 @@ use super::Stage;
 use super::ticks::ticks_to_ns;
 use crate::measure::counter::Counter;
 
-/// Time of each stage of one thread, in ticks of its clock; one thread writes, any may read.
+/// Time of each stage of one thread, in ticks of its clock; one thread writes, any may read. Some of it is
+/// taken back again, for other turns too, so a sum may be below zero for a while: both are signed, and stored
+/// modulo 2^64.
 #[derive(Debug, Default)]
 pub struct StageTimes {
     pub(super) ticks: [Counter; Stage::ALL.len()],
@@ -19,8 +21,9 @@ pub struct StageTimes {
 /// Nanoseconds of each stage, in the order of [`Stage::ALL`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StageNs {
-    /// Time.
-    pub ns: [u64; Stage::ALL.len()],
+    /// Time. Of few turns it may be less than nothing, since what one turn was found to have too much is
+    /// taken from a row for others as well.
+    pub ns: [i64; Stage::ALL.len()],
     /// Times entered.
     pub entered: [u64; Stage::ALL.len()],
 }
@@ -31,9 +34,10 @@ impl StageTimes {
         let mut snapshot = StageNs::default();
         for (at, stage) in Stage::ALL.iter().enumerate() {
             snapshot.ns[at] = if stage.may_sleep() {
-                self.cpu_ns[at].get()
+                self.cpu_ns[at].get().cast_signed()
             } else {
-                ticks_to_ns(self.ticks[at].get())
+                let ticks = self.ticks[at].get().cast_signed();
+                ticks_to_ns(ticks.unsigned_abs()).cast_signed() * ticks.signum()
             };
             snapshot.entered[at] = self.entered[at].get();
         }
@@ -44,19 +48,21 @@ impl StageTimes {
 impl StageNs {
     /// What came since `earlier`. A stage that was cut by the earlier reading counts from there.
     pub fn since(&self, earlier: &StageNs) -> StageNs {
-        self.each(earlier, u64::saturating_sub)
+        StageNs {
+            ns: each(&self.ns, &earlier.ns, i64::wrapping_sub),
+            entered: each(&self.entered, &earlier.entered, u64::saturating_sub),
+        }
     }
 
     /// Both together.
     pub fn plus(&self, other: &StageNs) -> StageNs {
-        self.each(other, u64::wrapping_add)
-    }
-
-    fn each(&self, other: &StageNs, with: impl Fn(u64, u64) -> u64) -> StageNs {
-        let zip = |a: &[u64], b: &[u64]| std::array::from_fn(|at| with(a[at], b[at]));
         StageNs {
-            ns: zip(&self.ns, &other.ns),
-            entered: zip(&self.entered, &other.entered),
+            ns: each(&self.ns, &other.ns, i64::wrapping_add),
+            entered: each(&self.entered, &other.entered, u64::wrapping_add),
         }
     }
+}
+
+fn each<T: Copy, const N: usize>(a: &[T; N], b: &[T; N], with: impl Fn(T, T) -> T) -> [T; N] {
+    std::array::from_fn(|at| with(a[at], b[at]))
 }

@@ -148,7 +148,7 @@ impl Edge {
     fn for_each_request(&self) -> Slice {
         let stages = &self.figures.stages;
         let per_request = |total: f64| total / self.figures.served.answered.max(1) as f64;
-        let unexplained = self.cpu_ns as f64 - stages.ns.iter().sum::<u64>() as f64;
+        let unexplained = self.cpu_ns as f64 - stages.ns.iter().sum::<i64>() as f64;
         let rows = stages.ns.iter().map(|&ns| ns as f64).chain([unexplained]);
         let entered = stages.entered.iter().map(|&times| times as f64);
         Slice {

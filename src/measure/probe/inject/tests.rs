@@ -127,7 +127,7 @@ fn run_by(mut time: ByHand, turn: Turn, dose: Option<Dose>) -> Vec<(Stage, f64)>
         }
     }
     let ns = times.snapshot().ns;
-    let per_request = |ns: u64| ns as f64 / (REQUESTS * TURNS) as f64;
+    let per_request = |ns: i64| ns as f64 / (REQUESTS * TURNS) as f64;
     let stages = Stage::ALL.iter();
     stages
         .map(|&stage| (stage, per_request(ns[stage as usize])))
