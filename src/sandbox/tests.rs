@@ -39,7 +39,6 @@ type Parts = (u16, Vec<u8>, Vec<u8>);
 
 fn limits() -> Limits {
     let mut limits = Limits {
-        deadline: Some(Duration::from_millis(30)),
         response_bytes: 3000,
         instances: 2,
         ..Limits::default()

@@ -4,6 +4,10 @@
 //! request, or once for many of them; so each request owes its part, and the next entry into the
 //! stage pays what is owed. What a spin took too long is taken off the next.
 //!
+//! The counter is read before the work is noted and again before its end is. What lies behind each
+//! reading and before the row changes is the same code, so neither row has more of it; how much was spent
+//! is booked behind the second change, in no row that the work belongs to.
+//!
 //! A stage in which the thread may sleep pays when it is left: what comes while the thread works
 //! before a wait would be done in the wait, and not where it is done otherwise.
 //!
@@ -153,8 +157,6 @@ pub(super) struct Injector {
     set: Set,
     /// Not yet worked off; negative if too much was.
     owed_ticks: i64,
-    /// Spent, and not yet said to be.
-    unsaid_ticks: u64,
     /// What a look at the counter takes.
     look_ticks: u64,
     /// Where the thread is.
@@ -169,7 +171,6 @@ impl Injector {
             packed,
             set: Set::unpacked(packed),
             owed_ticks: 0,
-            unsaid_ticks: 0,
             look_ticks: look_ticks(clocks),
             stage: Stage::Loop,
         }
@@ -196,6 +197,7 @@ impl Injector {
                 }
             };
             let mut end = self.work(clocks, start);
+            let spent = end - start;
             if self.set.elsewhere != self.stage {
                 if self.set.elsewhere != self.set.row {
                     enter(self.set.elsewhere);
@@ -204,6 +206,7 @@ impl Injector {
                 // On from there, where nothing lies between: neither row gets what it takes to begin again.
                 clocks.spin(end, u64::from(self.set.ticks));
             }
+            self.book(spent);
         }
         enter(stage);
         let before = std::mem::replace(&mut self.stage, stage);
@@ -218,11 +221,11 @@ impl Injector {
             self.owed_ticks += i64::from(self.set.ticks);
         }
         if !stage.may_sleep() && self.is_due() {
-            // The same steps whatever the row; to note it is a part of the work.
             let start = clocks.ticks();
             enter(self.set.row);
-            self.work(clocks, start);
+            let end = self.work(clocks, start);
             enter(stage);
+            self.book(end - start);
         }
         before
     }
@@ -232,27 +235,18 @@ impl Injector {
         self.stage == self.set.stage && self.owed_ticks > 0
     }
 
-    /// Works off what is owed, from `start` on; when that was done. To note it, for which another core's cache
-    /// may have to give up a line, is a part of the work: so it is noted beforehand, and with the next what
-    /// went beyond.
-    fn work(&mut self, clocks: &mut impl Clocks, start: u64) -> u64 {
-        let owed = self.owed_ticks.cast_unsigned();
-        self.say_spent(owed);
-        let spent = clocks.spin(start, owed);
-        let beyond = spent - owed;
-        self.unsaid_ticks = beyond;
-        // What goes beyond a request's part was no spin too long but a preemption: no work.
-        let most_ahead = u64::from(self.set.ticks);
-        if beyond > most_ahead {
-            self.say_spent(0);
-        }
-        self.owed_ticks = -beyond.min(most_ahead).cast_signed();
-        start + spent
+    /// Works for as long as is owed, from `start` on; when that was done.
+    fn work(&self, clocks: &mut impl Clocks, start: u64) -> u64 {
+        clocks.spin(start, self.owed_ticks.cast_unsigned());
+        clocks.ticks()
     }
 
-    fn say_spent(&mut self, ticks: u64) {
-        let spent = ticks + std::mem::take(&mut self.unsaid_ticks);
+    /// So much was spent on what is owed.
+    fn book(&mut self, spent: u64) {
         self.dose.spent_ticks.fetch_add(spent, Relaxed);
+        // What goes beyond a request's part was no spin too long but a preemption: no work.
+        let least = -i64::from(self.set.ticks);
+        self.owed_ticks = (self.owed_ticks - spent.cast_signed()).max(least);
     }
 }
 
@@ -263,12 +257,6 @@ fn look_ticks(clocks: &mut impl Clocks) -> u64 {
         clocks.ticks() - first
     };
     (0..100).map(pair).min().unwrap_or(0)
-}
-
-impl Drop for Injector {
-    fn drop(&mut self) {
-        self.say_spent(0);
-    }
 }
 
 #[cfg(test)]
