@@ -32,13 +32,14 @@ pub(super) fn text(ledger: &Ledger, calls: &Calls, floor: Option<f64>) -> String
         let bounds = interval.as_ref().map(percent_bounds);
         bounds.unwrap_or_else(|| NOWHERE.to_string())
     };
-    let whole = |ns: f64| format!("{ns:.0}");
+    // Without the sign of a zero.
+    let whole = |ns: f64| format!("{:.0}", ns.round_ties_even() + 0.0);
     let heading = line("ns of server CPU per request", &|column| {
         column.label.clone()
     });
     let most = |stage: Stage| {
         let all = columns.iter().filter_map(|column| column.ns(stage));
-        all.max_by(f64::total_cmp)
+        all.map(f64::abs).max_by(f64::total_cmp)
     };
     // Of page faults it is always told what there is to tell.
     let is_large = |stage: &&Stage| {
@@ -215,8 +216,15 @@ mod tests {
 
     #[test]
     fn what_is_shown_sums_to_what_is_shown() {
-        let stages = [Stage::Guest, Stage::Copy, Stage::Http, Stage::Close];
-        let rows = stages.into_iter().zip([10.5, 20.6, 30.7, 0.4]);
+        let stages = [
+            Stage::Guest,
+            Stage::Copy,
+            Stage::Http,
+            Stage::Send,
+            Stage::Close,
+        ];
+        // What is less than nothing is not little.
+        let rows = stages.into_iter().zip([10.5, 20.6, 30.7, -39.7, 0.4]);
         let rows = rows.map(|(stage, ns)| Entry {
             stage,
             ns,
@@ -241,7 +249,8 @@ mod tests {
         let shown = text.lines().skip_while(|line| !line.starts_with("ns of"));
         let shown: Vec<f64> = shown.skip(1).map_while(figure).collect();
         let total = shown.iter().position(|ns| *ns == 79.0).expect("the total");
-        assert_eq!(shown[..total], [10.0, 21.0, 31.0, 8.0, 6.0, 3.0], "{text}");
+        let rows = [10.0, 21.0, 31.0, -40.0, 8.0, 6.0, 43.0];
+        assert_eq!(shown[..total], rows, "{text}");
     }
 
     #[test]

@@ -3,6 +3,9 @@
 
 use std::sync::Arc;
 
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
 use super::Stage;
 use super::spans::{SpanClock, SpansTicks};
 use super::ticks::{ns_to_ticks, ticks, ticks_to_ns};
@@ -71,40 +74,22 @@ pub(super) struct StageClock<C> {
     trusted_ticks: u64,
     /// What the turn under way counts for; 0: it is not recorded.
     weight: u64,
-    sample: Sample,
-    /// Which of those recorded are measured by the CPU clock at both ends.
-    checked: Sample,
+    /// Of the turns, from one waking to the next, one in so many is recorded, and counts for as many.
+    recorded_one_in: u64,
+    /// Turns are drawn, not counted off: what comes round in turns must not fall into step with it.
+    lots: Lots,
 }
 
-/// Some of the turns, from one waking to the next.
-struct Sample {
-    /// One in so many, and for as many it counts.
-    one_in: u64,
-    /// Drawn, not counted off: what comes round in turns must not fall into step with it.
-    random: u64,
-}
+/// Another's for each thread, since they need not draw the same.
+struct Lots(SmallRng);
 
-impl Sample {
-    /// Drawn from `seed` on: another for each thread, since they need not draw the same.
-    fn new(one_in: u64, seed: u64) -> Self {
-        Self {
-            one_in,
-            random: seed | 1,
-        }
-    }
-
-    /// What the next turn counts for.
-    fn weight(&mut self) -> u64 {
-        if self.one_in == 1 {
-            return 1;
-        }
-        // Xorshift (Marsaglia 2003): never zero, and good enough to draw lots.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        match (self.random >> 32).is_multiple_of(self.one_in) {
-            true => self.one_in,
-            false => 0,
+impl Lots {
+    /// What the next of one in `one_in` counts for.
+    fn weight(&mut self, one_in: u64) -> u64 {
+        if one_in == 1 || self.0.random_range(0..one_in) == 0 {
+            one_in
+        } else {
+            0
         }
     }
 }
@@ -126,15 +111,15 @@ impl<C: Clocks> StageClock<C> {
             longest: (Stage::Loop, 0),
             trusted_ticks: ns_to_ticks(TRUSTED_NS),
             weight: 1,
-            sample: Sample::new(1, read_ticks),
-            checked: Sample::new(CHECKED_ONE_IN, !read_ticks),
+            recorded_one_in: 1,
+            lots: Lots(SmallRng::seed_from_u64(read_ticks)),
         }
     }
 
     /// Records one turn in `one_in`, drawn at random, for all of them: for a thread that sleeps at
     /// every request, and whose readings of the CPU clock would weigh more than its work.
     pub(super) fn sampling(mut self, one_in: u64) -> Self {
-        self.sample = Sample::new(one_in, self.since_ticks);
+        self.recorded_one_in = one_in;
         self
     }
 
@@ -158,10 +143,10 @@ impl<C: Clocks> StageClock<C> {
     #[cold]
     fn look(&mut self) {
         let used_ns = self.read_cpu_clock();
+        let now = self.clocks.ticks();
         let beyond_ns = self.beyond(used_ns);
         self.take_back_preemption(beyond_ns, 1);
         // A system call's end is where a preemption likes to be: what is beyond is no reading, and no stage's.
-        let now = self.clocks.ticks();
         let reading = ns_to_ticks(2 * self.reading_ns);
         let looked = now.saturating_sub(self.since_ticks).min(reading);
         self.times.ticks[Stage::Recording as usize].add(looked);
@@ -217,14 +202,14 @@ impl<C: Clocks> StageClock<C> {
     fn cross_sleep(&mut self, stage: Stage) -> Stage {
         let slept = self.stage.may_sleep();
         let next = match slept {
-            true => self.sample.weight(),
+            true => self.lots.weight(self.recorded_one_in),
             false => self.weight,
         };
         if self.weight == 0 && next == 0 {
             return std::mem::replace(&mut self.stage, stage);
         }
         let before = match slept {
-            true => self.wake(stage),
+            true => self.wake(stage, next),
             false => self.fall_asleep(stage),
         };
         self.weight = next;
@@ -232,17 +217,23 @@ impl<C: Clocks> StageClock<C> {
     }
 
     /// What the CPU clock counted since it was last read, and the counter did not while the thread was awake,
-    /// is the sleeping stage's. Less than nothing, if somebody else had the core meanwhile.
-    fn wake(&mut self, stage: Stage) -> Stage {
+    /// is the sleeping stage's. Less than nothing, if somebody else had the core meanwhile. What begins counts
+    /// for `next`.
+    fn wake(&mut self, stage: Stage, next: u64) -> Stage {
         let used_ns = self.read_cpu_clock();
-        let slept_ns = -self.beyond(used_ns);
         let now = self.clocks.ticks();
+        let slept_ns = -self.beyond(used_ns);
         let before = self.switch(stage, now);
         self.note_sleep(before, slept_ns, self.weight);
         self.read_ticks = now;
         self.longest = (stage, 0);
         self.note_reading();
         self.note_recording(now);
+        let (noting, ticks) = self.longest;
+        // Nobody looks at a turn that is not recorded.
+        if next == 0 && ticks > self.trusted_ticks {
+            self.times.ticks[noting as usize].add(ticks.wrapping_neg());
+        }
         before
     }
 
@@ -250,14 +241,14 @@ impl<C: Clocks> StageClock<C> {
     fn fall_asleep(&mut self, stage: Stage) -> Stage {
         let now = self.clocks.ticks();
         let before = self.switch(stage, now);
-        let drawn = self.checked.weight();
+        let drawn = self.lots.weight(CHECKED_ONE_IN);
         self.note_recording(now);
         let is_long = self.longest.1 > self.trusted_ticks;
         if drawn == 0 && !is_long {
             return before;
         }
-        self.note_reading();
         let used_ns = self.read_cpu_clock();
+        self.note_reading();
         let beyond_ns = self.beyond(used_ns);
         // Those that are long stand for themselves, being all read.
         let stands_for = if is_long { 1 } else { drawn };

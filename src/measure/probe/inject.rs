@@ -6,7 +6,7 @@
 //!
 //! The counter is read before the work is noted and again before its end is. What lies behind each
 //! reading and before the row changes is the same code, so neither row has more of it; how much was spent
-//! is booked behind the second change, in no row that the work belongs to.
+//! is booked behind the second change, in the same row whichever the work belongs to.
 //!
 //! A stage in which the thread may sleep pays when it is left: what comes while the thread works
 //! before a wait would be done in the wait, and not where it is done otherwise.

@@ -14,7 +14,7 @@
 //! alone, and so is by how much the counter went too far while the thread was awake: it may have been
 //! preempted, or interrupted where the kernel tells that apart. In the others the sleeping stage has what the
 //! one clock counted and the other did not; and what is wrong with that is put right by those drawn, each
-//! for as many as it stands for. So every row is what it would be if both readings were always made.
+//! for as many as it stands for. So every row is on average what it would be if both readings were always made.
 //!
 //! What the counter went too far by is taken from the longest single stretch, where a preemption most likely
 //! was. After a stretch that is long enough for one the CPU clock is read in any case.

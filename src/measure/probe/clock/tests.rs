@@ -282,8 +282,6 @@ fn who_is_preempted_where_it_looks_loses_nothing_for_it() {
         ..Dear::default()
     };
     let mut clock = StageClock::new(dear.clone(), Arc::default());
-    // One without preemption, as the least of many is.
-    clock.reading_ns = 400;
     dear.readings.set(0);
     for _ in 0..10_000 {
         clock.enter(Stage::Http);
@@ -341,9 +339,10 @@ impl Clocks for Interrupted {
 
 #[test]
 fn who_is_preempted_while_it_notes_loses_nothing_for_it() {
-    let check = |falls_asleep: bool| {
+    let turns = |falls_asleep: bool, one_in: u64| {
         let clocks = Interrupted::default();
-        let mut clock = StageClock::new(clocks.clone(), Arc::default());
+        let clock = StageClock::new(clocks.clone(), Arc::default());
+        let mut clock = clock.sampling(one_in);
         for turn in 0..TURNS {
             // The second look at the counter is that at the end of the noting.
             let looks = (turn % 10 == 5).then_some(1);
@@ -357,14 +356,48 @@ fn who_is_preempted_while_it_notes_loses_nothing_for_it() {
         clock.enter(Stage::EpollWait);
         clock.times.snapshot()
     };
-    for falls_asleep in [true, false] {
-        let us = us_of_a_turn(check(falls_asleep));
+    let check = |falls_asleep: bool, one_in: u64, off_us: f64| {
+        let us = us_of_a_turn(turns(falls_asleep, one_in));
         let mut near = us.iter().zip([3.0, 7.0, 0.0]);
         assert!(
-            near.all(|(us, expected)| (us - expected).abs() < 0.01),
-            "{falls_asleep}: {us:?}"
+            near.all(|(us, expected)| (us - expected).abs() < off_us),
+            "{falls_asleep}, {one_in}: {us:?}"
         );
+    };
+    for falls_asleep in [true, false] {
+        check(falls_asleep, 1, 0.01);
+        check(falls_asleep, 4, 0.3);
     }
+}
+
+/// Which turns are checked has nothing to do with which are recorded, from the first on.
+#[test]
+fn threads_of_few_turns_are_measured_as_those_of_many() {
+    let time = ByHand::default();
+    let times: Arc<StageTimes> = Arc::default();
+    for thread in 0..TURNS / 2 {
+        time.pass(thread % 1000, 0);
+        let clock = StageClock::new(time.clone(), times.clone());
+        let mut clock = clock.sampling(4);
+        for _ in 0..2 {
+            clock.enter(Stage::BlockingReceive);
+            time.pass(50_000, 3000);
+            clock.enter(Stage::Http);
+            // For 2 µs somebody else has the core.
+            time.pass(9000, 7000);
+        }
+        clock.enter(Stage::BlockingReceive);
+        time.pass(50_000, 3000);
+        clock.enter(Stage::Loop);
+    }
+    let ns = times.snapshot().ns;
+    let us = |row: Stage, turns: u64| ns[row as usize] as f64 / turns as f64 / 1000.0;
+    let slept = us(Stage::BlockingReceive, TURNS / 2 * 3);
+    let awake = us(Stage::Http, TURNS);
+    assert!(
+        (slept - 3.0).abs() < 0.15 && (awake - 7.0).abs() < 0.15,
+        "{slept}, {awake}"
+    );
 }
 
 /// What one turn has too much is taken from a row for eight: which may not have had so much yet.
