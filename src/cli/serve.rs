@@ -41,7 +41,7 @@ pub fn run(arguments: &Arguments) -> Exit {
     if let Some(Err(error)) = arguments.share.as_ref().map(|_| end_with_parent()) {
         return fail(Exit::HostCannot, error);
     }
-    if arguments.probed || arguments.inject.is_some() {
+    if arguments.probed || arguments.inject.is_some() || arguments.turns {
         probe::calibrate();
     }
     if arguments.time_faults {

@@ -91,7 +91,7 @@ struct Connection {
 impl<P: Probe> Driver for IoUring<P> {
     fn open(listener: Listener, connections: usize, counts: Arc<Counts>) -> io::Result<Self> {
         // The check had a smaller ring, and before others had theirs.
-        let (mut ring, buffers) = setup::prepare(connections)
+        let (mut ring, buffers) = setup::prepare::<P>(connections)
             .map_err(|error| io::Error::new(error.kind(), setup::explain(error)))?;
         let woken_by = WokenBy::open(&mut ring, wake())?;
         let mut this = Self {

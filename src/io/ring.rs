@@ -48,11 +48,12 @@ pub(super) struct Ring {
 
 impl Ring {
     /// A ring for the calling thread alone, whose completions appear only in its own `enter`. What
-    /// entries refer to is registered now; [`Ring::enable`] ends that.
-    pub(super) fn open() -> io::Result<Ring> {
-        let ring = match build(true) {
+    /// entries refer to is registered now; [`Ring::enable`] ends that. For a ledger the kernel says when
+    /// there is task work to do.
+    pub(super) fn open<P: Probe>() -> io::Result<Ring> {
+        let ring = match build(true, P::ON) {
             // Without the array of indices since Linux 6.6.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => build(false)?,
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => build(false, P::ON)?,
             result => result?,
         };
         let owner = Box::into_raw(Box::new(ring));
@@ -147,8 +148,7 @@ impl Ring {
                 counts.sq_full.add(1);
             }
             let may_sleep = may_sleep && !more && completions.is_empty();
-            counts.io_uring_enter.add(1);
-            let entered = self.submit_and_wait::<P>(may_sleep);
+            let entered = self.submit_and_wait::<P>(may_sleep, counts);
             self.take(completions, counts);
             let overflown = self.submissions.cq_overflow();
             if overflown {
@@ -173,30 +173,50 @@ impl Ring {
         }
     }
 
-    /// All at once; for a ledger one after the other, which takes up to two calls more. Without
-    /// anything to wait for, deferred task work is done by an enter that asks for no completion.
-    fn submit_and_wait<P: Probe>(&mut self, may_sleep: bool) -> io::Result<usize> {
+    /// All at once; for a ledger one after the other, which takes up to two calls more: none to submit
+    /// nothing, and none for task work that is not there.
+    fn submit_and_wait<P: Probe>(&mut self, may_sleep: bool, counts: &Counts) -> io::Result<usize> {
         let want = usize::from(may_sleep);
+        let wait = || {
+            counts.io_uring_enter.add(1);
+            self.submitter.submit_and_wait(want)
+        };
         if !P::ON {
-            return self.submitter.submit_and_wait(want);
+            return wait();
         }
-        let submitted = P::within(Stage::EnterSubmit, || self.submitter.submit())?;
-        let worked = P::within(Stage::EnterTaskWork, || self.do_task_work());
+        let enter_for = |entries, flags| {
+            counts.io_uring_enter.add(1);
+            self.enter_for(entries, flags)
+        };
+        let submitted = match self.submissions.len() {
+            0 => 0,
+            entries => P::within(Stage::EnterSubmit, || enter_for(entries, 0))?,
+        };
+        // An enter that waits for nothing does no task work, but where completions are kept from the queue.
+        let overflown = self.submissions.cq_overflow();
+        if overflown || (want > 0 && self.submissions.taskrun()) {
+            let worked = P::within(Stage::EnterTaskWork, || enter_for(0, ENTER_GETEVENTS));
+            // Entries that were taken in are taken in, whatever became of the rest.
+            if worked.is_err() {
+                return Ok(submitted);
+            }
+        }
         self.completions.sync();
-        // Entries that were taken in are taken in, whatever became of the rest.
-        if worked.is_err() || want == 0 || self.completions.len() >= want {
+        if self.completions.len() >= want {
             return Ok(submitted);
         }
-        let waited = P::within(Stage::EnterWait, || self.submitter.submit_and_wait(want));
+        let waited = P::within(Stage::EnterWait, wait);
         waited.map_or(Ok(submitted), |more| Ok(submitted + more))
     }
 
-    /// Does the deferred task work that is there, and does not sleep.
-    fn do_task_work(&self) -> io::Result<usize> {
-        // SAFETY: it submits nothing, and passes no argument for the kernel to read.
+    /// Takes in so many entries and does what `flags` say, but does not sleep.
+    fn enter_for(&self, entries: usize, flags: u32) -> io::Result<usize> {
+        let entries = entries.try_into().expect("the queue is short");
+        // SAFETY: no argument is passed for the kernel to read. Of the entries their writers promised what
+        // there is to promise.
         unsafe {
             self.submitter
-                .enter::<libc::sigset_t>(0, 0, ENTER_GETEVENTS, None)
+                .enter::<libc::sigset_t>(entries, 0, flags, None)
         }
     }
 
@@ -226,8 +246,11 @@ impl Ring {
     }
 }
 
-fn build(without_index_array: bool) -> io::Result<IoUring> {
+fn build(without_index_array: bool, says_task_work: bool) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
+    if says_task_work {
+        builder.setup_taskrun_flag();
+    }
     builder
         .setup_single_issuer()
         .setup_defer_taskrun()
@@ -254,14 +277,70 @@ impl Drop for Ring {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::net::TcpStream;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
 
     use io_uring::{opcode, types::Fd};
 
     use super::*;
     use crate::descriptors;
     use crate::io::listener;
-    use crate::measure::probe::Off;
+    use crate::measure::probe::{self, Off, On, StageTimes};
+
+    /// What is submitted, what work there is and what is waited for are told apart, and nothing is entered for
+    /// nothing.
+    #[test]
+    fn for_a_ledger_each_enter_does_one_thing() {
+        thread::spawn(enter_for_a_ledger).join().expect("it holds");
+    }
+
+    /// A probe is its thread's.
+    fn enter_for_a_ledger() {
+        let times = Arc::new(StageTimes::default());
+        probe::begin::<On>(&times, 1, None);
+        let Ok(mut ring) = Ring::open::<On>() else {
+            return eprintln!("skipped: there can be no ring here");
+        };
+        ring.enable(&[opcode::Recv::CODE], Flags::empty())
+            .expect("Linux 6.1 can");
+        let (mut client, server) = UnixStream::pair().expect("two descriptors");
+        let (mut byte, counts) = ([0], Counts::default());
+        let mut push = |ring: &mut Ring| {
+            let receive = opcode::Recv::new(Fd(server.as_raw_fd()), byte.as_mut_ptr(), 1);
+            // SAFETY: the byte is there until all that is pushed has completed.
+            unsafe { ring.push(receive.build()) };
+        };
+        // Enters of each kind so far, and what completes in this.
+        let check = |ring: &mut Ring, may_sleep: bool, enters: [u64; 3], completes: usize| {
+            let mut completions = Vec::new();
+            let entered = ring.enter::<On>(may_sleep, &mut completions, &counts);
+            entered.expect("it is enabled");
+            let stages = [Stage::EnterSubmit, Stage::EnterTaskWork, Stage::EnterWait];
+            let entered = times.snapshot().entered;
+            assert_eq!(stages.map(|stage| entered[stage as usize]), enters);
+            assert_eq!(counts.snapshot().io_uring_enter, enters.iter().sum::<u64>());
+            assert_eq!(completions.len(), completes);
+        };
+        check(&mut ring, false, [0, 0, 0], 0);
+        push(&mut ring);
+        check(&mut ring, false, [1, 0, 0], 0);
+        client.write_all(b"1").expect("somebody reads");
+        // As where nobody looks, what waits for nothing finds nothing.
+        check(&mut ring, false, [1, 0, 0], 0);
+        check(&mut ring, true, [1, 1, 0], 1);
+        push(&mut ring);
+        let later = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            client.write_all(b"2").expect("somebody reads");
+            client
+        });
+        check(&mut ring, true, [2, 1, 1], 1);
+        later.join().expect("it wrote");
+    }
 
     /// One entry completes more often than there is room for. The complaint of a send whose success is
     /// silent may be what found none: it must be seen before the silence of others is taken for success.
@@ -269,7 +348,7 @@ mod tests {
     fn what_found_the_completion_queue_full_is_told_by_the_same_enter() {
         const ROOM: usize = COMPLETIONS as usize;
         const CLIENTS: usize = ROOM + 40;
-        let Ok(mut ring) = Ring::open() else {
+        let Ok(mut ring) = Ring::open::<Off>() else {
             return eprintln!("skipped: there can be no ring here");
         };
         if descriptors::allow(2 * CLIENTS) < 2 * CLIENTS {

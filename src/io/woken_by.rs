@@ -81,7 +81,7 @@ mod tests {
 
     /// An enabled ring and its bell, where this kernel has both.
     fn ring() -> Option<(Ring, Bell)> {
-        let mut ring = Ring::open().ok()?;
+        let mut ring = Ring::open::<Off>().ok()?;
         ring.enable(&[], Flags::empty()).ok()?;
         if let Ok(WokenBy::Message(bell)) = WokenBy::open(&mut ring, WAKE) {
             return Some((ring, bell));

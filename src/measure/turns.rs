@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::counter::Counter;
+use super::probe::Moment;
 use crate::control::monotonic_ns;
 use crate::served::Served;
 
@@ -95,7 +96,7 @@ pub struct TurnsSnapshot {
 /// A turn that has begun.
 #[derive(Clone, Copy, Debug)]
 pub struct Begun {
-    at_ns: u64,
+    at: Moment,
     before: Work,
 }
 
@@ -105,15 +106,15 @@ impl Turns {
     pub fn begin(&self, recorded: bool, served: &Served) -> Option<Begun> {
         self.turns.add(1);
         recorded.then(|| Begun {
-            at_ns: monotonic_ns(),
+            at: Moment::now(),
             before: Work::of(served),
         })
     }
 
     /// The loop looks for events again. Only the loop's own thread may call this.
     pub fn end(&self, begun: Begun, served: &Served) {
-        let Begun { at_ns, before } = begun;
-        let away_ns = monotonic_ns().saturating_sub(at_ns);
+        let Begun { at, before } = begun;
+        let away_ns = at.elapsed_ns();
         let work = Work::of(served).since(&before);
         self.away_ns.add(away_ns);
         raise(&self.longest_ns, away_ns);
@@ -121,7 +122,7 @@ impl Turns {
         if away_ns > self.kept_from_ns.load(Relaxed) {
             self.keep(Turn {
                 away_ns,
-                at_ns,
+                at_ns: monotonic_ns().saturating_sub(away_ns),
                 work,
             });
         }

@@ -15,7 +15,7 @@ use super::{RECEIVE_BUFFERS, RECEIVE_BYTES, RECEIVE_GROUP};
 use crate::io::provided_buffers::ProvidedBuffers;
 use crate::io::ring::Ring;
 use crate::io::{Counts, ring_refusal, woken_by};
-use crate::measure::probe::Off;
+use crate::measure::probe::{Off, Probe};
 
 /// All that this driver asks of its ring.
 const OPERATIONS: [u8; 8] = [
@@ -34,7 +34,7 @@ const FLAGS: Flags = Flags::FIXED_FILE
 
 /// Why io_uring cannot be used here, if so: tried, not guessed from a version.
 pub fn check() -> Result<(), String> {
-    let mut ring = Ring::open().map_err(explain)?;
+    let mut ring = Ring::open::<Off>().map_err(explain)?;
     if let Some(lacking) = ring.lacking() {
         return Err(lacking);
     }
@@ -50,8 +50,8 @@ pub fn check() -> Result<(), String> {
 }
 
 /// A ring with places for so many files, and its buffers.
-pub(super) fn prepare(files: usize) -> io::Result<(Ring, ProvidedBuffers)> {
-    let ring = Ring::open()?;
+pub(super) fn prepare<P: Probe>(files: usize) -> io::Result<(Ring, ProvidedBuffers)> {
+    let ring = Ring::open::<P>()?;
     ring.submitter().register_files_sparse(files as u32)?;
     let buffers = ProvidedBuffers::register(
         ring.submitter(),
@@ -66,7 +66,7 @@ pub(super) fn prepare(files: usize) -> io::Result<(Ring, ProvidedBuffers)> {
 /// How handlers' answers come back from other threads, in a part of a sentence.
 pub fn way_back() -> String {
     let tried =
-        prepare(1).and_then(|(mut ring, _buffers)| woken_by::try_message(&mut ring, wake()));
+        prepare::<Off>(1).and_then(|(mut ring, _buffers)| woken_by::try_message(&mut ring, wake()));
     match tried {
         Ok(()) => "by a message into its ring".to_owned(),
         Err(error) => format!(
@@ -105,7 +105,9 @@ mod tests {
 
     #[test]
     fn the_ring_refuses_what_the_driver_never_asks_for() {
-        let Ok(mut ring) = Ring::open() else { return };
+        let Ok(mut ring) = Ring::open::<Off>() else {
+            return;
+        };
         ring.enable(&OPERATIONS, FLAGS).expect("Linux 6.1 can");
         let cancel = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
         let entries = [

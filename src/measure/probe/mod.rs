@@ -41,7 +41,7 @@ pub use inject::{Dose, Injection};
 #[cfg(test)]
 pub(in crate::measure) use spans::Pages;
 pub use spans::{can_time_faults, can_time_memory_calls, threads_with_untimed_faults, time_faults};
-pub use ticks::{calibrate, check};
+pub use ticks::{Moment, calibrate, check};
 pub use times::{StageNs, StageTimes};
 
 macro_rules! stages {

@@ -3,6 +3,8 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crate::control::monotonic_ns;
+
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn ticks() -> u64 {
@@ -57,6 +59,40 @@ const CALIBRATION: Duration = Duration::from_millis(10);
 /// Measures the length of a tick, if that is not known yet. Takes up to 10 ms.
 pub fn calibrate() {
     tick_ns();
+    TRUSTED.get_or_init(|| check().is_ok());
+}
+
+/// Whether the counter can be trusted, once it is calibrated.
+static TRUSTED: OnceLock<bool> = OnceLock::new();
+
+/// A moment, by the clock that takes least to read: the counter, once it is calibrated and if it can be
+/// trusted, and CLOCK_MONOTONIC before and elsewhere, which takes twice as long.
+#[derive(Clone, Copy, Debug)]
+pub enum Moment {
+    /// Of the counter.
+    Ticks(u64),
+    /// Of CLOCK_MONOTONIC, in nanoseconds.
+    Ns(u64),
+}
+
+impl Moment {
+    /// This one.
+    #[inline]
+    pub fn now() -> Self {
+        match TRUSTED.get() {
+            Some(true) => Moment::Ticks(ticks()),
+            _ => Moment::Ns(monotonic_ns()),
+        }
+    }
+
+    /// What has passed since, in nanoseconds.
+    #[inline]
+    pub fn elapsed_ns(self) -> u64 {
+        match self {
+            Moment::Ticks(then) => ticks_to_ns(ticks().saturating_sub(then)),
+            Moment::Ns(then) => monotonic_ns().saturating_sub(then),
+        }
+    }
 }
 
 pub(super) fn ticks_to_ns(count: u64) -> u64 {
@@ -112,6 +148,24 @@ fn check_flags(cpuinfo: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_of_either_clock_are_as_far_apart() {
+        calibrate();
+        let begun = [
+            Moment::now(),
+            Moment::Ticks(ticks()),
+            Moment::Ns(monotonic_ns()),
+        ];
+        let slept = Duration::from_millis(20);
+        std::thread::sleep(slept);
+        let elapsed = begun.map(|moment| Duration::from_nanos(moment.elapsed_ns()));
+        let least = elapsed.iter().min().expect("there are three");
+        let most = elapsed.iter().max().expect("there are three");
+        // Whoever is preempted between two looks finds more.
+        assert!(*least >= slept - slept / 100, "{elapsed:?}");
+        assert!(*most < *least + Duration::from_secs(1), "{elapsed:?}");
+    }
 
     #[test]
     #[cfg(target_arch = "x86_64")]
