@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::Stage;
 use super::spans::{SpanClock, SpansTicks};
-use super::ticks::{ns_to_ticks, ticks, ticks_to_ns};
+use super::ticks::{ns_to_ticks, settled_ticks, ticks, ticks_to_ns};
 use super::times::StageTimes;
 use crate::measure::cpu_clock;
 
@@ -16,6 +16,11 @@ use crate::measure::cpu_clock;
 pub(super) trait Clocks {
     /// The counter, which counts sleep too.
     fn ticks(&mut self) -> u64;
+
+    /// The same once all that came before is done.
+    fn settled_ticks(&mut self) -> u64 {
+        self.ticks()
+    }
 
     /// The calling thread's CPU time, in nanoseconds.
     fn cpu_ns(&mut self) -> u64;
@@ -42,6 +47,10 @@ impl Clocks for OfThread {
     #[inline(always)]
     fn ticks(&mut self) -> u64 {
         ticks()
+    }
+
+    fn settled_ticks(&mut self) -> u64 {
+        settled_ticks()
     }
 
     fn cpu_ns(&mut self) -> u64 {

@@ -221,7 +221,11 @@ impl Injector {
             self.owed_ticks += i64::from(self.set.ticks);
         }
         if !stage.may_sleep() && self.is_due() {
-            let start = clocks.ticks();
+            // A thread that has slept may find neither row's counters in its caches. The one that has the work
+            // must find them as the other does: what is fetched behind the work is the stage's time.
+            enter(self.set.elsewhere);
+            enter(stage);
+            let start = clocks.settled_ticks();
             enter(self.set.row);
             let end = self.work(clocks, start);
             enter(stage);

@@ -13,6 +13,21 @@ pub(super) fn ticks() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// The same once all that came before is done. Without it the counter is read while loads that missed the
+/// caches are still under way, and what comes next seems to take so much longer.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn settled_ticks() -> u64 {
+    // SAFETY: every x86_64 processor has the instruction (SSE2).
+    unsafe { core::arch::x86_64::_mm_lfence() };
+    ticks()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn settled_ticks() -> u64 {
+    ticks()
+}
+
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn ticks() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
