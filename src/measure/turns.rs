@@ -33,7 +33,7 @@ pub struct Turns {
 pub struct Turn {
     /// How long it took; 0 where there was none.
     pub away_ns: u64,
-    /// When it began, CLOCK_MONOTONIC.
+    /// When it began, CLOCK_MONOTONIC, as reckoned at its end.
     pub at_ns: u64,
     /// What was done in it.
     pub work: Work,

@@ -9,7 +9,7 @@
 //! which cannot be left out.
 //!
 //! That at saturation, and at an offered rate, where a server sleeps before most requests, and who records
-//! reads its CPU clock before and after: a quarter of what the slowest of the models that `compare` runs by
+//! reads its CPU clock after each: a quarter of what the slowest of the models that `compare` runs by
 //! default can serve, as measured once a study. `compare` offers half. At that, sends that have a sleeping
 //! core to wake, as this generator's have, take it so long on a virtual machine that one request in five is
 //! late; they come in clumps then, and a server sleeps less.

@@ -89,7 +89,7 @@ pub(super) struct StageClock<C> {
     lots: Lots,
 }
 
-/// Another's for each thread, since they need not draw the same.
+/// Seeded anew for each thread, since they need not draw the same.
 struct Lots(SmallRng);
 
 impl Lots {

@@ -71,7 +71,8 @@ fn tick_ns() -> f64 {
 /// Over this time a clock that is read 25 ns late is wrong by 2.5 in a million.
 const CALIBRATION: Duration = Duration::from_millis(10);
 
-/// Measures the length of a tick, if that is not known yet. Takes up to 10 ms.
+/// Measures the length of a tick, and finds out whether the counter can be trusted ([`check`]), if that is not
+/// known yet. Takes some 10 ms.
 pub fn calibrate() {
     tick_ns();
     TRUSTED.get_or_init(|| check().is_ok());
@@ -81,7 +82,7 @@ pub fn calibrate() {
 static TRUSTED: OnceLock<bool> = OnceLock::new();
 
 /// A moment, by the clock that takes least to read: the counter, once it is calibrated and if it can be
-/// trusted, and CLOCK_MONOTONIC before and elsewhere, which takes twice as long.
+/// trusted, and CLOCK_MONOTONIC before and elsewhere, which takes longer.
 #[derive(Clone, Copy, Debug)]
 pub enum Moment {
     /// Of the counter.
@@ -172,6 +173,7 @@ mod tests {
             Moment::Ticks(ticks()),
             Moment::Ns(monotonic_ns()),
         ];
+        assert_eq!(matches!(begun[0], Moment::Ticks(_)), check().is_ok());
         let slept = Duration::from_millis(20);
         std::thread::sleep(slept);
         let elapsed = begun.map(|moment| Duration::from_nanos(moment.elapsed_ns()));
