@@ -72,8 +72,16 @@ fn thread_clock(tid: i32) -> ClockId {
     ClockId::from_raw((!tid << 3) | 4 | 2)
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has asked for its own time.
+    pub(super) static READ: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// CPU time in ns that the calling thread has used since it started. Always up to date.
 pub fn thread_ns() -> u64 {
+    #[cfg(test)]
+    READ.set(READ.get() + 1);
     read_ns(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has had this clock since 2.6.12")
 }
 

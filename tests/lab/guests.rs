@@ -62,6 +62,16 @@ pub fn misbehaving<'a>(worst: impl IntoIterator<Item = &'a str>) -> String {
             nth + 1
         );
     }
+    answering(&cases)
+}
+
+/// A guest of four pages that answers `fine`, and has grown by one before.
+pub fn growing() -> String {
+    answering("(drop (memory.grow (i32.const 1)))")
+}
+
+/// A guest of four pages that answers `fine`, and does that `first`.
+fn answering(first: &str) -> String {
     format!(
         r#"(module
             (memory (export "memory") 4)
@@ -76,7 +86,7 @@ pub fn misbehaving<'a>(worst: impl IntoIterator<Item = &'a str>) -> String {
             (func $deeper (param i32) (result i32)
                 (i32.add (i32.const 1) (call $deeper (local.get 0))))
             (func (export "handle") (param i32) (result i32)
-                {cases}
+                {first}
                 (i32.const {RECORD})))"#
     )
 }

@@ -1,13 +1,13 @@
 //! Work put into each stage in turn: the ledger must find it in that row and in no other.
 //!
 //! One server is compared with itself while it serves the same connections, with the same work at the
-//! same moment of each request; where each connection has a thread, with another that serves beside it.
+//! same moment of each request; where each connection has a thread and keeps it, with another that serves beside it.
 //! Only the row changes that the work belongs to: the stage's own, or [`ELSEWHERE`]. Work at another
 //! moment would make another server, whose other rows may well differ: that is no mistake of the
 //! ledger's, and what it is is printed beside.
 //!
 //! What a request on a kept connection seldom enters or never is looked at under loads in which each does: one
-//! connection for each request, and a worker that answers.
+//! connection for each request, a worker that answers, a guest that grows.
 //!
 //! The figures are a measurement, so no part of `cargo test`; `scripts/soak.sh` takes them:
 //! `cargo test --release --test lab injection -- --ignored --nocapture --test-threads 1`. `verdict` says
@@ -57,7 +57,7 @@ fn start(
 ) -> (Server, Arc<Dose>) {
     probe::calibrate();
     let dose = Arc::new(Dose::new(Stage::Loop, 0));
-    let mut config = Config::new(Source::Builtin(handler.to_string()), vec![core]);
+    let mut config = Config::new(Source::parse(handler), vec![core]);
     config.model = lab.model;
     config.isolation = lab.isolation;
     config.offload = policy;
@@ -183,7 +183,7 @@ fn check_large(lab: Lab, policy: Policy, expected: &[Stage]) {
 
 /// The row of work that belongs to no stage under test: no request and no connection enters it, since the
 /// memory of a guest that is kept and does not grow is never asked for. (Where a memory is mapped for each
-/// request, each enters it, with either of two doses.)
+/// request, or grows, each enters it, with either of two doses.)
 const ELSEWHERE: Stage = Stage::Protect;
 
 /// Work at each of those stages that a thread enters under that load.
@@ -247,6 +247,14 @@ mod figures {
         )
     }
 
+    /// Where each has a thread: what the one does that accepts, and what the other does first and last.
+    fn is_of_a_birth(stage: Stage) -> bool {
+        matches!(
+            stage,
+            Stage::Accept | Stage::Poll | Stage::Clone | Stage::Timer | Stage::Close
+        )
+    }
+
     /// Where a loop owes work for all its connections, and enters each before the next slice.
     fn is_of_a_pool(stage: Stage) -> bool {
         matches!(stage, Stage::HandOver | Stage::FutexWake | Stage::EventRead)
@@ -258,7 +266,7 @@ mod figures {
         matches!(stage, Stage::HandOver | Stage::FutexWait)
     }
 
-    /// Where a memory is mapped for each request.
+    /// Where a memory is mapped for each request, or what grew is given back.
     fn is_of_memory(stage: Stage) -> bool {
         matches!(stage, Stage::Map | Stage::Advise)
     }
@@ -284,11 +292,14 @@ mod figures {
         // What a connection takes that is kept is too seldom in a request's time.
         epoll_of_visits: "epoll", Reuse, Load::Visits(8), is_of_a_connection;
         signal_of_visits: "signal", Reuse, Load::Visits(8), is_of_a_connection;
+        blocking_of_births: "blocking", Reuse, Load::Births(8), is_of_a_birth;
+        epoll_of_lingering: "epoll", Reuse, Load::LingeringVisits(8), |stage| stage == Stage::Shutdown;
         // A worker is woken, and wakes.
         epoll_of_a_pool: "epoll", Reuse, Load::Pool(16), is_of_a_pool;
         io_uring_of_a_pool: "io_uring", Reuse, Load::Pool(16), is_of_a_pool;
         blocking_of_a_pool: "blocking", Reuse, Load::Pool(16), is_of_each_answer;
         // Each request has a memory of its own.
         epoll_on_demand: "epoll", OnDemand, Load::Kept(16), is_of_memory;
+        epoll_of_growth: "epoll", Fresh, Load::Growing(16), is_of_memory;
     }
 }

@@ -7,18 +7,26 @@ use std::time::{Duration, Instant};
 
 /// Who is answered so is left first, and what lingers of the connection is the server's: the client's ports
 /// are free at once, and there is no end to them.
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n";
+pub const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n";
+/// And a byte that nobody will read: the server says that it sends no more, and waits for the client to leave.
+pub const ONE_BYTE_MORE: &[u8] = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\nx";
 
 /// So many at once, who are asked in turn whether they were answered. Nobody sleeps.
 pub struct Visitors {
     address: SocketAddr,
+    /// What each says.
+    says: &'static [u8],
     visits: Vec<Option<TcpStream>>,
 }
 
 impl Visitors {
-    pub fn new(address: SocketAddr, at_once: usize) -> Self {
+    pub fn new(address: SocketAddr, at_once: usize, says: &'static [u8]) -> Self {
         let visits = (0..at_once).map(|_| None).collect();
-        Self { address, visits }
+        Self {
+            address,
+            says,
+            visits,
+        }
     }
 
     /// They come and go for so long.
@@ -42,15 +50,15 @@ impl Visitors {
                 *visit = None;
             }
             if visit.is_none() && come {
-                *visit = Some(ask(self.address));
+                *visit = Some(ask(self.address, self.says));
             }
         }
     }
 }
 
-fn ask(address: SocketAddr) -> TcpStream {
+fn ask(address: SocketAddr, says: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("the server listens");
-    stream.write_all(REQUEST).expect("it is connected");
+    stream.write_all(says).expect("it is connected");
     stream.set_nonblocking(true).expect("it is a socket");
     stream
 }

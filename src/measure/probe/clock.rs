@@ -1,7 +1,7 @@
 //! Divides a thread's time among stages: the counter between two readings, the CPU clock where the
 //! thread may sleep.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -22,8 +22,18 @@ pub(super) trait Clocks {
         self.ticks()
     }
 
+    /// What a look at the counter takes: the least of many times.
+    fn look_ticks(&mut self) -> u64 {
+        least(|| self.ticks())
+    }
+
     /// The calling thread's CPU time, in nanoseconds.
     fn cpu_ns(&mut self) -> u64;
+
+    /// What reading that takes, in nanoseconds of the same clock: the least of many times.
+    fn reading_ns(&mut self) -> u64 {
+        least(|| self.cpu_ns())
+    }
 
     /// What the kernel did within the stages since this was last asked, if it is timed and there was any.
     #[inline(always)]
@@ -37,7 +47,8 @@ pub(super) trait Clocks {
     }
 }
 
-/// The calling thread's clocks.
+/// The calling thread's clocks. What they take is found out once for all threads: where each connection has
+/// one, that takes longer than its request.
 #[derive(Default)]
 pub(super) struct OfThread {
     pub(super) spans: Option<SpanClock>,
@@ -49,6 +60,11 @@ impl Clocks for OfThread {
         ticks()
     }
 
+    fn look_ticks(&mut self) -> u64 {
+        static TAKES: OnceLock<u64> = OnceLock::new();
+        *TAKES.get_or_init(|| least(ticks))
+    }
+
     fn settled_ticks(&mut self) -> u64 {
         settled_ticks()
     }
@@ -57,10 +73,24 @@ impl Clocks for OfThread {
         cpu_clock::thread_ns()
     }
 
+    fn reading_ns(&mut self) -> u64 {
+        static TAKES: OnceLock<u64> = OnceLock::new();
+        *TAKES.get_or_init(|| least(cpu_clock::thread_ns))
+    }
+
     #[inline(always)]
     fn spans(&mut self) -> Option<SpansTicks> {
         self.spans.as_mut()?.take()
     }
+}
+
+/// What lies between two readings of a clock, at least, of a hundred.
+fn least(mut read: impl FnMut() -> u64) -> u64 {
+    let pair = |_| {
+        let first = read();
+        read() - first
+    };
+    (0..100).map(pair).min().unwrap_or(0)
 }
 
 /// Divides a thread's time among stages.
@@ -105,7 +135,7 @@ impl Lots {
 
 impl<C: Clocks> StageClock<C> {
     pub(super) fn new(mut clocks: C, times: Arc<StageTimes>) -> Self {
-        let reading_ns = reading_ns(&mut clocks);
+        let reading_ns = clocks.reading_ns();
         let read_cpu_ns = clocks.cpu_ns();
         let read_ticks = clocks.ticks();
         Self {
@@ -319,15 +349,6 @@ impl<C: Clocks> StageClock<C> {
             self.times.ticks[stage as usize].add(excess.wrapping_neg());
         }
     }
-}
-
-/// What reading the CPU clock takes, in nanoseconds of that clock: the least of many times.
-fn reading_ns(clocks: &mut impl Clocks) -> u64 {
-    let pair = |_| {
-        let first = clocks.cpu_ns();
-        clocks.cpu_ns() - first
-    };
-    (0..100).map(pair).min().unwrap_or(0)
 }
 
 /// What the two clocks may differ by without anybody having been preempted, in nanoseconds: they

@@ -39,6 +39,8 @@ pub struct Dose {
     set: AtomicU64,
     /// Ticks that were spent on it, by all threads.
     spent_ticks: AtomicU64,
+    /// What threads that have ended worked too long.
+    overspent_ticks: AtomicU64,
 }
 
 impl Dose {
@@ -47,6 +49,7 @@ impl Dose {
         let dose = Self {
             set: AtomicU64::new(0),
             spent_ticks: AtomicU64::new(0),
+            overspent_ticks: AtomicU64::new(0),
         };
         dose.set(stage, ns);
         dose
@@ -75,6 +78,7 @@ impl Dose {
             ticks: u32::try_from(ticks).expect("it was bounded"),
         };
         self.set.store(set.packed(), Relaxed);
+        self.overspent_ticks.store(0, Relaxed);
     }
 
     /// What was really injected so far, in nanoseconds, by the clock of the stages.
@@ -161,18 +165,23 @@ pub(super) struct Injector {
     look_ticks: u64,
     /// Where the thread is.
     stage: Stage,
+    /// No request has come to it.
+    is_unasked: bool,
 }
 
 impl Injector {
     pub(super) fn new(injection: Injection, clocks: &mut impl Clocks) -> Self {
         let packed = injection.dose.set.load(Relaxed);
+        let set = Set::unpacked(packed);
+        let overspent = injection.dose.overspent_ticks.swap(0, Relaxed);
         Self {
             dose: injection.dose,
             packed,
-            set: Set::unpacked(packed),
-            owed_ticks: 0,
-            look_ticks: look_ticks(clocks),
+            set,
+            owed_ticks: i64::from(set.ticks) - overspent.cast_signed(),
+            look_ticks: clocks.look_ticks(),
             stage: Stage::Loop,
+            is_unasked: true,
         }
     }
 
@@ -217,7 +226,12 @@ impl Injector {
             self.owed_ticks = 0;
         }
         let begins = before == Stage::Sandbox && stage == Stage::Guest;
-        if begins || stage == Stage::HandOver {
+        let owes = match begins || stage == Stage::HandOver {
+            // The first is owed for.
+            true => !std::mem::replace(&mut self.is_unasked, false),
+            false => self.is_unasked && stage == Stage::Clone,
+        };
+        if owes {
             self.owed_ticks += i64::from(self.set.ticks);
         }
         if !stage.may_sleep() && self.is_due() {
@@ -254,13 +268,11 @@ impl Injector {
     }
 }
 
-/// The least of many times.
-fn look_ticks(clocks: &mut impl Clocks) -> u64 {
-    let pair = |_| {
-        let first = clocks.ticks();
-        clocks.ticks() - first
-    };
-    (0..100).map(pair).min().unwrap_or(0)
+impl Drop for Injector {
+    fn drop(&mut self) {
+        let overspent = self.owed_ticks.min(0).unsigned_abs();
+        self.dose.overspent_ticks.fetch_add(overspent, Relaxed);
+    }
 }
 
 #[cfg(test)]

@@ -15,19 +15,16 @@ use ringlab::offload::Policy;
 use ringlab::server::Handle;
 use ringlab::shard::Figures;
 
-use super::verdict::Slice;
+use super::verdict::{OFF_NS, Slice};
 use super::{ELSEWHERE, start};
 use crate::Lab;
 use crate::closed_loop::Clients;
+use crate::guests::{File, growing};
 use crate::one_by_one;
-use crate::visitors::Visitors;
+use crate::visitors::{self, Visitors};
 
 /// What is put into a stage for each request.
 pub const INJECTED_NS: u64 = 500;
-/// How long a dose is measured.
-pub const SLICE: Duration = Duration::from_millis(5);
-/// The time in which the turn ends that had another dose.
-const SETTLING: Duration = Duration::from_millis(2);
 /// Who has sent its last answer looks for requests once more, and sleeps then.
 const FALLING_ASLEEP: Duration = Duration::from_micros(100);
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -46,8 +43,47 @@ pub enum Load {
     Kept(usize),
     /// So many at once, each for one request.
     Visits(usize),
+    /// The same, of whom each says more than is read.
+    LingeringVisits(usize),
+    /// The same as visits, where each connection has a thread of its own.
+    Births(usize),
     /// As many, kept, and a worker on the loop's core answers.
     Pool(usize),
+    /// As many, kept, and the guest's memory grows by a page for each request.
+    Growing(usize),
+}
+
+impl Load {
+    /// How long a dose is measured. What births and ends of threads take is different every few milliseconds,
+    /// by more than it is from one to the next.
+    pub fn slice(self) -> Duration {
+        match self {
+            Load::Births(_) => Duration::from_millis(1),
+            _ => Duration::from_millis(5),
+        }
+    }
+
+    /// The time in which the turn ends that had another dose.
+    fn settling(self) -> Duration {
+        match self {
+            Load::Births(_) => Duration::from_millis(1),
+            _ => Duration::from_millis(2),
+        }
+    }
+
+    /// How well rows must be known that do not have the work. A thread's birth and end take some 40 us, and what
+    /// of that no stage of ours is around is different each time.
+    fn beside_ns(self) -> f64 {
+        match self {
+            Load::Births(_) => 2.0 * OFF_NS,
+            _ => OFF_NS,
+        }
+    }
+
+    /// What servers do whose threads come and go with the connections.
+    fn ends_threads(self) -> bool {
+        matches!(self, Load::Births(_))
+    }
 }
 
 impl fmt::Display for Load {
@@ -57,7 +93,21 @@ impl fmt::Display for Load {
             Load::Visits(at_once) => {
                 write!(f, "{at_once} connections at once, one for each request")
             }
+            Load::LingeringVisits(at_once) => write!(
+                f,
+                "{at_once} lingering connections at once, one for each request"
+            ),
+            Load::Births(at_once) => write!(
+                f,
+                "{at_once} connections at once, each with a thread and one request"
+            ),
             Load::Pool(connections) => write!(f, "{connections} connections, answered by a worker"),
+            Load::Growing(connections) => {
+                write!(
+                    f,
+                    "{connections} connections, answered by a guest that grows"
+                )
+            }
         }
     }
 }
@@ -70,10 +120,17 @@ enum Asking {
 impl Asking {
     fn new(load: Load, addresses: &[SocketAddr]) -> Asking {
         match load {
-            Load::Kept(connections) | Load::Pool(connections) => {
+            Load::Kept(connections) | Load::Pool(connections) | Load::Growing(connections) => {
                 Asking::Kept(Clients::connect(addresses, connections))
             }
-            Load::Visits(at_once) => Asking::Visits(Visitors::new(addresses[0], at_once)),
+            Load::Visits(at_once) | Load::Births(at_once) => {
+                Asking::Visits(Visitors::new(addresses[0], at_once, visitors::REQUEST))
+            }
+            Load::LingeringVisits(at_once) => Asking::Visits(Visitors::new(
+                addresses[0],
+                at_once,
+                visitors::ONE_BYTE_MORE,
+            )),
         }
     }
 
@@ -105,11 +162,16 @@ struct Dosed {
 /// the other takes the second. What a `recv` costs that sleeps changes by half within milliseconds, with
 /// who else uses the host; two doses one after the other are not under the same conditions.
 ///
-/// Else there is one: two loops on a core are not what one is. It takes one dose after the other.
+/// Else there is one: two loops on a core are not what one is. It takes one dose after the other. And where
+/// threads come and go with the connections it is one, too: what they took who are gone is in the process's
+/// clock alone, which does not tell one server from another.
 pub struct Patient {
     clients: Asking,
     servers: Vec<Dosed>,
     misplaced: Option<Misplaced>,
+    load: Load,
+    /// So many are there without those of connections.
+    threads_at_rest: usize,
 }
 
 /// Doses that are meant for one stage and given to another, as by a server that calls the one by the other's
@@ -165,6 +227,11 @@ impl Patient {
         self.misplaced = Some(misplaced);
     }
 
+    /// How well rows must be known that do not have the work, in nanoseconds.
+    pub fn beside_ns(&self) -> f64 {
+        self.load.beside_ns()
+    }
+
     /// With no request under way: of one that is, the clocks would show a part that no row has.
     fn look(&mut self) -> Vec<Edge> {
         self.clients.finish();
@@ -177,18 +244,26 @@ impl Patient {
                 thread::sleep(FALLING_ASLEEP);
             }
         }
+        while self.load.ends_threads() && own_threads() > self.threads_at_rest {
+            thread::sleep(FALLING_ASLEEP);
+        }
         thread::sleep(FALLING_ASLEEP);
         let threads = cpu_clock::own_threads_ns();
-        let look = |server: &Dosed| {
+        let of_the_living = |server: &Dosed| {
             let serving = server.handle.serving_threads();
             let serving = threads
                 .iter()
                 .filter(|(thread, _)| serving.contains(thread));
-            Edge {
-                cpu_ns: serving.map(|(_, ns)| ns).sum(),
-                figures: server.handle.figures(),
-                injected_ns: server.dose.spent_ns(),
-            }
+            serving.map(|(_, ns)| ns).sum()
+        };
+        let look = |server: &Dosed| Edge {
+            cpu_ns: match self.load.ends_threads() {
+                // All but this thread's: nobody else does anything.
+                true => cpu_clock::own_process_ns() - cpu_clock::thread_ns(),
+                false => of_the_living(server),
+            },
+            figures: server.handle.figures(),
+            injected_ns: server.dose.spent_ns(),
         };
         self.servers.iter().map(look).collect()
     }
@@ -206,9 +281,9 @@ impl Patient {
                 };
                 dose.set_one_of_two(at, ELSEWHERE, moved, INJECTED_NS);
             }
-            self.clients.drive(SETTLING);
+            self.clients.drive(self.load.settling());
             let before = self.look();
-            self.clients.drive(SLICE);
+            self.clients.drive(self.load.slice());
             let after = self.look();
             for (server, (after, before)) in after.iter().zip(&before).enumerate() {
                 let came = &mut came[takes(server)];
@@ -217,6 +292,11 @@ impl Patient {
         }
         came.map(|came| came.for_each_request())
     }
+}
+
+/// How many this process has.
+fn own_threads() -> usize {
+    cpu_clock::own_threads_ns().len()
 }
 
 /// Runs `examine` on servers that are loaded from another core.
@@ -229,15 +309,17 @@ pub fn under_load<R: Send>(
     let (client, core) = (there[0], *there.last().expect("there is a core"));
     assert_ne!(client, core, "server and client need a core each");
     let together = match lab.model.shape {
-        Shape::ThreadPerConnection => 2,
+        Shape::ThreadPerConnection if !load.ends_threads() => 2,
         _ => 1,
     };
     let policy = match load {
         Load::Pool(_) => Policy::Pool,
-        Load::Kept(_) | Load::Visits(_) => Policy::Inline,
+        _ => Policy::Inline,
     };
+    let grows = matches!(load, Load::Growing(_)).then(|| File::new("grows.wat", growing()));
+    let handler = grows.as_ref().map_or("hello", File::path);
     let start = |_| {
-        let start = || start(lab, "hello", policy, core, Some(1));
+        let start = || start(lab, handler, policy, core, Some(1));
         let (server, dose) = one_by_one::start(lab, policy, start);
         let handle = server.handle();
         (server, Dosed { handle, dose })
@@ -250,6 +332,8 @@ pub fn under_load<R: Send>(
             clients: Asking::new(load, &addresses),
             servers: dosed,
             misplaced: None,
+            load,
+            threads_at_rest: own_threads(),
         };
         patient.clients.drive(WARM_UP);
         examine(&mut patient)

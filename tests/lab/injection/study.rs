@@ -11,7 +11,7 @@ use ringlab::measure::order;
 use ringlab::measure::probe::Stage;
 
 use super::ELSEWHERE;
-use super::patient::{Given, Load, Misplaced, Patient, SLICE, under_load};
+use super::patient::{Given, Load, Misplaced, Patient, under_load};
 use super::verdict::{self, Cell, Mean, Pair, ROWS, Slice, Verdict, name};
 use crate::Lab;
 
@@ -103,7 +103,7 @@ impl Study {
             "{model}, {load}: {} rounds of two {} ms slices a stage in {:.0} s, {} lives; the \
              highest A/A floor is {:.1} ns",
             self.rounds(),
-            SLICE.as_millis(),
+            load.slice().as_millis(),
             self.took.as_secs_f64(),
             self.lives,
             floors.fold(0.0, f64::max),
@@ -192,7 +192,8 @@ impl Study {
             // Who looks all the time finds something at some time.
             if self.designs.is_power_of_two() || is_over {
                 self.looks += 1;
-                self.verdict = verdict::verdict(&self.stages, &self.control, self.looks);
+                let beside_ns = patient.beside_ns();
+                self.verdict = verdict::verdict(&self.stages, &self.control, beside_ns, self.looks);
             }
             if is_over || (question.is_enough)(&self.verdict) {
                 return true;

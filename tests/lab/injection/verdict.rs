@@ -147,7 +147,7 @@ impl Cell {
     }
 
     fn is_right(&self) -> bool {
-        self.off_ns.abs() + self.bound_ns <= self.right_ns && self.floor_ns <= OFF_NS
+        self.off_ns.abs() + self.bound_ns <= self.right_ns && self.floor_ns <= self.right_ns
     }
 
     /// The same finding in another study.
@@ -165,7 +165,7 @@ impl Cell {
             true => short_of(self.right_ns - off, self.bound_ns),
             false => short_of(off - self.wrong_ns, self.far_bound_ns),
         };
-        row.max((self.floor_ns / OFF_NS).powi(2)).max(1.0)
+        row.max((self.floor_ns / self.right_ns).powi(2)).max(1.0)
     }
 }
 
@@ -204,8 +204,9 @@ impl Verdict {
 }
 
 /// Of the work in each of those stages, and of doses that are the same, when it is looked at for the
-/// `look`th time, from 1: there must be twice as many rounds each time.
-pub fn verdict(stages: &[Pair], control: &Pair, look: i32) -> Verdict {
+/// `look`th time, from 1: there must be twice as many rounds each time. A row that should not move must be known
+/// within `beside_ns`.
+pub fn verdict(stages: &[Pair], control: &Pair, beside_ns: f64, look: i32) -> Verdict {
     let floors: Vec<f64> = (0..ROWS).map(|row| floor(control, row)).collect();
     // All have as many samples; there are ROWS - 2 others, and each of the two in two ways.
     let looked_at = stages.len() * (ROWS + 2);
@@ -213,19 +214,20 @@ pub fn verdict(stages: &[Pair], control: &Pair, look: i32) -> Verdict {
     let each = SIGNIFICANCE / 2f64.powi(look) / (2 * looked_at) as f64;
     let df = Mean::of(control.rounds(), |_| 0.0).df;
     let [near, far] = [SURE, 1.0 - each].map(|sure| student_t_quantile(sure, df));
-    let cell = |pair: &Pair, row: usize, wrong_ns: f64, off: &dyn Fn(usize) -> f64| {
-        let off = Mean::of(pair.rounds(), off);
-        Cell {
-            at: pair.at,
-            row,
-            off_ns: off.ns,
-            bound_ns: near * off.error_ns,
-            far_bound_ns: far * off.error_ns,
-            wrong_ns,
-            right_ns: OFF_NS,
-            floor_ns: floors[row],
-        }
-    };
+    let cell =
+        |pair: &Pair, row: usize, [right_ns, wrong_ns]: [f64; 2], off: &dyn Fn(usize) -> f64| {
+            let off = Mean::of(pair.rounds(), off);
+            Cell {
+                at: pair.at,
+                row,
+                off_ns: off.ns,
+                bound_ns: near * off.error_ns,
+                far_bound_ns: far * off.error_ns,
+                wrong_ns,
+                right_ns,
+                floor_ns: floors[row],
+            }
+        };
     let mut cells = Vec::new();
     for pair in stages {
         let (own, elsewhere) = (pair.at as usize, ELSEWHERE as usize);
@@ -233,19 +235,21 @@ pub fn verdict(stages: &[Pair], control: &Pair, look: i32) -> Verdict {
         let spent = |which: usize, round: usize| pair.slices[which][round].injected_ns;
         let [gained, lost] = [own, elsewhere].map(|row| move |round| pair.difference(row, round));
         // What was asked for, and what was spent on it.
-        cells.push(cell(pair, own, OFF_NS, &|round| gained(round) - injected));
-        cells.push(cell(pair, own, OFF_NS, &|round| {
+        cells.push(cell(pair, own, [OFF_NS; 2], &|round| {
+            gained(round) - injected
+        }));
+        cells.push(cell(pair, own, [OFF_NS; 2], &|round| {
             gained(round) - spent(0, round)
         }));
-        cells.push(cell(pair, elsewhere, OFF_NS, &|round| {
+        cells.push(cell(pair, elsewhere, [OFF_NS; 2], &|round| {
             lost(round) + injected
         }));
-        cells.push(cell(pair, elsewhere, OFF_NS, &|round| {
+        cells.push(cell(pair, elsewhere, [OFF_NS; 2], &|round| {
             lost(round) + spent(1, round)
         }));
         for row in (0..ROWS).filter(|row| ![own, elsewhere].contains(row)) {
             let off = |round| pair.difference(row, round);
-            cells.push(cell(pair, row, floors[row], &off));
+            cells.push(cell(pair, row, [beside_ns, floors[row]], &off));
         }
     }
     let those = |is: fn(&Cell) -> bool| -> Vec<Cell> {

@@ -5,11 +5,22 @@ use std::rc::Rc;
 
 use super::*;
 use crate::measure::counter::Counter;
+use crate::measure::cpu_clock::READ;
 use crate::measure::probe::StageNs;
 use crate::measure::probe::spans::SpanTicks;
 
 fn clock() -> StageClock<OfThread> {
     StageClock::new(OfThread::default(), Arc::default())
+}
+
+/// Where each connection has a thread, two hundred readings at its birth would be most of what it takes.
+#[test]
+fn a_thread_that_is_born_to_be_recorded_reads_its_clock_once() {
+    let first = clock();
+    let before = READ.get();
+    let second = clock();
+    assert_eq!(READ.get() - before, 1);
+    assert_eq!(first.reading_ns, second.reading_ns);
 }
 
 #[test]

@@ -96,6 +96,31 @@ const TURN_OF_A_POOL: Turn = [
         Stage::Loop,
     ],
 ];
+/// What a thread that accepts enters for a connection, and the one that is born for it.
+const BIRTH: [&[Stage]; 2] = [
+    &[
+        Stage::Poll,
+        Stage::Loop,
+        Stage::Accept,
+        Stage::Loop,
+        Stage::Clone,
+        Stage::Loop,
+    ],
+    &[
+        Stage::Timer,
+        Stage::Http,
+        Stage::BlockingReceive,
+        Stage::Http,
+        Stage::Sandbox,
+        Stage::Guest,
+        Stage::Sandbox,
+        Stage::Http,
+        Stage::BlockingSend,
+        Stage::Http,
+        Stage::Close,
+        Stage::Http,
+    ],
+];
 /// What is entered once a turn, and for each request.
 type Turn = [&'static [Stage]; 2];
 const REQUESTS: u64 = 8;
@@ -108,36 +133,83 @@ fn run(turn: Turn, dose: Option<Dose>) -> Rows {
     run_by(ByHand::new(1), turn, dose)
 }
 
-fn run_by(mut time: ByHand, turn: Turn, dose: Option<Dose>) -> Rows {
-    let dose = Arc::new(dose.unwrap_or_else(|| Dose::new(Stage::Loop, 0)));
-    let injection = Injection {
-        dose: dose.clone(),
-        recorded: true,
-    };
-    let times: Arc<StageTimes> = Arc::default();
-    let mut clock = StageClock::new(time.clone(), times.clone());
-    let mut injector = Injector::new(injection, &mut time);
-    let mut enter = |stage: Stage| {
-        let mut enter = |stage: Stage| {
-            clock.enter(stage);
-        };
-        injector.enter(stage, &mut time, &mut enter);
-        if stage.may_sleep() {
-            ByHand::pass(&time.asleep_ticks, 100_000);
-        }
-        ByHand::pass(&time.awake_ticks, 300);
-    };
+fn run_by(time: ByHand, turn: Turn, dose: Option<Dose>) -> Rows {
+    let server = Server::new(dose);
+    let mut thread = server.thread(time);
     for _ in 0..TURNS {
-        turn[0].iter().copied().for_each(&mut enter);
-        for _ in 0..REQUESTS {
-            turn[1].iter().copied().for_each(&mut enter);
+        thread.enter_all(turn[0]);
+        (0..REQUESTS).for_each(|_| thread.enter_all(turn[1]));
+    }
+    server.rows(REQUESTS * TURNS)
+}
+
+/// A connection for each request.
+fn run_births(dose: Option<Dose>) -> Rows {
+    const CONNECTIONS: u64 = 400;
+    let server = Server::new(dose);
+    let mut acceptor = server.thread(ByHand::new(1));
+    for _ in 0..CONNECTIONS {
+        acceptor.enter_all(BIRTH[0]);
+        server.thread(ByHand::new(1)).enter_all(BIRTH[1]);
+    }
+    server.rows(CONNECTIONS)
+}
+
+/// What its threads have in common.
+struct Server {
+    dose: Arc<Dose>,
+    times: Arc<StageTimes>,
+}
+
+struct Thread {
+    time: ByHand,
+    clock: StageClock<ByHand>,
+    injector: Injector,
+}
+
+impl Server {
+    fn new(dose: Option<Dose>) -> Self {
+        Self {
+            dose: Arc::new(dose.unwrap_or_else(|| Dose::new(Stage::Loop, 0))),
+            times: Arc::default(),
         }
     }
-    let ns = times.snapshot().ns;
-    let per_request = |ns: f64| ns / (REQUESTS * TURNS) as f64;
-    let stages = Stage::ALL.iter();
-    let rows = stages.map(|&stage| (stage, per_request(ns[stage as usize] as f64)));
-    (rows.collect(), per_request(dose.spent_ns() as f64))
+
+    fn thread(&self, mut time: ByHand) -> Thread {
+        let injection = Injection {
+            dose: self.dose.clone(),
+            recorded: true,
+        };
+        Thread {
+            clock: StageClock::new(time.clone(), self.times.clone()),
+            injector: Injector::new(injection, &mut time),
+            time,
+        }
+    }
+
+    fn rows(&self, requests: u64) -> Rows {
+        let ns = self.times.snapshot().ns;
+        let per_request = |ns: f64| ns / requests as f64;
+        let stages = Stage::ALL.iter();
+        let rows = stages.map(|&stage| (stage, per_request(ns[stage as usize] as f64)));
+        let spent_ns = self.dose.spent_ns() as f64;
+        (rows.collect(), per_request(spent_ns))
+    }
+}
+
+impl Thread {
+    fn enter_all(&mut self, stages: &[Stage]) {
+        for &stage in stages {
+            let mut enter = |stage: Stage| {
+                self.clock.enter(stage);
+            };
+            self.injector.enter(stage, &mut self.time, &mut enter);
+            if stage.may_sleep() {
+                ByHand::pass(&self.time.asleep_ticks, 100_000);
+            }
+            ByHand::pass(&self.time.awake_ticks, 300);
+        }
+    }
 }
 
 /// By how much each row moves from one to the other must be what was spent in `row`, some 500 ns, as much the
@@ -167,6 +239,19 @@ fn work_put_into_a_stage_is_found_in_its_row_and_nowhere_else() {
         let without = run(turn, None);
         for stage in turn.concat() {
             let with = run(turn, Some(Dose::new(stage, 500)));
+            check(&without, &with, stage, None);
+        }
+    }
+}
+
+/// Whichever of its threads enters it, before the request or after.
+#[test]
+fn what_a_connection_takes_is_owed_for_when_it_is_there_for_one_request() {
+    let without = run_births(None);
+    for stage in BIRTH.concat() {
+        // Both do.
+        if stage != Stage::Loop {
+            let with = run_births(Some(Dose::new(stage, 500)));
             check(&without, &with, stage, None);
         }
     }
@@ -203,6 +288,7 @@ fn what_was_spent_is_said_and_no_longer_owed() {
     };
     let mut injector = Injector::new(injection, &mut ByHand::new(1));
     let ticks = i64::from(injector.set.ticks);
+    injector.owed_ticks = 0;
     let mut spent = 0;
     for (late, owed) in [(7, -7), (0, 0), (ticks + 9, -ticks), (3, -3)] {
         injector.owed_ticks += ticks;

@@ -77,7 +77,7 @@ impl Machine {
                 pair.slices[1].push(self.slice(random, moved));
             }
         }
-        verdict(&pairs, &control, 1)
+        verdict(&pairs, &control, OFF_NS, 1)
     }
 }
 
@@ -205,7 +205,11 @@ fn a_floor_above_what_may_be_overlooked_is_never_right() {
             second.push(CALM.slice(random, moved));
         }
     }
-    let verdict = verdict(&[pair], &control, 1);
+    let pairs = [pair];
+    let within = |beside_ns| verdict(&pairs, &control, beside_ns, 1);
+    let near_enough = within(2.0 * OFF_NS);
+    assert!(matches!(near_enough, Verdict::Right), "{near_enough:?}");
+    let verdict = within(OFF_NS);
     let Verdict::Inconclusive(cells) = verdict else {
         panic!("{verdict:?}");
     };
