@@ -190,10 +190,10 @@ const ELSEWHERE: Stage = Stage::Protect;
 fn check(lab: Lab, load: Load, stages: fn(Stage) -> bool) {
     let study = || {
         let question = Question {
-            stages,
+            stages: &stages,
             misplaced: None,
             longest: study::longest(),
-            is_enough: Verdict::is_one,
+            is_enough: &Verdict::is_one,
         };
         let study = study::study(lab, load, question);
         study.print(lab.model.name, load);

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use nix::sched::sched_getcpu;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -47,8 +48,8 @@ pub(super) trait Clocks {
     }
 }
 
-/// The calling thread's clocks. What they take is found out once for all threads: where each connection has
-/// one, that takes longer than its request.
+/// The calling thread's clocks. What they take is found out once for each core, on the first thread that is
+/// born there: where each connection has a thread, that takes longer than its request.
 #[derive(Default)]
 pub(super) struct OfThread {
     pub(super) spans: Option<SpanClock>,
@@ -60,13 +61,13 @@ impl Clocks for OfThread {
         ticks()
     }
 
-    fn look_ticks(&mut self) -> u64 {
-        static TAKES: OnceLock<u64> = OnceLock::new();
-        *TAKES.get_or_init(|| least(ticks))
-    }
-
     fn settled_ticks(&mut self) -> u64 {
         settled_ticks()
+    }
+
+    fn look_ticks(&mut self) -> u64 {
+        static TAKES: OfCores = OfCores::new();
+        TAKES.get_or_find(|| least(ticks))
     }
 
     fn cpu_ns(&mut self) -> u64 {
@@ -74,13 +75,28 @@ impl Clocks for OfThread {
     }
 
     fn reading_ns(&mut self) -> u64 {
-        static TAKES: OnceLock<u64> = OnceLock::new();
-        *TAKES.get_or_init(|| least(cpu_clock::thread_ns))
+        static TAKES: OfCores = OfCores::new();
+        TAKES.get_or_find(|| least(cpu_clock::thread_ns))
     }
 
     #[inline(always)]
     fn spans(&mut self) -> Option<SpansTicks> {
         self.spans.as_mut()?.take()
+    }
+}
+
+/// A figure of each core, of which those share one that are this far apart.
+struct OfCores([OnceLock<u64>; 256]);
+
+impl OfCores {
+    const fn new() -> Self {
+        Self([const { OnceLock::new() }; 256])
+    }
+
+    /// The figure of the core that the calling thread is on.
+    fn get_or_find(&self, find: impl FnOnce() -> u64) -> u64 {
+        let core = sched_getcpu().unwrap_or(0);
+        *self.0[core % self.0.len()].get_or_init(find)
     }
 }
 

@@ -4,6 +4,11 @@
 //! request, or once for many of them; so each request owes its part, and the next entry into the
 //! stage pays what is owed. What a spin took too long is taken off the next.
 //!
+//! Where each connection has a thread, some stages are entered before its request: a thread that is born
+//! owes for its first request from its birth. And some by another thread, which accepts and never has a
+//! request: it owes for each thread that it begets, in the stages that are its own. What a thread worked
+//! too long that ends, the next to be born owes less.
+//!
 //! The counter is read before the work is noted and again before its end is. What lies behind each
 //! reading and before the row changes is the same code, so neither row has more of it; how much was spent
 //! is booked behind the second change, in the same row whichever the work belongs to.
@@ -167,6 +172,8 @@ pub(super) struct Injector {
     stage: Stage,
     /// No request has come to it.
     is_unasked: bool,
+    /// The first request is owed for.
+    is_prepaid: bool,
 }
 
 impl Injector {
@@ -182,6 +189,7 @@ impl Injector {
             look_ticks: clocks.look_ticks(),
             stage: Stage::Loop,
             is_unasked: true,
+            is_prepaid: true,
         }
     }
 
@@ -224,13 +232,15 @@ impl Injector {
             self.packed = packed;
             self.set = Set::unpacked(packed);
             self.owed_ticks = 0;
+            self.is_prepaid = false;
         }
         let begins = before == Stage::Sandbox && stage == Stage::Guest;
-        let owes = match begins || stage == Stage::HandOver {
-            // The first is owed for.
-            true => !std::mem::replace(&mut self.is_unasked, false),
-            false => self.is_unasked && stage == Stage::Clone,
+        let is_asked = begins || stage == Stage::HandOver;
+        let owes = match is_asked {
+            true => !std::mem::replace(&mut self.is_prepaid, false),
+            false => self.is_unasked && stage == Stage::Clone && is_acceptors(self.set.stage),
         };
+        self.is_unasked &= !is_asked;
         if owes {
             self.owed_ticks += i64::from(self.set.ticks);
         }
@@ -268,8 +278,17 @@ impl Injector {
     }
 }
 
+/// Whether a thread enters it that only accepts, and for each connection.
+fn is_acceptors(stage: Stage) -> bool {
+    matches!(stage, Stage::Accept | Stage::Poll | Stage::Clone)
+}
+
 impl Drop for Injector {
     fn drop(&mut self) {
+        // Of another dose it was forgiven.
+        if self.dose.set.load(Relaxed) != self.packed {
+            return;
+        }
         let overspent = self.owed_ticks.min(0).unsigned_abs();
         self.dose.overspent_ticks.fetch_add(overspent, Relaxed);
     }

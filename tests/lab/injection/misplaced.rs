@@ -29,76 +29,102 @@ tests_at!(
     work_in_another_stage_is_never_right
 );
 
-const MISPLACED: Misplaced = Misplaced {
-    meant: Stage::Http,
-    given: Stage::Copy,
+/// Work that is done elsewhere than is believed, and under which load.
+struct Case {
+    misplaced: Misplaced,
+    load: Load,
+}
+
+const KEPT: Case = Case {
+    misplaced: Misplaced {
+        meant: Stage::Http,
+        given: Stage::Copy,
+    },
+    load: Load::Kept(16),
 };
-const LOAD: Load = Load::Kept(16);
+/// On two threads, of which one ends.
+const BIRTHS: Case = Case {
+    misplaced: Misplaced {
+        meant: Stage::Accept,
+        given: Stage::Close,
+    },
+    load: Load::Births(8),
+};
 /// Many times what a quiet machine takes.
 const LONG_ENOUGH: Duration = Duration::from_secs(6);
 
-/// Of work that is believed to be in HTTP, until both rows are known.
-fn study(lab: Lab, longest: Duration) -> Study {
-    let question = Question {
-        stages: |stage| stage == MISPLACED.meant,
-        misplaced: Some(MISPLACED),
-        longest,
-        is_enough: |verdict| match verdict {
-            Verdict::Right => true,
-            Verdict::Wrong(cells) => tells_both(cells),
-            Verdict::Inconclusive(_) => false,
-        },
-    };
-    study::study(lab, LOAD, question)
-}
+impl Case {
+    /// Asked until both rows are known.
+    fn study(&self, lab: Lab, longest: Duration) -> Study {
+        let question = Question {
+            stages: &|stage| stage == self.misplaced.meant,
+            misplaced: Some(self.misplaced),
+            longest,
+            is_enough: &|verdict| match verdict {
+                Verdict::Right => true,
+                Verdict::Wrong(cells) => self.tells_both(cells),
+                Verdict::Inconclusive(_) => false,
+            },
+        };
+        study::study(lab, self.load, question)
+    }
 
-/// Whether less is found where the work should be, and more where it is.
-fn tells_both(cells: &[Cell]) -> bool {
-    let Misplaced { meant, given } = MISPLACED;
-    [(meant, false), (given, true)]
-        .into_iter()
-        .all(|(row, more)| cells.iter().any(|cell| cell.says(meant, row, more)))
+    /// Whether less is found where the work should be, and more where it is.
+    fn tells_both(&self, cells: &[Cell]) -> bool {
+        let Misplaced { meant, given } = self.misplaced;
+        [(meant, false), (given, true)]
+            .into_iter()
+            .all(|(row, more)| cells.iter().any(|cell| cell.says(meant, row, more)))
+    }
+
+    fn not_right(&self, verdict: Verdict) -> Vec<Cell> {
+        match verdict {
+            Verdict::Right => panic!(
+                "work in the row {} is right in {}",
+                self.misplaced.given.name(),
+                self.misplaced.meant.name()
+            ),
+            Verdict::Wrong(cells) | Verdict::Inconclusive(cells) => cells,
+        }
+    }
+
+    /// It is wrong, given time.
+    fn is_wrong(&self, lab: Lab) {
+        let study = || {
+            let study = self.study(lab, study::longest());
+            study.print(lab.model.name, self.load);
+            study
+        };
+        let (verdict, needed) = conclude(study);
+        if let Verdict::Inconclusive(cells) = &verdict {
+            panic!("{}", inconclusive(lab, cells, needed));
+        }
+        let cells = self.not_right(verdict);
+        println!(
+            "WRONG ROW, as it should be: {}:{}",
+            lab.model.name,
+            list(&cells)
+        );
+        assert!(self.tells_both(&cells), "both rows are wrong");
+    }
 }
 
 fn work_in_another_stage_is_never_right(lab: Lab) {
     if cores().len() < 2 {
         return say_left_out("server and client need a core each");
     }
-    let study = study(lab, LONG_ENOUGH);
+    let study = KEPT.study(lab, LONG_ENOUGH);
     // What a busy machine has not shown by now it need not.
-    let told = not_right(study.verdict);
+    let told = KEPT.not_right(study.verdict);
     println!("{}:{}", lab.model.name, list(&told));
 }
 
-fn not_right(verdict: Verdict) -> Vec<Cell> {
-    match verdict {
-        Verdict::Right => panic!(
-            "work in the row {} is right in {}",
-            MISPLACED.given.name(),
-            MISPLACED.meant.name()
-        ),
-        Verdict::Wrong(cells) | Verdict::Inconclusive(cells) => cells,
-    }
+fn is_wrong(lab: Lab) {
+    KEPT.is_wrong(lab);
 }
 
-/// It is wrong, given time.
-fn is_wrong(lab: Lab) {
-    let study = || {
-        let study = study(lab, study::longest());
-        study.print(lab.model.name, LOAD);
-        study
-    };
-    let (verdict, needed) = conclude(study);
-    if let Verdict::Inconclusive(cells) = &verdict {
-        panic!("{}", inconclusive(lab, cells, needed));
-    }
-    let cells = not_right(verdict);
-    println!(
-        "WRONG ROW, as it should be: {}:{}",
-        lab.model.name,
-        list(&cells)
-    );
-    assert!(tells_both(&cells), "both rows are wrong");
+fn is_wrong_of_births(lab: Lab) {
+    BIRTHS.is_wrong(lab);
 }
 
 /// The same beside a thread that takes what it can of the server's core.
@@ -122,7 +148,7 @@ fn is_wrong_beside_another(lab: Lab) {
 
 /// A test each, so that each can be asked for.
 mod figures {
-    use super::{is_wrong, is_wrong_beside_another};
+    use super::{is_wrong, is_wrong_beside_another, is_wrong_of_births};
 
     macro_rules! figures {
         ($($name:ident: $model:literal, $check:ident;)+) => {
@@ -137,6 +163,7 @@ mod figures {
         blocking: "blocking", is_wrong;
         epoll: "epoll", is_wrong;
         io_uring: "io_uring", is_wrong;
+        blocking_of_births: "blocking", is_wrong_of_births;
         // Its threads run before all ordinary ones, where they may; these do not.
         epoll_beside_another: "epoll", is_wrong_beside_another;
         io_uring_beside_another: "io_uring", is_wrong_beside_another;

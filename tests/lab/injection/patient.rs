@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringlab::config::cores;
 use ringlab::measure::cpu_clock;
@@ -27,6 +27,8 @@ use crate::visitors::{self, Visitors};
 pub const INJECTED_NS: u64 = 500;
 /// Who has sent its last answer looks for requests once more, and sleeps then.
 const FALLING_ASLEEP: Duration = Duration::from_micros(100);
+/// A thread's end takes microseconds.
+const LONGEST_END: Duration = Duration::from_secs(10);
 const WARM_UP: Duration = Duration::from_millis(500);
 
 /// Where a dose is given, and whether its work belongs to that row or to the other.
@@ -71,8 +73,9 @@ impl Load {
         }
     }
 
-    /// How well rows must be known that do not have the work. A thread's birth and end take some 40 us, and what
-    /// of that no stage of ours is around is different each time.
+    /// How well rows must be known that do not have the work. With a thread for it a connection takes ten times
+    /// what a request does, and some rows of that differ by microseconds from one to the next: a fifth of a dose
+    /// is what a quarter of an hour tells, if that.
     fn beside_ns(self) -> f64 {
         match self {
             Load::Births(_) => 2.0 * OFF_NS,
@@ -186,7 +189,8 @@ pub struct Misplaced {
 #[derive(Clone, Copy, Default)]
 struct Edge {
     figures: Figures,
-    cpu_ns: u64,
+    /// Of two clocks that are not read at once: a slice may have less than nothing.
+    cpu_ns: i64,
     injected_ns: u64,
 }
 
@@ -244,7 +248,14 @@ impl Patient {
                 thread::sleep(FALLING_ASLEEP);
             }
         }
+        let looked = Instant::now();
         while self.load.ends_threads() && own_threads() > self.threads_at_rest {
+            assert!(
+                looked.elapsed() < LONGEST_END,
+                "there are {} threads, and {} without connections: is another test running?",
+                own_threads(),
+                self.threads_at_rest
+            );
             thread::sleep(FALLING_ASLEEP);
         }
         thread::sleep(FALLING_ASLEEP);
@@ -254,12 +265,17 @@ impl Patient {
             let serving = threads
                 .iter()
                 .filter(|(thread, _)| serving.contains(thread));
-            serving.map(|(_, ns)| ns).sum()
+            serving.map(|(_, ns)| ns.cast_signed()).sum()
         };
         let look = |server: &Dosed| Edge {
             cpu_ns: match self.load.ends_threads() {
-                // All but this thread's: nobody else does anything.
-                true => cpu_clock::own_process_ns() - cpu_clock::thread_ns(),
+                // All but this thread's: nobody else does anything. Who has ended is in it; but of a thread's
+                // last moments kernels leave out what came after they last looked (`__exit_signal` in
+                // kernel/exit.c), some microseconds at either dose.
+                true => {
+                    let all_ns = cpu_clock::own_process_ns().cast_signed();
+                    all_ns - cpu_clock::thread_ns().cast_signed()
+                }
                 false => of_the_living(server),
             },
             figures: server.handle.figures(),

@@ -31,15 +31,15 @@ pub fn longest() -> Duration {
 
 /// What is to be found out.
 #[derive(Clone, Copy)]
-pub struct Question {
+pub struct Question<'a> {
     /// Of the stages that are entered, those in which work is done.
-    pub stages: fn(Stage) -> bool,
+    pub stages: &'a (dyn Fn(Stage) -> bool + Sync),
     /// Doses go astray.
     pub misplaced: Option<Misplaced>,
     /// For so long at most, or a little longer,
     pub longest: Duration,
     /// unless a verdict is enough before.
-    pub is_enough: fn(&Verdict) -> bool,
+    pub is_enough: &'a (dyn Fn(&Verdict) -> bool + Sync),
 }
 
 /// A pair of slices of each stage in each round.
@@ -158,7 +158,7 @@ impl Study {
 
 /// Pairs of doses in balanced rounds, until something is shown: one for each stage that is asked for and
 /// entered.
-pub fn study(lab: Lab, load: Load, question: Question) -> Study {
+pub fn study(lab: Lab, load: Load, question: Question<'_>) -> Study {
     let mut study = Study {
         stages: Vec::new(),
         control: Pair::new(CONTROL),
@@ -175,7 +175,7 @@ pub fn study(lab: Lab, load: Load, question: Question) -> Study {
 
 impl Study {
     /// Asks one server; says whether that was the last.
-    fn live(&mut self, patient: &mut Patient, question: &Question) -> bool {
+    fn live(&mut self, patient: &mut Patient, question: &Question<'_>) -> bool {
         if let Some(misplaced) = question.misplaced {
             patient.misplace(misplaced);
         }
@@ -204,7 +204,7 @@ impl Study {
 }
 
 /// A pair for each of those stages that a request enters, or a turn with few hundred of them.
-fn entered(patient: &mut Patient, stages: fn(Stage) -> bool) -> Vec<Pair> {
+fn entered(patient: &mut Patient, stages: &dyn Fn(Stage) -> bool) -> Vec<Pair> {
     let anywhere = Given {
         at: CONTROL,
         moved: true,

@@ -96,6 +96,22 @@ const TURN_OF_A_POOL: Turn = [
         Stage::Loop,
     ],
 ];
+/// The same where each request has a thread born.
+const TURN_OF_BIRTHS: Turn = [
+    &[Stage::EpollWait, Stage::Loop],
+    &[
+        Stage::Http,
+        Stage::Loop,
+        Stage::Copy,
+        Stage::Loop,
+        Stage::HandOver,
+        Stage::Loop,
+        Stage::Clone,
+        Stage::Loop,
+        Stage::Send,
+        Stage::Loop,
+    ],
+];
 /// What a thread that accepts enters for a connection, and the one that is born for it.
 const BIRTH: [&[Stage]; 2] = [
     &[
@@ -108,17 +124,19 @@ const BIRTH: [&[Stage]; 2] = [
     ],
     &[
         Stage::Timer,
-        Stage::Http,
+        Stage::Loop,
         Stage::BlockingReceive,
+        Stage::Loop,
         Stage::Http,
         Stage::Sandbox,
         Stage::Guest,
         Stage::Sandbox,
         Stage::Http,
+        Stage::Loop,
         Stage::BlockingSend,
-        Stage::Http,
+        Stage::Loop,
         Stage::Close,
-        Stage::Http,
+        Stage::Loop,
     ],
 ];
 /// What is entered once a turn, and for each request.
@@ -235,7 +253,7 @@ fn check((before, _): &Rows, (after, spent): &Rows, row: Stage, from: Option<Sta
 
 #[test]
 fn work_put_into_a_stage_is_found_in_its_row_and_nowhere_else() {
-    for turn in [TURN, TURN_OF_A_POOL] {
+    for turn in [TURN, TURN_OF_A_POOL, TURN_OF_BIRTHS] {
         let without = run(turn, None);
         for stage in turn.concat() {
             let with = run(turn, Some(Dose::new(stage, 500)));
@@ -249,12 +267,31 @@ fn work_put_into_a_stage_is_found_in_its_row_and_nowhere_else() {
 fn what_a_connection_takes_is_owed_for_when_it_is_there_for_one_request() {
     let without = run_births(None);
     for stage in BIRTH.concat() {
-        // Both do.
-        if stage != Stage::Loop {
-            let with = run_births(Some(Dose::new(stage, 500)));
-            check(&without, &with, stage, None);
-        }
+        let with = run_births(Some(Dose::new(stage, 500)));
+        check(&without, &with, stage, None);
     }
+}
+
+/// A dose is owed for from the next request on, whoever was born before, and of the one before nothing is.
+#[test]
+fn a_dose_that_is_changed_is_not_paid_with_the_one_before() {
+    let server = Server::new(Some(Dose::new(Stage::Close, 500)));
+    let mut idle = server.thread(ByHand::new(1));
+    let mut ending = server.thread(ByHand::new(1));
+    ending.enter_all(BIRTH[1]);
+    assert!(ending.injector.owed_ticks < 0, "no spin is exact");
+    server.dose.set(Stage::Guest, 500);
+    let spent = server.dose.spent_ticks.load(Relaxed);
+    drop(ending);
+    assert_eq!(server.dose.overspent_ticks.load(Relaxed), 0);
+    idle.enter_all(BIRTH[1]);
+    let spent = server.dose.spent_ticks.load(Relaxed) - spent;
+    assert!(spent >= ns_to_ticks(500), "{spent} ticks");
+    // And what was left of it before.
+    drop(idle);
+    assert_ne!(server.dose.overspent_ticks.load(Relaxed), 0);
+    server.dose.set(Stage::Close, 500);
+    assert_eq!(server.dose.overspent_ticks.load(Relaxed), 0);
 }
 
 #[test]
