@@ -99,18 +99,7 @@ const TURN_OF_A_POOL: Turn = [
 /// The same where each request has a thread born.
 const TURN_OF_BIRTHS: Turn = [
     &[Stage::EpollWait, Stage::Loop],
-    &[
-        Stage::Http,
-        Stage::Loop,
-        Stage::Copy,
-        Stage::Loop,
-        Stage::HandOver,
-        Stage::Loop,
-        Stage::Clone,
-        Stage::Loop,
-        Stage::Send,
-        Stage::Loop,
-    ],
+    &[Stage::HandOver, Stage::Loop, Stage::Clone, Stage::Loop],
 ];
 /// What a thread that accepts enters for a connection, and the one that is born for it.
 const BIRTH: [&[Stage]; 2] = [
