@@ -116,17 +116,19 @@ impl Study {
         let own = moved(pair.at as usize);
         let injected = Mean::of(self.rounds(), |round| pair.slices[0][round].injected_ns);
         let others = (0..ROWS).filter(|row| ![pair.at as usize, ELSEWHERE as usize].contains(row));
-        let others = others.map(|row| (row, moved(row).ns, verdict::floor(&self.control, row)));
-        let beyond = |(_, ns, floor): &(usize, f64, f64)| ns.abs() / floor;
+        let others = others.map(|row| (row, moved(row), verdict::floor(&self.control, row)));
+        let beyond = |(_, moved, floor): &(usize, Mean, f64)| moved.ns.abs() / floor;
         let nearest = others.max_by(|a, b| beyond(a).total_cmp(&beyond(b)));
         let (row, most, floor) = nearest.expect("there are other rows");
         println!(
-            "  {:<25} {:+.1} ±{:.1} of {:.1}; most beside: {} {most:+.1}, floor {floor:.1}; {}",
+            "  {:<25} {:+.1} ±{:.1} of {:.1}; most beside: {} {:+.1} ±{:.1}, floor {floor:.1}; {}",
             pair.at.name(),
             own.ns,
             own.bound(),
             injected.ns,
             name(row),
+            most.ns,
+            most.bound(),
             self.of_the_moment(pair),
         );
     }
