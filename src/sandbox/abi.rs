@@ -124,7 +124,10 @@ pub(super) fn write_request(memory: &mut [u8], area: u32, call: &Call<'_>) -> Re
         );
     }
     head.copy_from_slice(call.head);
-    body.copy_from_slice(call.body);
+    // Most requests have none, and a call of `memcpy` for nothing is a call.
+    if !call.body.is_empty() {
+        body.copy_from_slice(call.body);
+    }
     Ok(length as u32)
 }
 

@@ -1,12 +1,14 @@
 //! From WebAssembly, binary or text, to machine code whose exports are known to be right.
 
 use super::engine::{Data, TABLES};
+use super::image::Image;
 use super::limits::Limits;
 use super::load_error::Fault;
 use super::packed::{data_bytes, packed};
 use super::resettable::Resettable;
 use super::{Isolation, abi, engine, memories};
 use std::borrow::Cow;
+use std::sync::Arc;
 use wasmparser::{Parser, Payload};
 use wasmtime::{Engine, ExternType, Module, Mutability};
 
@@ -15,6 +17,7 @@ pub(super) struct Artifact {
     code: Vec<u8>,
     memory_bytes: usize,
     data: Data,
+    image: Arc<Image>,
     has_start: bool,
     /// The exports added for `reset`: the globals that its code changes.
     changing_globals: Vec<String>,
@@ -46,6 +49,13 @@ impl Artifact {
         } else {
             Data::Mapped
         };
+        let has_start = has_start(&wasm);
+        // `reset` has rewritten the module already, and keeps an image of its own.
+        let is_apart = data == Data::Copied && isolation != Isolation::Reset && !has_start;
+        let (wasm, image) = match is_apart {
+            true => Image::apart(&wasm),
+            false => (Cow::Borrowed(&*wasm), Image::default()),
+        };
         let engine = engine::compiling(limits, data).map_err(|error| Fault::host(&error))?;
         let module = Module::new(&engine, &wasm).map_err(|error| {
             if text {
@@ -60,7 +70,8 @@ impl Artifact {
             code,
             memory_bytes,
             data,
-            has_start: has_start(&wasm),
+            image: Arc::new(image),
+            has_start,
             changing_globals,
         })
     }
@@ -79,6 +90,12 @@ impl Artifact {
     /// How its data gets into a memory: what an engine must be made for that runs it.
     pub(super) fn data(&self) -> Data {
         self.data
+    }
+
+    /// What of its data is no part of the machine code: to be written into the memory of each instance that is
+    /// made, if its home does not.
+    pub(super) fn image(&self) -> &Arc<Image> {
+        &self.image
     }
 
     /// Whether code of it runs when an instance is made.

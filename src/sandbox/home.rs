@@ -1,6 +1,7 @@
 //! Where the instances of one engine have their memories.
 
 use super::Isolation;
+use super::artifact::Artifact;
 use super::engine::{self, Data};
 use super::limits::Limits;
 use super::memories::{Memories, RESIDENT_BYTES};
@@ -19,15 +20,22 @@ pub(super) enum Home {
 }
 
 impl Home {
-    /// Of instances of a module whose data gets into its memory as `data` says.
-    pub(super) fn of(isolation: Isolation, data: Data, limits: &Limits) -> Home {
+    /// Of instances of the module of `artifact`.
+    pub(super) fn of(isolation: Isolation, artifact: &Artifact, limits: &Limits) -> Home {
+        let data = artifact.data();
         let is_whole = limits.quantum.is_none();
         match isolation {
             // A pool puts a memory back by writing to it, which `reset` protects against writing.
             Isolation::Reset | Isolation::OnDemand => Home::OnDemand,
             Isolation::Reuse | Isolation::Fresh if is_whole && data == Data::Copied => {
                 let watches = isolation == Isolation::Fresh;
-                Home::Memories(Memories::new(limits.instances, RESIDENT_BYTES, watches))
+                let image = Arc::clone(artifact.image());
+                Home::Memories(Memories::new(
+                    limits.instances,
+                    image,
+                    RESIDENT_BYTES,
+                    watches,
+                ))
             }
             Isolation::Native | Isolation::Reuse | Isolation::Fresh => Home::Pool,
         }
@@ -56,6 +64,11 @@ impl Home {
             Home::Memories(memories) => Some(memories).filter(|memories| memories.watches()),
             Home::OnDemand | Home::Pool => None,
         }
+    }
+
+    /// Whether a memory from here comes with the image of [`Artifact::image`] in it.
+    pub(super) fn has_image(&self) -> bool {
+        matches!(self, Home::Memories(_))
     }
 
     /// How many bytes are put back by writing when an instance goes whose memory begins with `first_bytes`

@@ -2,10 +2,12 @@
 
 use super::artifact::Artifact;
 use super::deadline::{Ticker, Watch, next_look};
+use super::entry::{Entry, EntryExport};
 use super::first_bytes::FirstBytes;
 use super::growth::Growth;
 use super::home::Home;
 use super::host::Host;
+use super::image::Image;
 use super::limits::{Limits, START_DEADLINE};
 use super::load_error::Fault;
 use super::memories::Memories;
@@ -18,22 +20,24 @@ use std::pin::Pin;
 use std::ptr::NonNull;
 use std::sync::{Arc, Once};
 use wasmtime::unix::StoreExt;
-use wasmtime::{
-    Engine, InstancePre, Linker, Memory, ModuleExport, Store, TypedFunc, UpdateDeadline,
-};
+use wasmtime::{Engine, InstancePre, Linker, Memory, ModuleExport, Store, UpdateDeadline};
 
 /// A module in an engine of its own, with all that can be known about it before a request.
 pub(super) struct Blueprint {
     engine: Engine,
     pre: InstancePre<Host>,
     memory: ModuleExport,
-    handle: ModuleExport,
+    handle: EntryExport,
     /// Address of the request area: a constant of the module, the same in every instance since
     /// there are no imports that it could depend on.
     area: u32,
     /// What a memory begins with, before a start function that may grow it.
     first_bytes: usize,
+    /// What of it is not zeros.
+    image: Arc<Image>,
     home: Home,
+    /// Whether an instance answers many requests, or one.
+    keeps: bool,
     /// For `reset`: what there is to put back.
     state: Option<State>,
     limits: Limits,
@@ -59,7 +63,7 @@ impl Blueprint {
         isolation: Isolation,
         limits: &Limits,
     ) -> Result<Blueprint, Fault> {
-        let home = Home::of(isolation, artifact.data(), limits);
+        let home = Home::of(isolation, artifact, limits);
         Blueprint::at(home, artifact, isolation, limits)
     }
 
@@ -86,7 +90,8 @@ impl Blueprint {
             .load_into(&engine)
             .map_err(|error| Fault::invalid(&error))?;
         let export = |name| module.get_export_index(name).expect("found when compiled");
-        let (memory, handle, area) = (export(abi::MEMORY), export(abi::HANDLE), export(abi::AREA));
+        let (memory, area) = (export(abi::MEMORY), export(abi::AREA));
+        let handle = EntryExport::of(&module, abi::HANDLE).expect("checked when compiled");
         let state = (isolation == Isolation::Reset).then(|| State {
             globals: artifact
                 .changing_globals()
@@ -106,7 +111,9 @@ impl Blueprint {
             handle,
             area: 0,
             first_bytes: memory_bytes,
+            image: Arc::clone(artifact.image()),
             home,
+            keeps: matches!(isolation, Isolation::Reuse | Isolation::Reset),
             state,
             limits: limits.clone(),
         };
@@ -124,8 +131,7 @@ impl Blueprint {
         if let Some(watch) = &mut store.data_mut().watch {
             watch.shorten(START_DEADLINE);
         }
-        let instance = self
-            .pre
+        let (instance, memory) = self
             .instantiate(&mut store)
             .map_err(|error| Fault::start(&error, store.data().refused))?;
         let area = instance
@@ -134,10 +140,6 @@ impl Blueprint {
             .and_then(|global| global.get(&mut store).i32())
             .expect("checked when compiled")
             .cast_unsigned();
-        let memory = instance
-            .get_module_export(&mut store, &self.memory)
-            .and_then(|export| export.into_memory())
-            .expect("checked when compiled");
         // Of a memory that grows, what grew may be watched otherwise than its first bytes, or not at all.
         let first_bytes = &memory.data(&store)[..self.first_bytes];
         abi::check_area(first_bytes, area).map_err(Fault::Area)?;
@@ -146,6 +148,22 @@ impl Blueprint {
             state.image = memory.data(&store).into();
         }
         Ok(())
+    }
+
+    /// Makes an instance in `store`, and runs the module's start function, if it has one.
+    fn instantiate(
+        &self,
+        store: &mut Store<Host>,
+    ) -> wasmtime::Result<(wasmtime::Instance, Memory)> {
+        let instance = self.pre.instantiate(&mut *store)?;
+        let memory = instance
+            .get_module_export(&mut *store, &self.memory)
+            .and_then(|export| export.into_memory())
+            .expect("checked when compiled");
+        if !self.home.has_image() {
+            self.image.write(memory.data_mut(store));
+        }
+        Ok((instance, memory))
     }
 
     /// What interrupts guests of the calling thread, if anything may.
@@ -231,7 +249,7 @@ pub(super) struct Instance {
     store: Store<Host>,
     memory: Memory,
     first_bytes: FirstBytes,
-    handle: TypedFunc<u32, u32>,
+    handle: Entry,
     area: u32,
     /// For `reset`: how it began.
     snapshot: Option<Snapshot>,
@@ -246,22 +264,17 @@ impl Instance {
     /// The start function fails, no slot is free, or the kernel refuses.
     pub(super) fn new(blueprint: &Blueprint) -> Result<Box<Instance>, Failure> {
         let mut store = blueprint.store();
-        let instance = blueprint.pre.instantiate(&mut store).map_err(|error| {
+        let (instance, memory) = blueprint.instantiate(&mut store).map_err(|error| {
             let failure = Failure::from_wasmtime(&error, store.data().refused);
             if failure == Failure::Exhausted {
                 say_once(&error);
             }
             failure
         })?;
-        let memory = instance
-            .get_module_export(&mut store, &blueprint.memory)
-            .and_then(|export| export.into_memory())
-            .expect("checked when compiled");
-        let handle = instance
-            .get_module_export(&mut store, &blueprint.handle)
-            .and_then(|export| export.into_func())
-            .and_then(|handle| handle.typed(&store).ok())
-            .expect("checked when compiled");
+        let handle = blueprint
+            .handle
+            .find(&instance, &mut store, blueprint.keeps)
+            .expect("it is this module's");
         let snapshot = match &blueprint.state {
             Some(state) => Some(state.snapshot(&mut store, &instance, memory)?),
             None => None,
@@ -323,7 +336,7 @@ impl Instance {
         // A tick that came before is nothing to this guest, which would be suspended for it.
         self.store.set_epoch_deadline(next_look());
         Box::pin(async move {
-            let returned = self.handle.call_async(&mut self.store, length).await;
+            let returned = self.handle.call_in_slices(&mut self.store, length).await;
             (self, returned)
         })
     }

@@ -1,11 +1,11 @@
 //! The memories of a shard's `fresh` and `reuse` instances: each is lent to one instance at a time, and is
-//! all zeros when it is.
+//! as the module's begin when it is.
 //!
 //! wasmtime has a pool of its own, which puts a whole memory back whatever was written, and whose
 //! book-keeping costs more than making an instance on the heap: hello took 2.6 µs with it and takes
 //! 1.5 µs with this, and the difference grows with the memory. Here what was written is zeroed, found
-//! as [`written_pages`](super::written_pages) says, and the module's data is copied in by wasmtime when
-//! an instance is made. So this is for modules with little data: see [`suits`].
+//! as [`written_pages`](super::written_pages) says, and the module's data is copied in when the memory is lent.
+//! So this is for modules with little data: see [`suits`].
 //!
 //! An instance that is kept gives its memory back only when a request has failed. Nobody watches it meanwhile,
 //! and then the kernel is asked which pages it has.
@@ -13,6 +13,7 @@
 //! Deliberately lacks: instances, tables, stacks. wasmtime makes the first two anew on the heap; guests
 //! that need stacks of their own are left to its pool.
 
+use super::image::Image;
 use super::reservation::{self, Reservation};
 use super::sticky::Sticky;
 use super::written_pages::{RUNS, WrittenPages};
@@ -44,6 +45,8 @@ pub(super) fn suits(data_bytes: usize) -> bool {
 /// As many memories as a shard has instances, each mapped when it is first needed.
 pub(super) struct Memories {
     slots: Box<[OnceLock<Slot>]>,
+    /// What each begins with that is not zero.
+    image: Arc<Image>,
     /// Those that are mapped and that nobody has, the last used on top: it is the likeliest to be
     /// cached still.
     idle: Mutex<Vec<Idle>>,
@@ -66,11 +69,17 @@ struct Slot {
 }
 
 impl Memories {
-    /// None yet, and never more than `slots` at a time. Where it `watches`, faults are brought to
+    /// None yet, and never more than `slots` at a time, each with `image` when it is lent. Where it `watches`, faults are brought to
     /// [`Memories::on_fault`], and the host's writes announced by [`Memories::make_writable`].
-    pub(super) fn new(slots: usize, resident_bytes: usize, watches: bool) -> Arc<Memories> {
+    pub(super) fn new(
+        slots: usize,
+        image: Arc<Image>,
+        resident_bytes: usize,
+        watches: bool,
+    ) -> Arc<Memories> {
         Arc::new(Memories {
             slots: (0..slots).map(|_| OnceLock::new()).collect(),
+            image,
             idle: Mutex::new(Vec::with_capacity(slots)),
             resident_bytes,
             watches,
@@ -152,8 +161,8 @@ impl Slot {
         // SAFETY: a memory begins and ends on a page, wasmtime's being 64 KiB; nothing else changes
         // the protection of these bytes, since `Reservation::grow` and `Reservation::forget_growth` touch
         // what lies behind them; and writers are as `written_pages` says: the guest and wasmtime on its
-        // behalf, whose faults the store's signal handler brings to `on_fault`; `Instance::write`, after
-        // `make_writable`; and `zero`, to noted pages.
+        // behalf, whose faults the store's signal handler brings to `on_fault`; `Instance::write` and `write`,
+        // after `make_writable`; and `zero`, to noted pages.
         let written = unsafe { WrittenPages::protect(reservation.base(), bytes, &RUNS) }?;
         Ok(Slot {
             reservation,
@@ -163,6 +172,24 @@ impl Slot {
 
     fn base(&self) -> *mut u8 {
         self.reservation.base()
+    }
+
+    /// Writes `image` into it, which is zeros and whose first bytes are as many as the module says.
+    ///
+    /// # Errors
+    /// The kernel refuses (mprotect(2)); then some of it may be written.
+    fn write(&self, image: &Image) -> io::Result<()> {
+        if let Some(written) = &self.written {
+            image
+                .ranges()
+                .try_for_each(|range| written.make_writable(range))?;
+        }
+        let bytes = self.reservation.first_bytes();
+        // SAFETY: mapped and readable from beginning to end, and only pages are written that were just made
+        // writable, or, where nobody watches, any. Whoever will have the memory gets it after this.
+        let memory = unsafe { std::slice::from_raw_parts_mut(self.base(), bytes) };
+        image.write(memory);
+        Ok(())
     }
 
     /// Zeroes what was written, `resident_bytes` of it by writing.
@@ -250,7 +277,7 @@ fn page_bytes() -> io::Result<usize> {
 
 struct Creator(Arc<Memories>);
 
-// SAFETY: a memory is zeros when it is lent, is lent to one at a time, has the guards and the room to
+// SAFETY: a memory is zeros but for the image when it is lent, which is to be there, is lent to one at a time, has the guards and the room to
 // grow that were asked for, and never moves. Nothing else touches it while it is lent.
 unsafe impl MemoryCreator for Creator {
     fn new_memory(
@@ -279,11 +306,14 @@ unsafe impl MemoryCreator for Creator {
             }
         };
         drop(idle);
-        Ok(Box::new(Lent {
+        let lent = Lent {
             memories: Arc::clone(memories),
             bytes: minimum,
             lent,
-        }))
+        };
+        let written = lent.slot().write(&memories.image);
+        written.map_err(|error| reservation::sentence(&error))?;
+        Ok(Box::new(lent))
     }
 }
 
@@ -382,7 +412,7 @@ mod tests {
             .into_iter()
             .flatten()
         {
-            let memories = Memories::new(1, resident_bytes, watches);
+            let memories = Memories::new(1, Arc::default(), resident_bytes, watches);
             let mut bases = Vec::new();
             for _ in 0..3 {
                 let mut memory = lend(&memories).expect("it came back");
@@ -411,11 +441,33 @@ mod tests {
         }
     }
 
+    #[test]
+    fn each_begins_with_the_image_whatever_became_of_it() {
+        let text =
+            r#"(module (memory 3) (data (i32.const 5) "abc") (data (i32.const 4090) "defghijkl"))"#;
+        let wasm = wat::parse_str(text).expect("a text in order");
+        let (_, image) = Image::apart(&wasm);
+        let mut expected = vec![0; BYTES];
+        expected[5..8].copy_from_slice(b"abc");
+        expected[4090..4099].copy_from_slice(b"defghijkl");
+        let image = Arc::new(image);
+        for (resident_bytes, watches) in [(BYTES, true), (BYTES, false), (0, true), (0, false)] {
+            let memories = Memories::new(1, Arc::clone(&image), resident_bytes, watches);
+            for written in [0..BYTES, 4096..8192, 6..7, 0..0, 0..BYTES] {
+                let mut memory = lend(&memories).expect("it came back");
+                assert!(all(&mut *memory) == expected, "{resident_bytes} {watches}");
+                let made = memories.make_writable(memory.as_ptr(), written.clone());
+                made.expect("the kernel lets us");
+                all(&mut *memory)[written].fill(0xaa);
+            }
+        }
+    }
+
     /// One request that wrote much does not make many later ones pay for it.
     #[test]
     fn a_large_set_is_looked_at_soon() {
         const LARGE: usize = 512 * 1024;
-        let memories = Memories::new(1, LARGE, true);
+        let memories = Memories::new(1, Arc::default(), LARGE, true);
         let lend = || {
             let ty = MemoryType::new(LARGE as u32 / 65536, None);
             let lent = Creator(Arc::clone(&memories)).new_memory(ty, LARGE, None, None, GUARD);
@@ -437,7 +489,7 @@ mod tests {
 
     #[test]
     fn where_nobody_watches_the_kernel_knows_what_was_touched() {
-        let memories = Memories::new(1, BYTES, false);
+        let memories = Memories::new(1, Arc::default(), BYTES, false);
         let page = page_bytes().expect("the kernel says so");
         let mut memory = lend(&memories).expect("there is room");
         let base = memory.as_ptr();
@@ -453,7 +505,7 @@ mod tests {
 
     #[test]
     fn each_is_lent_to_one_at_a_time_and_never_more_than_there_are() {
-        let memories = Memories::new(2, BYTES, true);
+        let memories = Memories::new(2, Arc::default(), BYTES, true);
         let (one, other) = (lend(&memories).unwrap(), lend(&memories).unwrap());
         assert_ne!(one.as_ptr(), other.as_ptr());
         assert!(lend(&memories).is_err_and(|error| error.contains("lent")));
@@ -464,7 +516,7 @@ mod tests {
 
     #[test]
     fn a_fault_is_the_memorys_that_has_the_address() {
-        let memories = Memories::new(2, BYTES, true);
+        let memories = Memories::new(2, Arc::default(), BYTES, true);
         assert!(!memories.on_fault(4096), "there is none yet");
         let (one, other) = (lend(&memories).unwrap(), lend(&memories).unwrap());
         let page = page_bytes().expect("the kernel says so");

@@ -18,11 +18,13 @@
 //! | `builtin` | the handlers that come with this program |
 //! | `load_error` | why a handler cannot be loaded, in sentences |
 //! | `inspect` | what a module is, told from its bytes |
+//! | `image` | what a memory begins with, apart from the module |
 //! | `packed` | a module without the zeros at the ends of its data |
 //! | `artifact` | from WebAssembly to machine code whose exports are right |
 //! | `engine` | every switch of wasmtime that this program sets, with its reason |
 //! | `instance` | a module made ready to run, and one running copy of it |
 //! | `resettable` | whether a module's state can be put back, and the module rewritten so that it can |
+//! | `entry` | the way into a guest, whose type is looked at once |
 //! | `host` | what the host keeps beside an instance, and grants it |
 //! | `home` | where the instances of one engine have their memories |
 //! | `growth` | pages for memory that guests grow into |
@@ -65,12 +67,14 @@ mod builtin;
 pub(crate) mod counted;
 mod deadline;
 mod engine;
+mod entry;
 mod failure;
 mod first_bytes;
 mod growth;
 mod handler;
 mod home;
 mod host;
+mod image;
 mod inspect;
 mod instance;
 mod limits;

@@ -19,7 +19,7 @@ use wasmparser::{DataKind, DataSectionReader, Operator, Parser, Payload, Result}
 const PAGE_BYTES: u64 = 65536;
 
 /// A segment of the data section: where in the memory it begins, if it is an active one.
-type Segment<'a> = (Option<u32>, &'a [u8]);
+pub type Segment<'a> = (Option<u32>, &'a [u8]);
 
 /// `wasm`, a binary, without the zeros at the ends of its data segments. What cannot be read is left
 /// to those who say why.
@@ -44,9 +44,36 @@ pub fn data_bytes(wasm: &[u8]) -> usize {
 
 /// `None`: there is nothing to leave out.
 fn trimmed(wasm: &[u8]) -> Result<Option<Vec<u8>>> {
+    rewritten(wasm, |segments| {
+        let mut data = DataSection::new();
+        let mut left_out = 0;
+        for (at, bytes) in segments {
+            let Some(at) = at else {
+                data.passive(bytes.iter().copied());
+                continue;
+            };
+            let kept = without_zeros(bytes);
+            left_out += bytes.len() - kept.len();
+            let at = at + kept.start as u32;
+            let offset = ConstExpr::i32_const(at.cast_signed());
+            data.active(0, &offset, bytes[kept].iter().copied());
+        }
+        (left_out > 0).then_some(data)
+    })
+}
+
+/// `wasm` with what `rewrite` makes of its data segments. `None`: they are not plain, there are none, or
+/// `rewrite` makes nothing of them.
+///
+/// # Errors
+/// It cannot be read.
+pub fn rewritten<'a>(
+    wasm: &'a [u8],
+    rewrite: impl FnOnce(Vec<Segment<'a>>) -> Option<DataSection>,
+) -> Result<Option<Vec<u8>>> {
     let mut memory_bytes = 0;
     let mut module = Module::new();
-    let mut left_out = 0;
+    let mut rewrite = Some(rewrite);
     for payload in Parser::new(0).parse_all(wasm) {
         let payload = payload?;
         match &payload {
@@ -63,18 +90,10 @@ fn trimmed(wasm: &[u8]) -> Result<Option<Vec<u8>>> {
                 let Some(segments) = segments(section.clone(), memory_bytes)? else {
                     return Ok(None);
                 };
-                let mut data = DataSection::new();
-                for (at, bytes) in segments {
-                    let Some(at) = at else {
-                        data.passive(bytes.iter().copied());
-                        continue;
-                    };
-                    let kept = without_zeros(bytes);
-                    left_out += bytes.len() - kept.len();
-                    let at = at + kept.start as u32;
-                    let offset = ConstExpr::i32_const(at.cast_signed());
-                    data.active(0, &offset, bytes[kept].iter().copied());
-                }
+                // A module has one such section at most.
+                let Some(data) = rewrite.take().and_then(|rewrite| rewrite(segments)) else {
+                    return Ok(None);
+                };
                 module.section(&data);
                 continue;
             }
@@ -85,7 +104,7 @@ fn trimmed(wasm: &[u8]) -> Result<Option<Vec<u8>>> {
             module.section(&RawSection { id, data });
         }
     }
-    Ok((left_out > 0).then(|| module.finish()))
+    Ok(rewrite.is_none().then(|| module.finish()))
 }
 
 /// All segments of `section`, if they are plain: active ones of the first memory at fixed places,
