@@ -35,8 +35,8 @@ impl Artifact {
         limits: &Limits,
     ) -> Result<Artifact, Fault> {
         let text = is_text(wasm)?;
-        let wasm = binary(wasm)?;
-        let wasm = packed(&wasm);
+        let given = binary(wasm)?;
+        let wasm = packed(&given);
         let (wasm, changing_globals) = match isolation {
             Isolation::Reset => {
                 let module = Resettable::of(&wasm)?;
@@ -58,6 +58,8 @@ impl Artifact {
         };
         let engine = engine::compiling(limits, data).map_err(|error| Fault::host(&error))?;
         let module = Module::new(&engine, &wasm).map_err(|error| {
+            // Places are told in the module as it was given: this one is laid out otherwise.
+            let error = Module::new(&engine, &given).err().unwrap_or(error);
             if text {
                 Fault::text(&error)
             } else {
@@ -204,4 +206,31 @@ fn other_version(module: &Module) -> Option<String> {
         .map(|export| export.name())
         .find(|name| *name != abi::AREA && name.starts_with(abi::AREA_PREFIX))
         .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Linkers write the sizes of sections in five bytes each; who rewrites them writes fewer.
+    #[test]
+    fn what_is_wrong_is_told_by_its_place_in_the_module_as_it_was_given() {
+        let module = [
+            &b"\0asm\x01\0\0\0"[..],
+            // A type, its size in five bytes; a function of it; a memory.
+            b"\x01\x84\x80\x80\x80\x00\x01\x60\0\0",
+            b"\x03\x02\x01\0",
+            b"\x05\x03\x01\0\x01",
+            // The function drops what is not there, at byte 32.
+            b"\x0a\x05\x01\x03\0\x1a\x0b",
+            // Data that is told apart.
+            b"\x0b\x07\x01\0\x41\0\x0b\x01a",
+        ]
+        .concat();
+        let compiled = Artifact::compile(&module, Isolation::Fresh, &Limits::default());
+        let Some(Fault::Invalid(sentence)) = compiled.err() else {
+            panic!("it is invalid");
+        };
+        assert!(sentence.contains("offset 32:"), "{sentence}");
+    }
 }

@@ -14,9 +14,11 @@ use wasmtime::{
 /// A module's export that takes an `i32` and returns one.
 pub(super) struct EntryExport(ModuleExport);
 
-/// The same of one instance.
-pub(super) enum Entry {
-    /// For one call. It takes an `i32` and returns one.
+/// The same of one instance. Made by [`EntryExport::find`] alone, which says of what type it is.
+pub(super) struct Entry(For);
+
+enum For {
+    /// For one call.
     Once(Func),
     /// For many.
     Often(TypedFunc<u32, u32>),
@@ -46,8 +48,8 @@ impl EntryExport {
         let export = instance.get_module_export(&mut store, &self.0)?;
         let function = export.into_func()?;
         match often {
-            true => function.typed(&store).ok().map(Entry::Often),
-            false => Some(Entry::Once(function)),
+            true => function.typed(&store).ok().map(For::Often).map(Entry),
+            false => Some(Entry(For::Once(function))),
         }
     }
 }
@@ -66,13 +68,14 @@ impl Entry {
         store: &mut Store<T>,
         value: u32,
     ) -> wasmtime::Result<u32> {
-        let function = match self {
-            Entry::Often(function) => return function.call(store, value),
-            Entry::Once(function) => function,
+        let function = match &self.0 {
+            For::Often(function) => return function.call(store, value),
+            For::Once(function) => function,
         };
         let mut values = [ValRaw::u32(value)];
         // SAFETY: the function takes one i32 and returns one, as `EntryExport::of` saw, and there is room for
-        // that; wasmtime compares the stores. Who runs the store's guest otherwise has it borrowed.
+        // that; wasmtime compares the stores. Nothing else runs in this one, above all no `call_in_slices`,
+        // whose future has it borrowed until it is gone.
         unsafe { function.call_unchecked(store, ptr::from_mut(&mut values))? };
         Ok(values[0].get_u32())
     }
@@ -89,10 +92,10 @@ impl Entry {
         store: &mut Store<T>,
         value: u32,
     ) -> wasmtime::Result<u32> {
-        match self {
-            Entry::Often(function) => function.call_async(store, value).await,
+        match &self.0 {
+            For::Often(function) => function.call_async(store, value).await,
             // To look its type up is little beside changing stacks.
-            Entry::Once(function) => {
+            For::Once(function) => {
                 let typed = function.typed::<u32, u32>(&mut *store)?;
                 typed.call_async(store, value).await
             }

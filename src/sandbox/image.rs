@@ -5,7 +5,7 @@
 //! of a segment is an empty passive one: once written, an active one is empty to all instructions anyway, and
 //! their numbers stay (section 4.5.4 of the specification, Instantiation).
 //!
-//! Pure: a binary in, a binary and its data out. Not of a module with a start function, which must find its
+//! A binary in, a binary and its data out. Not of a module with a start function, which must find its
 //! data, nor where it is not plain that nothing else changes: see [`packed`](super::packed).
 
 use super::packed::rewritten;
@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use wasm_encoder::DataSection;
 
-/// The bytes of a memory that are not zero when it begins.
+/// The bytes of a memory that the host writes when it begins. None where the module's own code does.
 #[derive(Debug, Default)]
 pub(super) struct Image {
     /// Each with the place of its first.
@@ -127,6 +127,7 @@ mod tests {
             "(memory 1)",
             r#"(memory 1) (data (i32.const 0) "abc") (data (i32.const 2) "d")"#,
             r#"(memory 1) (data (i32.const 65535) "ab")"#,
+            r#"(data (i32.const 0) "")"#,
             r#"(memory 1) (data (i32.add (i32.const 1) (i32.const 2)) "a")"#,
         ] {
             let wasm = binary(fields);

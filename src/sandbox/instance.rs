@@ -33,7 +33,7 @@ pub(super) struct Blueprint {
     area: u32,
     /// What a memory begins with, before a start function that may grow it.
     first_bytes: usize,
-    /// What of it is not zeros.
+    /// What of it the host writes.
     image: Arc<Image>,
     home: Home,
     /// Whether an instance answers many requests, or one.

@@ -71,7 +71,7 @@ pub fn rewritten<'a>(
     wasm: &'a [u8],
     rewrite: impl FnOnce(Vec<Segment<'a>>) -> Option<DataSection>,
 ) -> Result<Option<Vec<u8>>> {
-    let mut memory_bytes = 0;
+    let mut memory_bytes = None;
     let mut module = Module::new();
     let mut rewrite = Some(rewrite);
     for payload in Parser::new(0).parse_all(wasm) {
@@ -83,7 +83,7 @@ pub fn rewritten<'a>(
                     if memory.page_size_log2.is_some() {
                         return Ok(None);
                     }
-                    memory_bytes = memory.initial.saturating_mul(PAGE_BYTES);
+                    memory_bytes = Some(memory.initial.saturating_mul(PAGE_BYTES));
                 }
             }
             Payload::DataSection(section) => {
@@ -109,7 +109,10 @@ pub fn rewritten<'a>(
 
 /// All segments of `section`, if they are plain: active ones of the first memory at fixed places,
 /// within `memory_bytes` and without overlap, and passive ones.
-fn segments(section: DataSectionReader<'_>, memory_bytes: u64) -> Result<Option<Vec<Segment<'_>>>> {
+fn segments(
+    section: DataSectionReader<'_>,
+    memory_bytes: Option<u64>,
+) -> Result<Option<Vec<Segment<'_>>>> {
     let mut segments = Vec::new();
     let mut places: Vec<Range<u64>> = Vec::new();
     for segment in section {
@@ -129,7 +132,8 @@ fn segments(section: DataSectionReader<'_>, memory_bytes: u64) -> Result<Option<
         };
         let at = value.cast_unsigned();
         let end = u64::from(at) + segment.data.len() as u64;
-        if memory_index != 0 || end > memory_bytes {
+        // Without a memory even an empty one is a mistake.
+        if memory_index != 0 || memory_bytes.is_none_or(|bytes| end > bytes) {
             return Ok(None);
         }
         places.push(u64::from(at)..end);
@@ -170,7 +174,7 @@ mod tests {
         let mut left = Vec::new();
         for payload in Parser::new(0).parse_all(&packed) {
             if let Payload::DataSection(section) = payload.expect("it is whole") {
-                let segments = segments(section, u64::MAX).expect("it is whole");
+                let segments = segments(section, Some(u64::MAX)).expect("it is whole");
                 left = segments.expect("they are as plain as before");
             }
         }

@@ -27,7 +27,7 @@ pub(super) static RESET_BYTES: Tally = Tally::new();
 /// Bytes of guests' memory that this process put back after requests, by copying or by filling with
 /// zeros, whichever handler's: under `reset` and `fresh` what had been written, and all that a slot
 /// keeps mapped where `fresh` takes wasmtime's pool. What the kernel drops and maps anew is in none of it, nor
-/// is a module's data, which is copied into the memory of each new instance.
+/// is a module's data that is copied into the memory of each new instance.
 pub fn reset_bytes() -> u64 {
     RESET_BYTES.sum()
 }

@@ -12,8 +12,8 @@
 //! - wasmtime's own code on behalf of the guest (`memory.fill`, `memory.copy`, `memory.init`): the
 //!   same. Its process-wide handler asks the store that this thread runs before it asks whose code
 //!   faulted (wasmtime 48, `CallThreadState::test_if_trap`), and the interrupted `memmove` goes on;
-//! - the host, which writes a request outside any call of the guest, where no store is asked: it says
-//!   so beforehand, with [`WrittenPages::make_writable`];
+//! - the host, which writes a request, and the module's data before the first, outside any call of the
+//!   guest, where no store is asked: it says so beforehand, with [`WrittenPages::make_writable`];
 //! - the kernel, on behalf of a system call: it would fail with EFAULT. There is no such call.
 //!
 //! A run of pages of another protection than its neighbours costs the process two more mappings, of
