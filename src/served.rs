@@ -94,8 +94,8 @@ crate::measure::counter::counters! {
         ///
         /// Not among them: the kernel's own copies (recv, send); what is written anew (a status line, a
         /// date, the table of a request's headers); what moves within its buffer (a chunked body, a
-        /// buffer that grows); guests' memory that is put back, which is a figure of its own; and what
-        /// guests and their runtime copy.
+        /// buffer that grows); guests' memory that is put back, which is a figure of its own, or begins with
+        /// its module's data; and what guests and their runtime copy.
         bytes_copied,
     }
 }
