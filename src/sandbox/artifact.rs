@@ -1,6 +1,7 @@
 //! From WebAssembly, binary or text, to machine code whose exports are known to be right.
 
 use super::engine::{Data, TABLES};
+use super::entry::EntryExport;
 use super::image::Image;
 use super::limits::Limits;
 use super::load_error::Fault;
@@ -165,16 +166,10 @@ fn check_types(module: &Module, limits: &Limits) -> Result<usize, Fault> {
             return Err(Fault::export(abi::AREA, expected, other));
         }
     }
-    match module.get_export(abi::HANDLE) {
-        Some(ExternType::Func(function))
-            if function.params().len() == 1
-                && function.results().len() == 1
-                && function.params().all(|param| param.is_i32())
-                && function.results().all(|result| result.is_i32()) => {}
-        other => {
-            let expected = "a function (i32) -> i32 from a request's length to a record's address";
-            return Err(Fault::export(abi::HANDLE, expected, other));
-        }
+    if EntryExport::of(module, abi::HANDLE).is_none() {
+        let expected = "a function (i32) -> i32 from a request's length to a record's address";
+        let other = module.get_export(abi::HANDLE);
+        return Err(Fault::export(abi::HANDLE, expected, other));
     }
     let memory = match module.get_export(abi::MEMORY) {
         Some(ExternType::Memory(memory)) => memory,

@@ -3,7 +3,7 @@
 //! wasmtime writes a module's data by code of the module's own, for each instance: its entry is looked up and
 //! called, a tenth of what an instance of one's own for each request takes. Here a copy does. What is left
 //! of a segment is an empty passive one: once written, an active one is empty to all instructions anyway, and
-//! their numbers stay (section 4.5.4 of the specification, Instantiation).
+//! their numbers stay (WebAssembly 2.0, section 4.5.4, Instantiation).
 //!
 //! A binary in, a binary and its data out. Not of a module with a start function, which must find its
 //! data, nor where it is not plain that nothing else changes: see [`packed`](super::packed).

@@ -5,7 +5,8 @@
 //! book-keeping costs more than making an instance on the heap: hello took 2.6 µs with it and takes
 //! 1.5 µs with this, and the difference grows with the memory. Here what was written is zeroed, found
 //! as [`written_pages`](super::written_pages) says, and the module's data is copied in when the memory is
-//! lent, or by the module's own code where it cannot be told apart (see [`image`](super::image)). So this is for modules with little data: see [`suits`].
+//! lent, or by the module's own code where it cannot be told apart (see [`image`](super::image)). So this is
+//! for modules with little data: see [`suits`].
 //!
 //! An instance that is kept gives its memory back only when a request has failed. Nobody watches it meanwhile,
 //! and then the kernel is asked which pages it has.
@@ -69,8 +70,9 @@ struct Slot {
 }
 
 impl Memories {
-    /// None yet, and never more than `slots` at a time, each with `image` when it is lent. Where it `watches`, faults are brought to
-    /// [`Memories::on_fault`], and the host's writes announced by [`Memories::make_writable`].
+    /// None yet, and never more than `slots` at a time, each with `image` when it is lent. Where it
+    /// `watches`, faults are brought to [`Memories::on_fault`], and the host's writes announced by
+    /// [`Memories::make_writable`].
     pub(super) fn new(
         slots: usize,
         image: Arc<Image>,
@@ -277,8 +279,9 @@ fn page_bytes() -> io::Result<usize> {
 
 struct Creator(Arc<Memories>);
 
-// SAFETY: a memory is zeros but for the image when it is lent, which is to be there, is lent to one at a time, has the guards and the room to
-// grow that were asked for, and never moves. Nothing else touches it while it is lent.
+// SAFETY: a memory is zeros when it is lent but for the image, which is to be there, is lent to one at a
+// time, has the guards and the room to grow that were asked for, and never moves. Nothing else touches it
+// while it is lent.
 unsafe impl MemoryCreator for Creator {
     fn new_memory(
         &self,
