@@ -259,7 +259,8 @@ pub fn stored(json: &Path) -> Experiment {
 }
 
 /// Has `run` measure in longer and longer windows, until there are some requests in every block: on a
-/// machine that stalls, a short window may be without, and of one or two nothing can be said. Of the longest window it takes what it gets.
+/// machine that stalls, a short window may be without, and of one or two nothing can be said. Of the
+/// longest window it takes what it gets.
 pub fn in_long_windows<T>(run: impl Fn(&str) -> (T, Experiment)) -> (T, Experiment) {
     for window in ["60ms", "400ms"] {
         let (said, experiment) = run(window);
