@@ -1,5 +1,6 @@
 //! A module made ready to run in one engine, and one running copy of it.
 
+use super::afterwards::Afterwards;
 use super::artifact::Artifact;
 use super::deadline::{Ticker, Watch, next_look};
 use super::entry::{Entry, EntryExport};
@@ -36,8 +37,7 @@ pub(super) struct Blueprint {
     /// What of it the host writes.
     image: Arc<Image>,
     home: Home,
-    /// Whether an instance answers many requests, or one.
-    keeps: bool,
+    afterwards: Afterwards,
     /// For `reset`: what there is to put back.
     state: Option<State>,
     limits: Limits,
@@ -82,6 +82,7 @@ impl Blueprint {
         limits: &Limits,
     ) -> Result<Blueprint, Fault> {
         growth::look_for_huge_pages();
+        let afterwards = Afterwards::of(isolation);
         let memory_bytes = artifact.memory_bytes();
         let limits = &limits.for_memory_of(memory_bytes);
         let engine = home.engine(limits, artifact.data(), memory_bytes);
@@ -92,7 +93,7 @@ impl Blueprint {
         let export = |name| module.get_export_index(name).expect("found when compiled");
         let (memory, area) = (export(abi::MEMORY), export(abi::AREA));
         let handle = EntryExport::of(&module, abi::HANDLE).expect("checked when compiled");
-        let state = (isolation == Isolation::Reset).then(|| State {
+        let state = (afterwards == Afterwards::Reset).then(|| State {
             globals: artifact
                 .changing_globals()
                 .iter()
@@ -113,7 +114,7 @@ impl Blueprint {
             first_bytes: memory_bytes,
             image: Arc::clone(artifact.image()),
             home,
-            keeps: matches!(isolation, Isolation::Reuse | Isolation::Reset),
+            afterwards,
             state,
             limits: limits.clone(),
         };
@@ -164,6 +165,12 @@ impl Blueprint {
             self.image.write(memory.data_mut(store));
         }
         Ok((instance, memory))
+    }
+
+    /// What becomes of its instances when they have answered.
+    #[inline]
+    pub(super) fn afterwards(&self) -> Afterwards {
+        self.afterwards
     }
 
     /// What interrupts guests of the calling thread, if anything may.
@@ -273,7 +280,7 @@ impl Instance {
         })?;
         let handle = blueprint
             .handle
-            .find(&instance, &mut store, blueprint.keeps)
+            .find(&instance, &mut store, !blueprint.afterwards.is_once())
             .expect("it is this module's");
         let snapshot = match &blueprint.state {
             Some(state) => Some(state.snapshot(&mut store, &instance, memory)?),

@@ -1,5 +1,5 @@
-//! The memories of a shard's `fresh` and `reuse` instances: each is lent to one instance at a time, and is
-//! as the module's begin when it is.
+//! The memories of a shard's `fresh` and `reuse` instances: each [`Memory`] is lent to one instance at a
+//! time, and is as the module's begin when it is.
 //!
 //! wasmtime has a pool of its own, which puts a whole memory back whatever was written, and whose
 //! book-keeping costs more than making an instance on the heap: hello took 2.6 µs with it and takes
@@ -15,17 +15,11 @@
 //! that need stacks of their own are left to its pool.
 
 use super::image::Image;
-use super::reservation::{self, Reservation};
+use super::memory::Memory;
+use super::reservation;
 use super::sticky::Sticky;
-use super::written_pages::{RUNS, WrittenPages};
-use crate::measure::probe::{Asked, Probe, Stage};
-use nix::sys::mman::{MmapAdvise, madvise};
-use nix::unistd::{SysconfVar, sysconf};
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
@@ -45,7 +39,7 @@ pub(super) fn suits(data_bytes: usize) -> bool {
 
 /// As many memories as a shard has instances, each mapped when it is first needed.
 pub(super) struct Memories {
-    slots: Box<[OnceLock<Slot>]>,
+    slots: Box<[OnceLock<Memory>]>,
     /// What each begins with that is not zero.
     image: Arc<Image>,
     /// Those that are mapped and that nobody has, the last used on top: it is the likeliest to be
@@ -60,13 +54,6 @@ pub(super) struct Memories {
 struct Idle {
     slot: usize,
     sticky: Sticky,
-}
-
-/// One memory.
-struct Slot {
-    reservation: Reservation,
-    /// None: nobody watches.
-    written: Option<WrittenPages>,
 }
 
 impl Memories {
@@ -102,8 +89,7 @@ impl Memories {
     ///
     /// For signal handlers: see [`WrittenPages::on_fault`]. Looking for the memory takes no lock.
     pub(super) fn on_fault(&self, address: usize) -> bool {
-        let mut watched = self.mapped().filter_map(|slot| slot.written.as_ref());
-        watched.any(|written| written.on_fault(address))
+        self.mapped().any(|memory| memory.on_fault(address))
     }
 
     /// The host is about to write the bytes of `range` into the memory at `base`.
@@ -111,30 +97,22 @@ impl Memories {
     /// # Errors
     /// The kernel refuses (mprotect(2)); then nothing may be written.
     pub(super) fn make_writable(&self, base: *const u8, range: Range<usize>) -> io::Result<()> {
-        let written = self.at(base).written.as_ref();
-        written.map_or(Ok(()), |written| written.make_writable(range))
+        self.at(base).make_writable(range)
     }
 
     /// How many bytes of the memory at `base` are zeroed when it comes back.
     pub(super) fn bytes_to_zero(&self, base: *const u8) -> usize {
-        let slot = self.at(base);
-        let bytes = match &slot.written {
-            Some(written) => written.noted_bytes(),
-            None => slot
-                .touched()
-                .map_or(0, |runs| runs.iter().map(Range::len).sum()),
-        };
-        bytes.min(self.resident_bytes)
+        self.at(base).bytes_to_zero().min(self.resident_bytes)
     }
 
-    fn at(&self, base: *const u8) -> &Slot {
-        let mut slots = self.mapped();
-        let slot = slots.find(|slot| slot.base().cast_const() == base);
-        slot.expect("it was lent from here")
+    fn at(&self, base: *const u8) -> &Memory {
+        let mut mapped = self.mapped();
+        let memory = mapped.find(|memory| memory.base().cast_const() == base);
+        memory.expect("it was lent from here")
     }
 
     /// They are mapped in order.
-    fn mapped(&self) -> impl Iterator<Item = &Slot> {
+    fn mapped(&self) -> impl Iterator<Item = &Memory> {
         self.slots.iter().map_while(OnceLock::get)
     }
 
@@ -142,139 +120,6 @@ impl Memories {
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Slot {
-    /// A memory of `bytes` bytes, all zero, that may grow to `capacity_bytes`, between two stretches
-    /// of `guard_bytes` that nobody may touch.
-    fn map(
-        bytes: usize,
-        capacity_bytes: usize,
-        guard_bytes: usize,
-        watches: bool,
-    ) -> io::Result<Slot> {
-        let reservation = Reservation::map(bytes, capacity_bytes, guard_bytes)?;
-        if !watches {
-            return Ok(Slot {
-                reservation,
-                written: None,
-            });
-        }
-        // SAFETY: a memory begins and ends on a page, wasmtime's being 64 KiB; nothing else changes
-        // the protection of these bytes, since `Reservation::grow` and `Reservation::forget_growth` touch
-        // what lies behind them; and writers are as `written_pages` says: the guest and wasmtime on its
-        // behalf, whose faults the store's signal handler brings to `on_fault`; `Instance::write` and `write`,
-        // after `make_writable`; and `zero`, to noted pages.
-        let written = unsafe { WrittenPages::protect(reservation.base(), bytes, &RUNS) }?;
-        Ok(Slot {
-            reservation,
-            written: Some(written),
-        })
-    }
-
-    fn base(&self) -> *mut u8 {
-        self.reservation.base()
-    }
-
-    /// Writes `image` into it, which is zeros and whose first bytes are as many as the module says.
-    ///
-    /// # Errors
-    /// The kernel refuses (mprotect(2)); then some of it may be written.
-    fn write(&self, image: &Image) -> io::Result<()> {
-        if let Some(written) = &self.written {
-            image
-                .ranges()
-                .try_for_each(|range| written.make_writable(range))?;
-        }
-        let bytes = self.reservation.first_bytes();
-        // SAFETY: mapped and readable from beginning to end, and only pages are written that were just made
-        // writable, or, where nobody watches, any. Whoever will have the memory gets it after this.
-        let memory = unsafe { std::slice::from_raw_parts_mut(self.base(), bytes) };
-        image.write(memory);
-        Ok(())
-    }
-
-    /// Zeroes what was written, `resident_bytes` of it by writing.
-    fn zero(&self, sticky: &mut Sticky, resident_bytes: usize) {
-        let bytes = self.reservation.first_bytes();
-        // SAFETY: mapped and readable from beginning to end, and only noted pages are written, which
-        // are writable, or, where nobody watches, any. Whoever had the memory is gone, and nobody else
-        // gets it before this returns.
-        let memory = unsafe { std::slice::from_raw_parts_mut(self.base(), bytes) };
-        let Some(written) = &self.written else {
-            // Where the kernel does not tell it drops all of it.
-            let (runs, resident_bytes) = match self.touched() {
-                Ok(runs) => (runs, resident_bytes),
-                Err(_) => (std::iter::once(0..bytes).collect(), 0),
-            };
-            self.zero_runs(memory, &runs, resident_bytes);
-            return;
-        };
-        let unchanged = |page: Range<usize>| memory[page].iter().all(|byte| *byte == 0);
-        let left_out = |pages: Range<usize>| {
-            // Where it fails they are zeros that stay mapped.
-            let _ = self.drop_pages(pages);
-        };
-        let runs = sticky.written_runs(written, unchanged, left_out);
-        self.zero_runs(memory, runs, resident_bytes);
-    }
-
-    /// Zeroes these bytes of its `memory`, `resident_bytes` of them by writing.
-    fn zero_runs(&self, memory: &mut [u8], runs: &[Range<usize>], resident_bytes: usize) {
-        let mut left = resident_bytes;
-        for run in runs {
-            let by_hand = run.start..run.start + left.min(run.len());
-            let rest = by_hand.end..run.end;
-            left -= by_hand.len();
-            memory[by_hand].fill(0);
-            if !rest.is_empty() && self.drop_pages(rest.clone()).is_err() {
-                memory[rest].fill(0);
-            }
-        }
-    }
-
-    /// The pages that anybody has touched since they were zeros of the kernel's, in memory or swapped out, as
-    /// ranges of bytes (Documentation/admin-guide/mm/pagemap.rst).
-    fn touched(&self) -> io::Result<Vec<Range<usize>>> {
-        /// Bits 63 and 62: present, swapped.
-        const HAS_A_PAGE: u64 = 3 << 62;
-        let page_bytes = page_bytes()?;
-        let bytes = self.reservation.first_bytes();
-        let mut entries = vec![0; bytes / page_bytes * size_of::<u64>()];
-        let at = self.base().addr() / page_bytes * size_of::<u64>();
-        File::open("/proc/self/pagemap")?.read_exact_at(&mut entries, at as u64)?;
-        let mut runs: Vec<Range<usize>> = Vec::new();
-        for (nth, entry) in entries.chunks_exact(size_of::<u64>()).enumerate() {
-            let entry = u64::from_ne_bytes(entry.try_into().expect("eight bytes"));
-            if entry & HAS_A_PAGE == 0 {
-                continue;
-            }
-            let start = nth * page_bytes;
-            match runs.last_mut() {
-                Some(last) if last.end == start => last.end += page_bytes,
-                _ => runs.push(start..start + page_bytes),
-            }
-        }
-        Ok(runs)
-    }
-
-    /// Has the kernel drop whole pages of what nobody has, which read as zeros then.
-    fn drop_pages(&self, pages: Range<usize>) -> nix::Result<()> {
-        debug_assert!(pages.end <= self.reservation.first_bytes());
-        let start = self.base().wrapping_add(pages.start).cast();
-        let start = NonNull::new(start).ok_or(nix::errno::Errno::EINVAL)?;
-        // SAFETY: within the memory; private memory of no file reads as zeros after it (madvise(2)),
-        // which are as good bytes as any.
-        Asked::within(Stage::Advise, || unsafe {
-            madvise(start, pages.len(), MmapAdvise::MADV_DONTNEED)
-        })
-    }
-}
-
-fn page_bytes() -> io::Result<usize> {
-    let bytes = sysconf(SysconfVar::PAGE_SIZE)?;
-    let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok());
-    bytes.ok_or_else(|| io::Error::other("the size of a page is unknown"))
 }
 
 struct Creator(Arc<Memories>);
@@ -300,7 +145,7 @@ unsafe impl MemoryCreator for Creator {
                 let slot = free.ok_or("all memories are lent")?;
                 let capacity = reserved_size_in_bytes.unwrap_or(minimum).max(minimum);
                 let watches = memories.watches;
-                let mapped = Slot::map(minimum, capacity, guard_size_in_bytes, watches);
+                let mapped = Memory::map(minimum, capacity, guard_size_in_bytes, watches);
                 let mapped = mapped.map_err(|error| reservation::sentence(&error))?;
                 // Under the lock nobody else fills it.
                 let _ = memories.slots[slot].set(mapped);
@@ -314,7 +159,7 @@ unsafe impl MemoryCreator for Creator {
             bytes: minimum,
             lent,
         };
-        let written = lent.slot().write(&memories.image);
+        let written = lent.memory().write(&memories.image);
         written.map_err(|error| reservation::sentence(&error))?;
         Ok(Box::new(lent))
     }
@@ -329,9 +174,9 @@ struct Lent {
 }
 
 impl Lent {
-    fn slot(&self) -> &Slot {
-        let slot = self.memories.slots[self.lent.slot].get();
-        slot.expect("it is mapped before it is lent")
+    fn memory(&self) -> &Memory {
+        let memory = self.memories.slots[self.lent.slot].get();
+        memory.expect("it is mapped before it is lent")
     }
 }
 
@@ -343,31 +188,29 @@ unsafe impl LinearMemory for Lent {
     }
 
     fn byte_capacity(&self) -> usize {
-        self.slot().reservation.capacity_bytes()
+        self.memory().capacity_bytes()
     }
 
     fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
-        self.slot().reservation.grow(self.bytes, new_size)?;
+        self.memory().grow(self.bytes, new_size)?;
         self.bytes = new_size;
         Ok(())
     }
 
     fn as_ptr(&self) -> *mut u8 {
-        self.slot().base()
+        self.memory().base()
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
         let mut sticky = std::mem::take(&mut self.lent.sticky);
-        let slot = self.slot();
-        let reservation = &slot.reservation;
-        let has_grown = self.bytes > reservation.first_bytes();
-        if has_grown && reservation.forget_growth(self.bytes).is_err() {
+        let memory = self.memory();
+        if memory.forget_growth(self.bytes).is_err() {
             // Lost, rather than lent as it is. Its addresses go with the others'.
             return;
         }
-        slot.zero(&mut sticky, self.memories.resident_bytes);
+        memory.zero(&mut sticky, self.memories.resident_bytes);
         let slot = self.lent.slot;
         self.memories.idle().push(Idle { slot, sticky });
     }
@@ -376,6 +219,7 @@ impl Drop for Lent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::memory::page_bytes;
     use nix::sys::uio::{RemoteIoVec, process_vm_readv};
     use std::io::IoSliceMut;
 
@@ -492,22 +336,6 @@ mod tests {
         let zeroed: Vec<usize> = zeroed.collect();
         assert_eq!((zeroed[0], zeroed[15]), (LARGE, 0), "{zeroed:?}");
         assert!(all(&mut *lend()).iter().all(|byte| *byte == 0));
-    }
-
-    #[test]
-    fn where_nobody_watches_the_kernel_knows_what_was_touched() {
-        let memories = Memories::new(1, Arc::default(), BYTES, false);
-        let page = page_bytes().expect("the kernel says so");
-        let mut memory = lend(&memories).expect("there is room");
-        let base = memory.as_ptr();
-        assert_eq!(memories.bytes_to_zero(base), 0);
-        for nth in [3, 4, 7] {
-            all(&mut *memory)[nth * page] = 1;
-        }
-        assert_eq!(memories.bytes_to_zero(base), 3 * page);
-        let slot = memories.at(base);
-        let runs = slot.touched().expect("/proc is mounted");
-        assert_eq!(runs, [3 * page..5 * page, 7 * page..8 * page]);
     }
 
     #[test]

@@ -60,6 +60,7 @@
 //!   slices, its memory starts with 256 KiB at most.
 
 mod abi;
+mod afterwards;
 mod artifact;
 mod beats;
 mod builtin;
@@ -81,6 +82,7 @@ mod limits;
 mod load_all;
 mod load_error;
 mod memories;
+mod memory;
 mod native;
 mod packed;
 mod quantum;

@@ -20,7 +20,7 @@
 use super::deadline::Ticker;
 use super::instance::{Blueprint, Instance, Running};
 use super::slice::{self, HalfRunMark, SliceTimer};
-use super::slots::{Afterwards, Checker, Lease, RESET_BYTES, Runner, ShardSandbox};
+use super::slots::{Checker, Lease, RESET_BYTES, Runner, ShardSandbox};
 use super::{Answer, Call, Failure};
 use crate::measure::counter::Counter;
 use crate::measure::probe::{Probe, Stage};
@@ -100,8 +100,7 @@ impl Slicer {
     /// # Errors
     /// The thread's timers cannot be made: see the message for the limit it met.
     pub fn new(shard: Arc<ShardSandbox>) -> io::Result<Slicer> {
-        let (Runner::Wasm { blueprint, .. }, Some(quantum)) = (&shard.runner, shard.limits.quantum)
-        else {
+        let (Runner::Wasm(blueprint), Some(quantum)) = (&shard.runner, shard.limits.quantum) else {
             return Err(io::Error::other(
                 "only a guest that was compiled for slices runs in them",
             ));
@@ -154,7 +153,7 @@ impl Slicer {
             return Sliced::Over(take(Err(Failure::Exhausted)));
         }
         let lease = self.lease.as_mut().expect("there is room");
-        let (blueprint, afterwards) = runner_of(&self.shard);
+        let blueprint = blueprint_of(&self.shard);
         let mut instance = match lease
             .kept
             .take()
@@ -167,7 +166,10 @@ impl Slicer {
             Ok(length) => length,
             Err(failure) => {
                 let unwritten = Err(failure);
-                lease.kept = afterwards.spares(&unwritten).then_some(instance);
+                lease.kept = blueprint
+                    .afterwards()
+                    .spares(&unwritten)
+                    .then_some(instance);
                 return Sliced::Over(take(unwritten));
             }
         };
@@ -265,7 +267,8 @@ fn poll<P: Probe>(
 impl Ends {
     /// A guest was ended in the middle of a request.
     fn discard(&mut self, mut instance: Box<Instance>, shard: &ShardSandbox) {
-        let (blueprint, afterwards) = runner_of(shard);
+        let blueprint = blueprint_of(shard);
+        let afterwards = blueprint.afterwards();
         afterwards.keeps(&mut instance, false, blueprint, &self.reset_bytes);
     }
 
@@ -280,9 +283,10 @@ impl Ends {
         copied: &Counter,
         take: impl FnOnce(Result<Answer<'_>, Failure>) -> R,
     ) -> (Option<Box<Instance>>, R) {
-        let (blueprint, afterwards) = runner_of(shard);
+        let blueprint = blueprint_of(shard);
         let answer = instance.end(returned, &shard.limits);
         let answer = answer.and_then(|answer| self.checker.accept(answer, copied));
+        let afterwards = blueprint.afterwards();
         let unharmed = afterwards.spares(&answer);
         let taken = take(answer);
         let kept = afterwards.keeps(&mut instance, unharmed, blueprint, &self.reset_bytes);
@@ -292,12 +296,9 @@ impl Ends {
 
 /// How the guests of a slicer's `shard` are made, and what becomes of them.
 #[inline]
-fn runner_of(shard: &ShardSandbox) -> (&Blueprint, Afterwards) {
+fn blueprint_of(shard: &ShardSandbox) -> &Blueprint {
     match &shard.runner {
-        Runner::Wasm {
-            blueprint,
-            afterwards,
-        } => (blueprint, *afterwards),
+        Runner::Wasm(blueprint) => blueprint,
         Runner::Native(_) => unreachable!("no slicer is made for it"),
     }
 }

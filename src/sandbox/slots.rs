@@ -10,7 +10,7 @@ use super::instance::{Blueprint, Instance};
 use super::limits::Limits;
 use super::load_error::LoadError;
 use super::tally::Tally;
-use super::{Answer, Call, Failure, Isolation, native};
+use super::{Answer, Call, Failure, native};
 use crate::measure::counter::Counter;
 use crate::measure::probe::{Asked, Off, Probe, Stage};
 use ringlab_guest::Handler as NativeHandler;
@@ -47,60 +47,7 @@ pub struct ShardSandbox {
 
 pub(super) enum Runner {
     Native(NativeHandler),
-    Wasm {
-        blueprint: Box<Blueprint>,
-        afterwards: Afterwards,
-    },
-}
-
-/// What becomes of an instance that answered.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Afterwards {
-    /// The next request gets it as it is.
-    Keep,
-    /// The next request gets it as it began.
-    Reset,
-    /// The next request gets another.
-    Discard,
-}
-
-impl Afterwards {
-    /// Whether the instance that came to this is in a known state: a request that was never written did it
-    /// no harm, and any other failure may have. What is in none is not put back.
-    ///
-    /// One whose answer is valid but for its length is in a known state too, once it is put back: the length
-    /// is the host's limit and not the guest's. As it is, the next request would get what this one left, and
-    /// perhaps be too large itself.
-    #[inline]
-    pub(super) fn spares(self, answer: &Result<Answer<'_>, Failure>) -> bool {
-        match answer {
-            Ok(_) | Err(Failure::RequestTooLarge) => true,
-            Err(Failure::ResponseTooLarge) => self == Afterwards::Reset,
-            Err(_) => false,
-        }
-    }
-
-    /// Makes an instance ready for the next request, if it is `unharmed` and may have one. False: it
-    /// must go. Counts what either puts back.
-    #[inline]
-    pub(super) fn keeps(
-        self,
-        instance: &mut Instance,
-        unharmed: bool,
-        blueprint: &Blueprint,
-        reset_bytes: &Counter,
-    ) -> bool {
-        let (kept, bytes) = match self {
-            Afterwards::Keep if unharmed => return true,
-            Afterwards::Reset if unharmed => match instance.reset() {
-                Some(bytes) => (true, bytes),
-                None => (false, instance.bytes_to_reset(blueprint)),
-            },
-            _ => (false, instance.bytes_to_reset(blueprint)),
-        };
-        reset_bytes.add(bytes as u64);
-        kept
-    }
+    Wasm(Box<Blueprint>),
 }
 
 struct Slots {
@@ -134,18 +81,8 @@ impl ShardSandbox {
         let runner = match handler.program() {
             Program::Native(handler) => Ok(Runner::Native(*handler)),
             Program::Wasm(artifact) => {
-                let afterwards = match handler.isolation() {
-                    Isolation::Reuse => Afterwards::Keep,
-                    Isolation::Reset => Afterwards::Reset,
-                    Isolation::Native | Isolation::Fresh | Isolation::OnDemand => {
-                        Afterwards::Discard
-                    }
-                };
                 let blueprint = Blueprint::new(artifact, handler.isolation(), &limits);
-                blueprint.map(|blueprint| Runner::Wasm {
-                    blueprint: Box::new(blueprint),
-                    afterwards,
-                })
+                blueprint.map(|blueprint| Runner::Wasm(Box::new(blueprint)))
             }
         };
         let runner = runner.map_err(|fault| LoadError {
@@ -261,7 +198,7 @@ impl Sandbox {
     pub fn new(shard: Arc<ShardSandbox>) -> io::Result<Sandbox> {
         let ticker = match &shard.runner {
             Runner::Native(_) => None,
-            Runner::Wasm { blueprint, .. } => {
+            Runner::Wasm(blueprint) => {
                 // Otherwise the first call would pay for the stack on which traps are handled.
                 wasmtime::Engine::tls_eager_initialize();
                 blueprint.ticker()?
@@ -310,16 +247,13 @@ impl Sandbox {
         } = self;
         served.add(1);
         let limits = &shard.limits;
-        let (blueprint, afterwards) = match &shard.runner {
+        let blueprint = match &shard.runner {
             Runner::Native(handler) => {
                 return native::call::<P, R>(*handler, call, limits, |answer| {
                     take(answer.and_then(|answer| checker.accept(answer, copied)))
                 });
             }
-            Runner::Wasm {
-                blueprint,
-                afterwards,
-            } => (blueprint, *afterwards),
+            Runner::Wasm(blueprint) => blueprint,
         };
         let leased = match lease {
             Some(leased) => leased,
@@ -338,6 +272,7 @@ impl Sandbox {
         let answer = instance
             .call::<P>(call, limits, copied)
             .and_then(|answer| checker.accept(answer, copied));
+        let afterwards = blueprint.afterwards();
         let unharmed = afterwards.spares(&answer);
         let taken = take(answer);
         if !afterwards.keeps(instance, unharmed, blueprint, reset_bytes) {
