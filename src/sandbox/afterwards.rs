@@ -1,7 +1,8 @@
 //! What becomes of an instance when it has answered, or failed to: the last step of a request, by which the
 //! isolations differ.
 
-use super::instance::{Blueprint, Instance};
+use super::blueprint::Blueprint;
+use super::instance::Instance;
 use super::{Answer, Failure, Isolation};
 use crate::measure::counter::Counter;
 
@@ -46,8 +47,8 @@ impl Afterwards {
         }
     }
 
-    /// Makes an instance ready for the next request, if it is `unharmed` and may have one. False: it
-    /// must go. Counts what either puts back.
+    /// Makes an instance ready for the next request, if it is `unharmed` and may have one, or its store may
+    /// have the next one. False: it must go. Counts what is put back, now or when the store goes.
     #[inline]
     pub(super) fn keeps(
         self,
@@ -62,6 +63,10 @@ impl Afterwards {
                 Some(bytes) => (true, bytes),
                 None => (false, instance.bytes_to_reset(blueprint)),
             },
+            Afterwards::Discard if unharmed => {
+                let bytes = instance.bytes_to_reset(blueprint);
+                (instance.leave(bytes), bytes)
+            }
             _ => (false, instance.bytes_to_reset(blueprint)),
         };
         reset_bytes.add(bytes as u64);

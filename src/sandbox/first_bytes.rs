@@ -30,6 +30,11 @@ impl FirstBytes {
         }
     }
 
+    /// How many they are.
+    pub(super) fn len(&self) -> usize {
+        self.bytes
+    }
+
     /// To read.
     #[inline]
     pub(super) fn read<'m, T>(&self, _store: &'m Store<T>) -> &'m [u8] {

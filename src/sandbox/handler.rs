@@ -1,7 +1,7 @@
 //! From a name or a file to a handler that is checked and compiled.
 
 use super::artifact::Artifact;
-use super::instance::Blueprint;
+use super::blueprint::Blueprint;
 use super::limits::{Limits, START_DEADLINE};
 use super::load_error::{Fault, LoadError};
 use super::{Isolation, builtin};

@@ -29,6 +29,12 @@ impl Host {
         }
         self.refused = None;
     }
+
+    /// The instance grows no more: see [`Growth::end`].
+    #[must_use]
+    pub(super) fn end_growth(&mut self) -> bool {
+        self.growth.as_mut().is_none_or(Growth::end)
+    }
 }
 
 impl ResourceLimiter for Host {

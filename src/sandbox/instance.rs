@@ -1,277 +1,65 @@
-//! A module made ready to run in one engine, and one running copy of it.
+//! One running copy of a module, from one request to the next.
 
-use super::afterwards::Afterwards;
-use super::artifact::Artifact;
-use super::deadline::{Ticker, Watch, next_look};
-use super::entry::{Entry, EntryExport};
+use super::blueprint::Blueprint;
+use super::deadline::next_look;
+use super::entry::Entry;
 use super::first_bytes::FirstBytes;
 use super::growth::Growth;
-use super::home::Home;
 use super::host::Host;
-use super::image::Image;
-use super::limits::{Limits, START_DEADLINE};
+use super::limits::Limits;
 use super::load_error::Fault;
-use super::memories::Memories;
+use super::memories::Loans;
 use super::snapshot::Snapshot;
-use super::{Answer, Call, Failure, Isolation, abi, engine, growth, slice};
+use super::{Answer, Call, Failure, abi, engine};
 use crate::measure::counter::Counter;
 use crate::measure::probe::{Probe, Stage};
 use std::io;
 use std::pin::Pin;
 use std::ptr::NonNull;
-use std::sync::{Arc, Once};
-use wasmtime::unix::StoreExt;
-use wasmtime::{Engine, InstancePre, Linker, Memory, ModuleExport, Store, UpdateDeadline};
-
-/// A module in an engine of its own, with all that can be known about it before a request.
-pub(super) struct Blueprint {
-    engine: Engine,
-    pre: InstancePre<Host>,
-    memory: ModuleExport,
-    handle: EntryExport,
-    /// Address of the request area: a constant of the module, the same in every instance since
-    /// there are no imports that it could depend on.
-    area: u32,
-    /// What a memory begins with, before a start function that may grow it.
-    first_bytes: usize,
-    /// What of it the host writes.
-    image: Arc<Image>,
-    home: Home,
-    afterwards: Afterwards,
-    /// For `reset`: what there is to put back.
-    state: Option<State>,
-    limits: Limits,
-}
-
-/// What an instance has that its code may change.
-struct State {
-    globals: Vec<ModuleExport>,
-    /// The memory as an instance begins.
-    image: Arc<[u8]>,
-    /// No start function makes one begin otherwise than another.
-    is_alike: bool,
-}
-
-impl Blueprint {
-    /// Loads `artifact` into a new engine, and tries one instance.
-    ///
-    /// # Errors
-    /// What only an instance shows: its start function fails, or its request area lies outside
-    /// its memory. Or the host cannot make the pool.
-    pub(super) fn new(
-        artifact: &Artifact,
-        isolation: Isolation,
-        limits: &Limits,
-    ) -> Result<Blueprint, Fault> {
-        let home = Home::of(isolation, artifact, limits);
-        Blueprint::at(home, artifact, isolation, limits)
-    }
-
-    /// Tries one instance of `artifact` in wasmtime's pool, which refuses more than others do.
-    ///
-    /// # Errors
-    /// As for [`Blueprint::new`].
-    pub(super) fn try_in_pool(artifact: &Artifact, limits: &Limits) -> Result<(), Fault> {
-        Blueprint::at(Home::Pool, artifact, Isolation::Reuse, limits).map(drop)
-    }
-
-    fn at(
-        home: Home,
-        artifact: &Artifact,
-        isolation: Isolation,
-        limits: &Limits,
-    ) -> Result<Blueprint, Fault> {
-        growth::look_for_huge_pages();
-        let afterwards = Afterwards::of(isolation);
-        let memory_bytes = artifact.memory_bytes();
-        let limits = &limits.for_memory_of(memory_bytes);
-        let engine = home.engine(limits, artifact.data(), memory_bytes);
-        let engine = engine.map_err(|error| Fault::host(&error))?;
-        let module = artifact
-            .load_into(&engine)
-            .map_err(|error| Fault::invalid(&error))?;
-        let export = |name| module.get_export_index(name).expect("found when compiled");
-        let (memory, area) = (export(abi::MEMORY), export(abi::AREA));
-        let handle = EntryExport::of(&module, abi::HANDLE).expect("checked when compiled");
-        let state = (afterwards == Afterwards::Reset).then(|| State {
-            globals: artifact
-                .changing_globals()
-                .iter()
-                .map(|name| export(name))
-                .collect(),
-            image: Arc::default(),
-            is_alike: !artifact.has_start(),
-        });
-        let pre = Linker::new(&engine)
-            .instantiate_pre(&module)
-            .map_err(|error| Fault::invalid(&error))?;
-        let mut blueprint = Blueprint {
-            engine,
-            pre,
-            memory,
-            handle,
-            area: 0,
-            first_bytes: memory_bytes,
-            image: Arc::clone(artifact.image()),
-            home,
-            afterwards,
-            state,
-            limits: limits.clone(),
-        };
-        blueprint.try_out(&area)?;
-        Ok(blueprint)
-    }
-
-    /// Makes an instance, under the deadline and [`START_DEADLINE`], and notes where its request area is
-    /// and how its memory begins.
-    fn try_out(&mut self, area: &ModuleExport) -> Result<(), Fault> {
-        let _ticker = self
-            .ticker()
-            .map_err(|error| Fault::Host(error.to_string()))?;
-        let mut store = self.store();
-        if let Some(watch) = &mut store.data_mut().watch {
-            watch.shorten(START_DEADLINE);
-        }
-        let (instance, memory) = self
-            .instantiate(&mut store)
-            .map_err(|error| Fault::start(&error, store.data().refused))?;
-        let area = instance
-            .get_module_export(&mut store, area)
-            .and_then(|export| export.into_global())
-            .and_then(|global| global.get(&mut store).i32())
-            .expect("checked when compiled")
-            .cast_unsigned();
-        // Of a memory that grows, what grew may be watched otherwise than its first bytes, or not at all.
-        let first_bytes = &memory.data(&store)[..self.first_bytes];
-        abi::check_area(first_bytes, area).map_err(Fault::Area)?;
-        self.area = area;
-        if let Some(state) = &mut self.state {
-            state.image = memory.data(&store).into();
-        }
-        Ok(())
-    }
-
-    /// Makes an instance in `store`, and runs the module's start function, if it has one.
-    fn instantiate(
-        &self,
-        store: &mut Store<Host>,
-    ) -> wasmtime::Result<(wasmtime::Instance, Memory)> {
-        let instance = self.pre.instantiate(&mut *store)?;
-        let memory = instance
-            .get_module_export(&mut *store, &self.memory)
-            .and_then(|export| export.into_memory())
-            .expect("checked when compiled");
-        if !self.home.has_image() {
-            self.image.write(memory.data_mut(store));
-        }
-        Ok((instance, memory))
-    }
-
-    /// What becomes of its instances when they have answered.
-    #[inline]
-    pub(super) fn afterwards(&self) -> Afterwards {
-        self.afterwards
-    }
-
-    /// What interrupts guests of the calling thread, if anything may.
-    ///
-    /// # Errors
-    /// See [`Ticker::start`].
-    pub(super) fn ticker(&self) -> io::Result<Option<Ticker>> {
-        let ticker = self.limits.is_interruptible();
-        ticker.then(|| Ticker::start(&self.engine)).transpose()
-    }
-
-    fn store(&self) -> Store<Host> {
-        let mut store = Store::new(
-            &self.engine,
-            Host {
-                watch: Watch::new(&self.limits),
-                memory_bytes: self.limits.memory_bytes,
-                table_entries: self.limits.table_entries,
-                memory_now_bytes: 0,
-                growth: None,
-                refused: None,
-            },
-        );
-        store.limiter(|host| host);
-        if self.limits.is_interruptible() {
-            store.epoch_deadline_callback(|mut store| {
-                let host = store.data_mut();
-                let watch = host.watch.as_mut();
-                let update = watch.map_or(UpdateDeadline::Interrupt, Watch::tick);
-                if matches!(update, UpdateDeadline::Yield(_)) {
-                    slice::note_held(host.memory_now_bytes);
-                }
-                Ok(update)
-            });
-            store.set_epoch_deadline(next_look());
-        }
-        if let Some(memories) = self.home.watched() {
-            let memories = Arc::clone(memories);
-            let on_signal = move |signal, info: *const libc::siginfo_t, _context| {
-                // SAFETY: wasmtime hands on what the kernel gave its handler, and SIGSEGV has an
-                // address.
-                signal == libc::SIGSEGV && memories.on_fault(unsafe { (*info).si_addr() }.addr())
-            };
-            // SAFETY: `on_signal` is async-signal-safe as `Memories::on_fault` is: no lock, no
-            // allocation, one system call.
-            unsafe { store.set_signal_handler(on_signal) };
-        }
-        store
-    }
-}
-
-impl State {
-    /// # Errors
-    /// The kernel refuses to protect the memory.
-    fn snapshot(
-        &self,
-        store: &mut Store<Host>,
-        instance: &wasmtime::Instance,
-        memory: Memory,
-    ) -> Result<Snapshot, Failure> {
-        let mut globals = Vec::with_capacity(self.globals.len());
-        for export in &self.globals {
-            let global = instance.get_module_export(&mut *store, export);
-            globals.push(
-                global
-                    .and_then(|export| export.into_global())
-                    .expect("a global"),
-            );
-        }
-        Snapshot::take(store, memory, &globals, &self.image, self.is_alike)
-            .map_err(|_| Failure::Exhausted)
-    }
-}
+use std::sync::Once;
+use wasmtime::{Memory, Store};
 
 /// A guest on its way through a request: the instance, and what it returned in the end.
 pub(super) type Running = Pin<Box<dyn Future<Output = (Box<Instance>, wasmtime::Result<u32>)>>>;
 
-/// One running copy of a module: a store, its memory, its code's entry.
+/// One running copy of a module, and the store it lives in.
+///
+/// Under `fresh` it has predecessors there: to make a store takes as long as to make an instance, and to end it
+/// again. So an instance that has answered is left behind in its store, where nothing calls it any more, and
+/// the next request gets another one there, with a memory, globals and tables of its own. All go with the
+/// store: when an instance fails, when one has grown, and when [`Loans::keep`] says so.
 ///
 /// Boxed, since it goes from hand to hand: into a slot, a lease, a fiber and back, at some ten
 /// nanoseconds each time for some hundred bytes.
 pub(super) struct Instance {
     store: Store<Host>,
+    guest: Guest,
+    area: u32,
+    /// Given back after the store is gone.
+    loans: Loans,
+    /// It has answered, and so may its store have another for the next request.
+    has_answered: bool,
+}
+
+/// What of an [`Instance`] is its own.
+struct Guest {
     memory: Memory,
     first_bytes: FirstBytes,
     handle: Entry,
-    area: u32,
     /// For `reset`: how it began.
     snapshot: Option<Snapshot>,
-    /// For `fresh`: where its memory is from, if not from wasmtime's pool.
-    memories: Option<Arc<Memories>>,
 }
 
-impl Instance {
-    /// Takes a slot of the pool, or maps memory, and runs the module's start function, if it has one.
+impl Guest {
+    /// Takes a slot of the pool, or a memory, or maps one, and runs the module's start function, if it has
+    /// one.
     ///
     /// # Errors
     /// The start function fails, no slot is free, or the kernel refuses.
-    pub(super) fn new(blueprint: &Blueprint) -> Result<Box<Instance>, Failure> {
-        let mut store = blueprint.store();
-        let (instance, memory) = blueprint.instantiate(&mut store).map_err(|error| {
+    fn new(blueprint: &Blueprint, store: &mut Store<Host>) -> Result<Guest, Failure> {
+        // Until it is there, what grows is not its memory.
+        store.data_mut().growth = None;
+        let (instance, memory) = blueprint.instantiate(store).map_err(|error| {
             let failure = Failure::from_wasmtime(&error, store.data().refused);
             if failure == Failure::Exhausted {
                 say_once(&error);
@@ -280,33 +68,86 @@ impl Instance {
         })?;
         let handle = blueprint
             .handle
-            .find(&instance, &mut store, !blueprint.afterwards.is_once())
+            .find(&instance, &mut *store, !blueprint.afterwards.is_once())
             .expect("it is this module's");
         let snapshot = match &blueprint.state {
-            Some(state) => Some(state.snapshot(&mut store, &instance, memory)?),
+            Some(state) => Some(state.snapshot(store, &instance, memory)?),
             None => None,
         };
         // SAFETY: our engines never move a memory, and the store goes where this goes.
-        let first_bytes = unsafe { FirstBytes::of(memory, &mut store, blueprint.first_bytes) };
-        let base = NonNull::new(memory.data_ptr(&store)).expect("a memory has an address");
+        let first_bytes = unsafe { FirstBytes::of(memory, store, blueprint.first_bytes) };
+        let base = NonNull::new(memory.data_ptr(&*store)).expect("a memory has an address");
         // SAFETY: our engines reserve so much for each memory, between guards, and open what it has of
-        // it; `Drop` ends this before the store.
-        let growth = unsafe { Growth::of(base, memory.data_size(&store), engine::RESERVED_BYTES) };
+        // it; `Drop` ends this before the store, and `leave` before another takes its place.
+        let growth = unsafe { Growth::of(base, memory.data_size(&*store), engine::RESERVED_BYTES) };
         store.data_mut().growth = Some(growth);
-        Ok(Box::new(Instance {
-            store,
+        Ok(Guest {
             memory,
             first_bytes,
             handle,
-            area: blueprint.area,
             snapshot,
-            memories: blueprint.home.watched().cloned(),
+        })
+    }
+}
+
+impl Instance {
+    /// In a store of its own.
+    ///
+    /// # Errors
+    /// As for [`Guest::new`].
+    pub(super) fn new(blueprint: &Blueprint) -> Result<Box<Instance>, Failure> {
+        let mut store = blueprint.store();
+        let guest = Guest::new(blueprint, &mut store)?;
+        Ok(Box::new(Instance {
+            store,
+            guest,
+            area: blueprint.area,
+            loans: Loans::new(blueprint.home.watched().cloned()),
+            has_answered: false,
         }))
+    }
+
+    /// The instance for a request: the one that was kept, if it may have it; or else another, in the
+    /// store of the one that was kept, if that may be. Without one nothing is kept.
+    ///
+    /// # Errors
+    /// As for [`Guest::new`].
+    #[inline]
+    pub(super) fn next<'k>(
+        kept: &'k mut Option<Box<Instance>>,
+        blueprint: &Blueprint,
+    ) -> Result<&'k mut Box<Instance>, Failure> {
+        if let Some(instance) = kept
+            && instance.has_answered
+        {
+            match Guest::new(blueprint, &mut instance.store) {
+                Ok(guest) => instance.guest = guest,
+                Err(failure) => {
+                    *kept = None;
+                    return Err(failure);
+                }
+            }
+            instance.has_answered = false;
+        }
+        match kept {
+            Some(instance) => Ok(instance),
+            none => Ok(none.insert(Instance::new(blueprint)?)),
+        }
+    }
+
+    /// It has answered and is called no more; `bytes` of its memory are to be zeroed. Whether its store may
+    /// have another.
+    pub(super) fn leave(&mut self, bytes: usize) -> bool {
+        let has_grown = self.memory().len() > self.guest.first_bytes.len();
+        // What grew is given back at once.
+        let is_as_it_began = !has_grown && self.store.data_mut().end_growth();
+        self.has_answered = is_as_it_began && self.loans.keep(bytes);
+        self.has_answered
     }
 
     /// All of its linear memory.
     pub(super) fn memory(&self) -> &[u8] {
-        self.memory.data(&self.store)
+        self.guest.memory.data(&self.store)
     }
 
     /// Lets the guest answer `call`. The answer is lent out of guest memory. Bytes of the request are
@@ -334,7 +175,7 @@ impl Instance {
     pub(super) fn run(&mut self, length: u32) -> wasmtime::Result<u32> {
         // The epoch deadline stays where it was. If ticks passed since, the guest calls its watch
         // at once, once; setting it anew would cost every request more than that costs one.
-        self.handle.call(&mut self.store, length)
+        self.guest.handle.call(&mut self.store, length)
     }
 
     /// Has the guest begin with the request of `length` that was written, on a stack of its own: the
@@ -343,7 +184,11 @@ impl Instance {
         // A tick that came before is nothing to this guest, which would be suspended for it.
         self.store.set_epoch_deadline(next_look());
         Box::pin(async move {
-            let returned = self.handle.call_in_slices(&mut self.store, length).await;
+            let returned = self
+                .guest
+                .handle
+                .call_in_slices(&mut self.store, length)
+                .await;
             (self, returned)
         })
     }
@@ -359,10 +204,10 @@ impl Instance {
         call: &Call<'_>,
         copied: &Counter,
     ) -> Result<u32, Failure> {
-        if self.snapshot.is_some() || self.memories.is_some() {
+        if self.guest.snapshot.is_some() || self.loans.memories().is_some() {
             self.make_writable(call).map_err(|_| Failure::Exhausted)?;
         }
-        let memory = self.first_bytes.write(&mut self.store);
+        let memory = self.guest.first_bytes.write(&mut self.store);
         let written = P::within(Stage::Copy, || abi::write_request(memory, self.area, call));
         match written {
             Ok(_) => copied.add((call.head.len() + call.body.len()) as u64),
@@ -374,12 +219,12 @@ impl Instance {
     /// Where pages are watched: says which of them the host is about to write.
     #[inline]
     fn make_writable(&self, call: &Call<'_>) -> io::Result<()> {
-        let range = abi::request_range(self.first_bytes.read(&self.store), self.area, call);
+        let range = abi::request_range(self.guest.first_bytes.read(&self.store), self.area, call);
         let range = range.unwrap_or_default();
-        match (&self.snapshot, &self.memories) {
+        match (&self.guest.snapshot, self.loans.memories()) {
             (Some(snapshot), _) => snapshot.make_writable(range),
             (None, Some(memories)) => {
-                memories.make_writable(self.memory.data_ptr(&self.store), range)
+                memories.make_writable(self.guest.memory.data_ptr(&self.store), range)
             }
             (None, None) => Ok(()),
         }
@@ -403,7 +248,7 @@ impl Instance {
             }
         };
         self.store.data_mut().end_request();
-        match abi::read_answer(self.first_bytes.read(&self.store), record, limits) {
+        match abi::read_answer(self.guest.first_bytes.read(&self.store), record, limits) {
             // Perhaps in what it grew.
             Err(_) => abi::read_answer(self.memory(), record, limits),
             answer => answer,
@@ -413,7 +258,7 @@ impl Instance {
     /// What of its memory will be put back when this is dropped, in bytes.
     #[inline]
     pub(super) fn bytes_to_reset(&self, blueprint: &Blueprint) -> usize {
-        let base = self.memory.data_ptr(&self.store);
+        let base = self.guest.memory.data_ptr(&self.store);
         blueprint.home.bytes_to_zero(base, blueprint.first_bytes)
     }
 
@@ -423,7 +268,7 @@ impl Instance {
     /// Only for an instance that was made for `reset`.
     #[inline]
     pub(super) fn reset(&mut self) -> Option<usize> {
-        let snapshot = self.snapshot.as_mut().expect("made for reset");
+        let snapshot = self.guest.snapshot.as_mut().expect("made for reset");
         snapshot.restore(&mut self.store)
     }
 }
@@ -438,11 +283,9 @@ fn say_once(error: &wasmtime::Error) {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        let Some(growth) = &mut self.store.data_mut().growth else {
-            return;
-        };
-        if !growth.end() {
-            // Lost, rather than lent as it is.
+        if !self.store.data_mut().end_growth() {
+            // Lost, rather than lent as it is, and with it what was left behind.
+            self.loans.lose();
             let empty = Store::new(self.store.engine(), Host::default());
             std::mem::forget(std::mem::replace(&mut self.store, empty));
         }

@@ -8,7 +8,7 @@
 //! Handler      loaded, checked and compiled once           any thread, cheap to clone
 //!   └ ShardSandbox   an engine, its code, its slots        one a shard, shared by its threads
 //!       └ Sandbox    one leased slot and a deadline ticker one a thread that runs guests
-//!           └ Instance   a store and its linear memory     kept (`reuse`, `reset`) or one a call
+//!           └ Instance   a guest in its store              kept (`reuse`, `reset`) or one a call
 //! ```
 //!
 //! | file | subject |
@@ -22,14 +22,17 @@
 //! | `packed` | a module without the zeros at the ends of its data |
 //! | `artifact` | from WebAssembly to machine code whose exports are right |
 //! | `engine` | every switch of wasmtime that this program sets, with its reason |
-//! | `instance` | a module made ready to run, and one running copy of it |
+//! | `blueprint` | a module made ready to run |
+//! | `instance` | one running copy of it, and the next one in its store |
+//! | `afterwards` | what becomes of an instance that has answered, by isolation |
 //! | `resettable` | whether a module's state can be put back, and the module rewritten so that it can |
 //! | `entry` | the way into a guest, whose type is looked at once |
 //! | `host` | what the host keeps beside an instance, and grants it |
 //! | `home` | where the instances of one engine have their memories |
 //! | `growth` | pages for memory that guests grow into |
 //! | `reservation` | addresses for one memory, what it may grow into, and its guards |
-//! | `memories` | the memories of `fresh` instances, zeroed in between |
+//! | `memories` | the memories of `fresh` and `reuse` instances, and who has them |
+//! | `memory` | one of them: mapped, filled, watched, zeroed |
 //! | `snapshot` | how an instance began, and how it is put back |
 //! | `sticky` | which of them are put back after a request |
 //! | `written_pages` | which pages a request may have written |
@@ -54,7 +57,8 @@
 //! times. None makes a system call but `on-demand`, whose point that is, as long as
 //!
 //! - under `reset` and `fresh` requests write the same pages, or what they write together is 64 KiB at most,
-//!   above which those left alone are protected again every 256 requests, above 256 KiB every 8;
+//!   above which those left alone are protected again every 256 requests that a memory has had, above 256 KiB
+//!   every 8;
 //! - under `fresh` the guest's memory never grows, and a request writes 4 MiB of it at most, above
 //!   which the kernel drops its pages; where its module has more than 64 KiB of data, or it runs in
 //!   slices, its memory starts with 256 KiB at most.
@@ -63,6 +67,7 @@ mod abi;
 mod afterwards;
 mod artifact;
 mod beats;
+mod blueprint;
 mod builtin;
 #[cfg(test)]
 pub(crate) mod counted;

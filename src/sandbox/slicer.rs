@@ -17,8 +17,9 @@
 //! guest's loop that asks the host for the next. It saved 25 ns, and with an async host function nothing:
 //! most go into what either needs, two switches of the stack and of what wasmtime keeps of a thread.
 
+use super::blueprint::Blueprint;
 use super::deadline::Ticker;
-use super::instance::{Blueprint, Instance, Running};
+use super::instance::{Instance, Running};
 use super::slice::{self, HalfRunMark, SliceTimer};
 use super::slots::{Checker, Lease, RESET_BYTES, Runner, ShardSandbox};
 use super::{Answer, Call, Failure};
@@ -154,22 +155,15 @@ impl Slicer {
         }
         let lease = self.lease.as_mut().expect("there is room");
         let blueprint = blueprint_of(&self.shard);
-        let mut instance = match lease
-            .kept
-            .take()
-            .map_or_else(|| Instance::new(blueprint), Ok)
-        {
-            Ok(instance) => instance,
-            Err(failure) => return Sliced::Over(take(Err(failure))),
-        };
+        if let Err(failure) = Instance::next(&mut lease.kept, blueprint) {
+            return Sliced::Over(take(Err(failure)));
+        }
+        let mut instance = lease.kept.take().expect("it is there");
         let length = match instance.write::<P>(call, copied) {
             Ok(length) => length,
             Err(failure) => {
                 let unwritten = Err(failure);
-                lease.kept = blueprint
-                    .afterwards()
-                    .spares(&unwritten)
-                    .then_some(instance);
+                lease.kept = blueprint.afterwards.spares(&unwritten).then_some(instance);
                 return Sliced::Over(take(unwritten));
             }
         };
@@ -268,7 +262,7 @@ impl Ends {
     /// A guest was ended in the middle of a request.
     fn discard(&mut self, mut instance: Box<Instance>, shard: &ShardSandbox) {
         let blueprint = blueprint_of(shard);
-        let afterwards = blueprint.afterwards();
+        let afterwards = blueprint.afterwards;
         afterwards.keeps(&mut instance, false, blueprint, &self.reset_bytes);
     }
 
@@ -286,7 +280,7 @@ impl Ends {
         let blueprint = blueprint_of(shard);
         let answer = instance.end(returned, &shard.limits);
         let answer = answer.and_then(|answer| self.checker.accept(answer, copied));
-        let afterwards = blueprint.afterwards();
+        let afterwards = blueprint.afterwards;
         let unharmed = afterwards.spares(&answer);
         let taken = take(answer);
         let kept = afterwards.keeps(&mut instance, unharmed, blueprint, &self.reset_bytes);

@@ -4,9 +4,10 @@
 //! it until [`Sandbox::release`]: an event loop never lets go of it, so its calls take no lock; a
 //! thread per connection lets go before it blocks on its connection.
 
+use super::blueprint::Blueprint;
 use super::deadline::Ticker;
 use super::handler::{Handler, Program};
-use super::instance::{Blueprint, Instance};
+use super::instance::Instance;
 use super::limits::Limits;
 use super::load_error::LoadError;
 use super::tally::Tally;
@@ -262,17 +263,14 @@ impl Sandbox {
                 Err(failure) => return take(Err(failure)),
             },
         };
-        let instance = match &mut leased.kept {
-            Some(instance) => instance,
-            none => match Instance::new(blueprint) {
-                Ok(instance) => none.insert(instance),
-                Err(failure) => return take(Err(failure)),
-            },
+        let instance = match Instance::next(&mut leased.kept, blueprint) {
+            Ok(instance) => instance,
+            Err(failure) => return take(Err(failure)),
         };
         let answer = instance
             .call::<P>(call, limits, copied)
             .and_then(|answer| checker.accept(answer, copied));
-        let afterwards = blueprint.afterwards();
+        let afterwards = blueprint.afterwards;
         let unharmed = afterwards.spares(&answer);
         let taken = take(answer);
         if !afterwards.keeps(instance, unharmed, blueprint, reset_bytes) {

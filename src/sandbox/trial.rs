@@ -1,7 +1,8 @@
 //! One request to one instance, for people who write handlers: what it leaves written in memory.
 
+use super::blueprint::Blueprint;
 use super::handler::{Handler, Program};
-use super::instance::{Blueprint, Instance};
+use super::instance::Instance;
 use super::limits::Limits;
 use super::load_error::{Fault, LoadError};
 use super::{Call, Failure, Isolation};

@@ -103,3 +103,56 @@ fn an_instance_that_a_panic_left_behind_serves_nobody() {
         assert_eq!(seen, b"1", "{isolation}");
     }
 }
+
+/// How many memories are kept in the stores of a shard beside the last one of each.
+fn kept_in(shard: &ShardSandbox) -> usize {
+    match &shard.runner {
+        slots::Runner::Wasm(blueprint) => blueprint.home.watched().expect("lent").kept(),
+        slots::Runner::Native(_) => unreachable!("these are of wasm"),
+    }
+}
+
+#[test]
+fn fresh_instances_follow_each_other_in_a_store_until_it_must_go() {
+    // By the request's first byte: it traps, it grows, it writes more than is zeroed at once.
+    let worst = format!(
+        "(local $what i32)
+         (local.set $what (i32.load8_u (i32.add (i32.const {}) (i32.load (i32.const {})))))
+         (if (i32.eq (local.get $what) (i32.const 116)) (then unreachable))
+         (if (i32.eq (local.get $what) (i32.const 103))
+            (then (drop (memory.grow (i32.const 1)))))
+         (if (i32.eq (local.get $what) (i32.const 119))
+            (then (memory.fill (i32.const 65536) (i32.const 1) (i32.const 131072))))",
+        AREA + 8,
+        AREA + 8 + 20
+    );
+    let text = counting()
+        .replace("(export \"memory\") 1)", "(export \"memory\") 3)")
+        .replace(
+            "(param $length i32) (result i32)",
+            &format!("(param $length i32) (result i32) {worst}"),
+        );
+    let shard = shard(&text, Isolation::Fresh, &limits());
+    let mut sandbox = Sandbox::new(Arc::clone(&shard)).expect("a timer");
+    let mut kept_after = |body: &[u8]| {
+        let answer = call(&mut sandbox, GOOD, body).map(|answer| answer.2);
+        let expected = match body {
+            b"t" => Err(trap("unreachable")),
+            _ => Ok(b"1".to_vec()),
+        };
+        assert_eq!(answer, expected);
+        kept_in(&shard)
+    };
+    let good = [(); 20].map(|()| kept_after(b"."));
+    let expected = [1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4];
+    assert_eq!(good, expected);
+    for what in [b"t", b"g"] {
+        assert_eq!(kept_after(what), 0, "{what:?}");
+        assert_eq!([(); 3].map(|()| kept_after(b".")), [1, 2, 3]);
+    }
+    // What was written once is zeroed some hundred times more, before its pages are watched again.
+    assert_eq!([b"w", b"."].map(|what| kept_after(what)), [0, 0]);
+    assert!((0..600).any(|_| kept_after(b".") == 3));
+    drop(sandbox);
+    assert_eq!(kept_in(&shard), 3, "its slot's");
+}

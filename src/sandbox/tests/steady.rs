@@ -17,8 +17,9 @@ const SHOWN: i32 = 77;
 /// How it ends where the kernel takes no filter.
 const NO_FILTER: i32 = 78;
 
-/// As many as see the set of written pages looked at again, several times.
-const WARM_UP: usize = 1000;
+/// As many as see the set of written pages looked at again, several times, in each of the memories that
+/// `fresh` takes turns with.
+const WARM_UP: usize = 8000;
 const CALLS: usize = 1000;
 
 /// Allowed besides: what a tick of the deadline's timer makes, every few milliseconds of CPU time
