@@ -186,7 +186,8 @@ fn waits_beside_bad_ones(lab: Lab) {
     }
     let mut windows = Vec::new();
     let mut stalls_ms = Vec::new();
-    let mut bad = ALONE * misdeeds.len();
+    // Those that are known to be answered, and those that may have been besides.
+    let (mut bad, mut warm_up) = (ALONE * misdeeds.len(), 0);
     for round in 0..rounds() {
         // The same arrivals for all arms of a round.
         good.seed = round as u64;
@@ -201,7 +202,10 @@ fn waits_beside_bad_ones(lab: Lab) {
                 }
                 Arm::Beside(nth) => around(&good, Some(&misdeeds[nth])),
             };
-            bad += 2 * usize::from(matches!(arm, Arm::Beside(_)));
+            // One in the window, and one a second before, which nobody waits for.
+            let around_it = usize::from(matches!(arm, Arm::Beside(_)));
+            bad += around_it;
+            warm_up += around_it;
             windows.push((arm, Window::new(&outcome.latency)));
         }
     }
@@ -262,8 +266,9 @@ fn waits_beside_bad_ones(lab: Lab) {
         let alone_ms = alone.as_secs_f64() * 1e3;
         println!("  {}: {alone_ms:.2} ms of its core", misdeed.target);
     }
-    let figures = server.figures();
-    assert_eq!(figures.served.failed, bad as u64);
+    let failed = server.figures().served.failed;
+    let expected = bad as u64..=(bad + warm_up) as u64;
+    assert!(expected.contains(&failed), "{failed} of {expected:?}");
     assert_ne!(verdict, Verdict::ShowsNothing, "noise decided: see above");
     for (misdeed, alone) in misdeeds.iter().zip(&alone) {
         let unnoticed = is_loop(misdeed) || *alone < NOTICED_FROM;
