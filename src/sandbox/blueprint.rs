@@ -176,6 +176,7 @@ impl Blueprint {
                 watch: Watch::new(&self.limits),
                 memory_bytes: self.limits.memory_bytes,
                 table_entries: self.limits.table_entries,
+                has_grown_tables: false,
                 memory_now_bytes: 0,
                 growth: None,
                 refused: None,

@@ -1,4 +1,4 @@
-//! CPU time per request and per slice: a ticker per thread, a watch per instance.
+//! CPU time per request and per slice: a ticker per thread, a watch per store.
 //!
 //! Compiled wasm compares the engine's epoch with the store's at every loop head and function
 //! entry. Nothing moves the epoch but the [`Ticker`]: a timer on the CPU clock of the thread that

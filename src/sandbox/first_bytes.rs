@@ -7,7 +7,7 @@
 use std::ptr::NonNull;
 use wasmtime::{Memory, Store};
 
-/// The first bytes of one store's memory.
+/// The first bytes of a memory.
 pub(super) struct FirstBytes {
     base: NonNull<u8>,
     bytes: usize,

@@ -1,4 +1,4 @@
-//! What the host keeps beside an instance, and what it grants it while it runs.
+//! What the host keeps beside an instance, in its store, and what it grants it while it runs.
 
 use super::deadline::Watch;
 use super::engine;
@@ -6,7 +6,7 @@ use super::failure::Refused;
 use super::growth::Growth;
 use wasmtime::ResourceLimiter;
 
-/// What the host keeps beside an instance.
+/// What the host keeps beside an instance, or beside those that follow each other in a store.
 #[derive(Default)]
 pub(super) struct Host {
     /// None: nothing interrupts it.
@@ -17,6 +17,8 @@ pub(super) struct Host {
     /// How it gets more, once the instance is made.
     pub(super) growth: Option<Growth>,
     pub(super) table_entries: usize,
+    /// A table has more entries than it began with.
+    pub(super) has_grown_tables: bool,
     /// What the guest was refused last during this request.
     pub(super) refused: Option<Refused>,
 }
@@ -84,6 +86,8 @@ impl ResourceLimiter for Host {
         if !is_within_its_own {
             self.refused = Some(Refused::OwnTable);
         }
+        let is_made = self.growth.is_some();
+        self.has_grown_tables |= is_made && is_within_its_own;
         Ok(is_within_its_own)
     }
 

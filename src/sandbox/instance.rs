@@ -37,8 +37,8 @@ pub(super) struct Instance {
     area: u32,
     /// Given back after the store is gone.
     loans: Loans,
-    /// It has answered, and so may its store have another for the next request.
-    has_answered: bool,
+    /// It is called no more, and its store may have another for the next request.
+    is_left: bool,
 }
 
 /// What of an [`Instance`] is its own.
@@ -51,27 +51,22 @@ struct Guest {
 }
 
 impl Guest {
-    /// Takes a slot of the pool, or a memory, or maps one, and runs the module's start function, if it has
-    /// one.
+    /// Of an `instance` that was made in `store` just now.
     ///
     /// # Errors
-    /// The start function fails, no slot is free, or the kernel refuses.
-    fn new(blueprint: &Blueprint, store: &mut Store<Host>) -> Result<Guest, Failure> {
-        // Until it is there, what grows is not its memory.
-        store.data_mut().growth = None;
-        let (instance, memory) = blueprint.instantiate(store).map_err(|error| {
-            let failure = Failure::from_wasmtime(&error, store.data().refused);
-            if failure == Failure::Exhausted {
-                say_once(&error);
-            }
-            failure
-        })?;
+    /// The kernel refuses to protect its memory.
+    fn of(
+        instance: &wasmtime::Instance,
+        memory: Memory,
+        store: &mut Store<Host>,
+        blueprint: &Blueprint,
+    ) -> Result<Guest, Failure> {
         let handle = blueprint
             .handle
-            .find(&instance, &mut *store, !blueprint.afterwards.is_once())
+            .find(instance, &mut *store, !blueprint.afterwards.is_once())
             .expect("it is this module's");
         let snapshot = match &blueprint.state {
-            Some(state) => Some(state.snapshot(store, &instance, memory)?),
+            Some(state) => Some(state.snapshot(store, instance, memory)?),
             None => None,
         };
         // SAFETY: our engines never move a memory, and the store goes where this goes.
@@ -91,43 +86,45 @@ impl Guest {
 }
 
 impl Instance {
-    /// In a store of its own.
+    /// In a store of its own: takes a slot of the pool, or a memory, or maps one, and runs the module's
+    /// start function, if it has one.
     ///
     /// # Errors
-    /// As for [`Guest::new`].
+    /// The start function fails, no slot is free, or the kernel refuses.
     pub(super) fn new(blueprint: &Blueprint) -> Result<Box<Instance>, Failure> {
         let mut store = blueprint.store();
-        let guest = Guest::new(blueprint, &mut store)?;
+        let (instance, memory) = blueprint.instantiate(&mut store).map_err(|error| {
+            let failure = Failure::from_wasmtime(&error, store.data().refused);
+            if failure == Failure::Exhausted {
+                say_once(&error);
+            }
+            failure
+        })?;
         Ok(Box::new(Instance {
+            guest: Guest::of(&instance, memory, &mut store, blueprint)?,
             store,
-            guest,
             area: blueprint.area,
             loans: Loans::new(blueprint.home.watched().cloned()),
-            has_answered: false,
+            is_left: false,
         }))
     }
 
-    /// The instance for a request: the one that was kept, if it may have it; or else another, in the
-    /// store of the one that was kept, if that may be. Without one nothing is kept.
+    /// The instance for a request: the one that was kept; if it has been left, another in its store; or one
+    /// in a new store. After an error none is kept.
     ///
     /// # Errors
-    /// As for [`Guest::new`].
+    /// As for [`Instance::new`].
     #[inline]
     pub(super) fn next<'k>(
         kept: &'k mut Option<Box<Instance>>,
         blueprint: &Blueprint,
     ) -> Result<&'k mut Box<Instance>, Failure> {
         if let Some(instance) = kept
-            && instance.has_answered
+            && instance.is_left
+            && !instance.succeed(blueprint)
         {
-            match Guest::new(blueprint, &mut instance.store) {
-                Ok(guest) => instance.guest = guest,
-                Err(failure) => {
-                    *kept = None;
-                    return Err(failure);
-                }
-            }
-            instance.has_answered = false;
+            // What the store gives back may be what was lacking, such as addresses.
+            *kept = None;
         }
         match kept {
             Some(instance) => Ok(instance),
@@ -135,14 +132,37 @@ impl Instance {
         }
     }
 
+    /// Another takes its place in the store, if one can be made.
+    fn succeed(&mut self, blueprint: &Blueprint) -> bool {
+        let Ok((instance, memory)) = blueprint.instantiate(&mut self.store) else {
+            return false;
+        };
+        let Ok(guest) = Guest::of(&instance, memory, &mut self.store, blueprint) else {
+            return false;
+        };
+        self.guest = guest;
+        self.is_left = false;
+        true
+    }
+
     /// It has answered and is called no more; `bytes` of its memory are to be zeroed. Whether its store may
     /// have another.
     pub(super) fn leave(&mut self, bytes: usize) -> bool {
         let has_grown = self.memory().len() > self.guest.first_bytes.len();
+        let host = self.store.data_mut();
         // What grew is given back at once.
-        let is_as_it_began = !has_grown && self.store.data_mut().end_growth();
-        self.has_answered = is_as_it_began && self.loans.keep(bytes);
-        self.has_answered
+        let is_as_it_began = !has_grown && !host.has_grown_tables && host.end_growth();
+        if is_as_it_began && self.loans.keep(bytes) {
+            // Nothing grows until there is another.
+            host.growth = None;
+            self.is_left = true;
+        }
+        self.is_left
+    }
+
+    /// Whether it is called no more, and waits in its store for another.
+    pub(super) fn is_left(&self) -> bool {
+        self.is_left
     }
 
     /// All of its linear memory.

@@ -41,7 +41,8 @@ pub struct Limits {
     pub response_bytes: usize,
     /// The most bytes of header lines that a handler may answer with, all of them together.
     pub header_line_bytes: usize,
-    /// The most instances of one shard at any time, kept and running together; at least 1.
+    /// The most instances of one shard at any time, kept and running together, but for those that have
+    /// answered under `fresh` and wait for their store to go; at least 1.
     pub instances: usize,
     /// How long a call waits for one of them; then it fails with
     /// [`Failure::Exhausted`](super::Failure::Exhausted).

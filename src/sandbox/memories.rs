@@ -2,15 +2,16 @@
 //! time, and is as the module's begin when it is.
 //!
 //! wasmtime has a pool of its own, which puts a whole memory back whatever was written, and whose
-//! book-keeping costs more than making an instance on the heap: hello took 2.6 µs with it and takes
-//! 1.5 µs with this, and the difference grows with the memory. Here what was written is zeroed, found
+//! book-keeping costs more than making an instance on the heap: hello took 2.6 µs with it and 1.5 µs with
+//! this when it was new, and the difference grows with the memory. Here what was written is zeroed, found
 //! as [`written_pages`](super::written_pages) says, and the module's data is copied in when the memory is
 //! lent, or by the module's own code where it cannot be told apart (see [`image`](super::image)). So this is
 //! for modules with little data: see [`suits`].
 //!
-//! wasmtime gives nothing back before a whole store goes, and a store costs as much as an instance: 0.9 of 3.3
-//! µs a request (at half clock) were saved by having eight instances in each. So what requests wrote stays in
-//! up to that many memories a little longer. Nobody is lent them before they are zeros.
+//! wasmtime gives nothing back before a whole store goes, and a store costs half of what an instance does: a
+//! quarter of a request was saved by having eight instances in each. So what requests wrote stays in up to that
+//! many memories until the store goes, or as long as the server has nothing to do. Nobody is lent them
+//! before they are zeros.
 //!
 //! An instance of `reuse` gives its memory back only when a request has failed. Nobody watches it meanwhile,
 //! and then the kernel is asked which pages it has.
@@ -37,15 +38,15 @@ const DATA_BYTES: usize = 64 * 1024;
 /// long as zeroing it. What grew is dropped all the same, and what is left out of the set of written pages.
 pub(super) const RESIDENT_BYTES: usize = 4 * 1024 * 1024;
 
-/// Memories beyond one for each slot: for nine stores that have as many as they may, which is more than run
-/// at a time on the core of a shard.
+/// Memories beyond one for each slot: for nine stores that have as many as they may, which is more than are
+/// used at a time on the core of a shard, with those that wait (see [`slots`](super::slots)).
 const SPARES: usize = 64;
 
 /// The most that one store has, one after the other. With eight, little of what a store costs is left to each.
 const A_STORE: usize = 8;
 
-/// The most that a store keeps to be zeroed all at once, in bytes: that takes some ten microseconds, for which
-/// the requests of other connections wait.
+/// The most that a store keeps to be zeroed all at once, in bytes, beside what the last instance wrote: that
+/// takes some ten microseconds, for which the requests of other connections wait.
 const KEPT_BYTES: usize = 128 * 1024;
 
 /// Whether a module with so much data is served best by memories like these.
@@ -53,7 +54,7 @@ pub(super) fn suits(data_bytes: usize) -> bool {
     data_bytes <= DATA_BYTES
 }
 
-/// As many memories as a shard has instances, each mapped when it is first needed.
+/// As many memories as a shard has instances that run, and [`SPARES`], each mapped when it is first needed.
 pub(super) struct Memories {
     slots: Box<[OnceLock<Memory>]>,
     /// What each begins with that is not zero.
@@ -75,9 +76,9 @@ struct Idle {
 }
 
 impl Memories {
-    /// None yet, and never more than `slots` at a time and [`SPARES`], each with
-    /// `image` when it is lent. Where it `watches`, faults are brought to [`Memories::on_fault`], and the host's writes announced by
-    /// [`Memories::make_writable`].
+    /// None yet, and never more than `slots` at a time beside [`SPARES`], each with `image` when it is lent.
+    /// Where it `watches`, faults are brought to [`Memories::on_fault`], and the host's writes announced
+    /// by [`Memories::make_writable`].
     pub(super) fn new(
         slots: usize,
         image: Arc<Image>,
@@ -87,7 +88,7 @@ impl Memories {
         Arc::new(Memories {
             slots: (0..slots + SPARES).map(|_| OnceLock::new()).collect(),
             image,
-            idle: Mutex::new(Vec::with_capacity(slots)),
+            idle: Mutex::new(Vec::with_capacity(slots + SPARES)),
             resident_bytes,
             watches,
             spares: AtomicUsize::new(SPARES),
@@ -158,7 +159,7 @@ pub(super) struct Loans {
 }
 
 impl Loans {
-    /// One, of `memories` that are watched.
+    /// Of a store with one of `memories`, which are watched.
     pub(super) fn new(memories: Option<Arc<Memories>>) -> Loans {
         Loans {
             memories,

@@ -51,6 +51,10 @@ pub(super) enum Runner {
     Wasm(Box<Blueprint>),
 }
 
+/// The most stores that wait, with memories that are to be zeroed in them, while nobody uses them. Those at the
+/// bottom may wait for long, and what they have is lacking elsewhere.
+const IDLE_STORES: usize = 4;
+
 struct Slots {
     /// Slots that nobody has and nobody waits for.
     free: usize,
@@ -153,7 +157,10 @@ impl ShardSandbox {
         })
     }
 
-    pub(super) fn give_back(&self, lease: Lease) {
+    pub(super) fn give_back(&self, mut lease: Lease) {
+        // Before the slot: whoever gets that may need one of its memories.
+        let has_enough = || self.slots().kept.len() >= IDLE_STORES;
+        drop(lease.kept.take_if(|kept| kept.is_left() && has_enough()));
         let mut slots = self.slots();
         slots.kept.extend(lease.kept);
         if slots.waiting > slots.promised {

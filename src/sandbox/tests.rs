@@ -191,3 +191,16 @@ fn counting() -> String {
         ),
     )
 }
+
+/// Where a shard's instances of `fresh` have their memories from.
+fn memories(shard: &ShardSandbox) -> &Arc<memories::Memories> {
+    match &shard.runner {
+        slots::Runner::Wasm(blueprint) => blueprint.home.watched().expect("lent"),
+        slots::Runner::Native(_) => unreachable!("these are of wasm"),
+    }
+}
+
+/// How many of them are kept in stores beside the last one of each.
+fn kept_in(shard: &ShardSandbox) -> usize {
+    memories(shard).kept()
+}
