@@ -109,7 +109,8 @@ fn an_instance_that_a_panic_left_behind_serves_nobody() {
 
 #[test]
 fn fresh_instances_follow_each_other_in_a_store_until_it_must_go() {
-    // By the request's first byte: it traps, its memory or its table grows, it writes more than is zeroed at once.
+    // By the body's first byte: it traps, its memory or its table grows, it writes more than is zeroed at
+    // once.
     let worst = format!(
         "(local $what i32)
          (local.set $what (i32.load8_u (i32.add (i32.const {}) (i32.load (i32.const {})))))
