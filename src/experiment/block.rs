@@ -241,8 +241,12 @@ pub fn run(
     let counting = place.pass == Pass::Counts;
     // Before the load starts: threads born later inherit the counters.
     let beside = plan.counts_beside(place.load, place.pass);
+    let connections = match arm.has_clients() {
+        true => plan.connections as u64,
+        false => 0,
+    };
     let tracer = counting
-        .then(|| Tracer::attach(&mut server, arm, beside.is_some()))
+        .then(|| Tracer::attach(&mut server, arm, connections, beside.is_some()))
         .transpose()?;
     let takes = tracer.as_ref().map_or(Duration::ZERO, Tracer::takes);
     work.warm_up += beside.unwrap_or(takes);

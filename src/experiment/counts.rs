@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::beside::{cpu_ns_beside, cpu_ns_per_request, interval, paired};
 use super::block::{Block, Pass};
-use super::plan::{Load, Plan, ProgramCounts};
+use super::plan::{Arm, Load, Plan, ProgramCounts};
 use super::stretch::Stretch;
 use crate::control::Report;
 use crate::io::CountsSnapshot;
@@ -123,12 +123,12 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
     let price = |ns: Option<f64>| Some(ns? / beside_ns? - 1.0);
     let arm = &plan.setting.arms[arm];
     // Every round is checked; the last is shown.
-    let program = arm.program_counts();
     for calls in counted.iter().filter_map(|block| block.calls.as_ref()) {
-        check(calls, program, &arm.label, verdict);
+        check(calls, program_counts(arm, calls), &arm.label, verdict);
     }
     let last = counted.last()?;
     let calls = last.calls.as_ref()?;
+    let program = program_counts(arm, calls);
     let mut rows = system_calls(calls, program);
     rows.extend(moved(calls, &arm.model));
     rows.extend(turns::rows(last));
@@ -169,6 +169,17 @@ fn column(plan: &Plan, blocks: &[Block], arm: usize, verdict: &mut Verdict) -> O
             .flat_map(|stretch| stretch.kernel.multiplexed.clone())
             .collect(),
     })
+}
+
+/// What of the calls of a stretch the program counts. Where threads were still being born for connections,
+/// which most of them are before it, what each calls at its birth is the C library's.
+fn program_counts(arm: &Arm, calls: &Stretch) -> ProgramCounts {
+    match arm.program_counts() {
+        ProgramCounts::All if calls.most.figures.io.clone3 > 0 => {
+            ProgramCounts::AllBut("what threads call at their birth, born late for connections")
+        }
+        counts => counts,
+    }
 }
 
 /// The kernel's count of a call that the program counts under `name`.

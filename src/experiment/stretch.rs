@@ -15,10 +15,14 @@ use super::counts;
 use super::plan::Arm;
 use crate::control::{HELPERS, Report};
 use crate::measure::perf::{Counted, Counters};
+use crate::served::ServedSnapshot;
 
 /// How long connections may take to be accepted before anything is counted: a thread that is born
-/// with a dozen counters takes a millisecond or two, and makes calls that nobody counts.
-const SETTLING: Duration = Duration::from_millis(150);
+/// with a dozen counters takes a millisecond or two, and makes calls that only the kernel counts. While many
+/// threads want the same core a question alone may wait for a tenth of a second.
+const SETTLING: Duration = Duration::from_millis(300);
+/// Requests on each connection, on average, by which a thread that was born for one has begun.
+const BEGINNING: u64 = 4;
 /// How long the kernel counts, in either stretch.
 const STRETCH: Duration = Duration::from_millis(150);
 /// Until tracepoints are gone: the kernel waits some 40 ms for each, and an arm has 10 to 18.
@@ -67,6 +71,8 @@ pub(super) struct Tracer {
     calls: Option<Counters>,
     /// Of the processor.
     work: Option<Counters>,
+    /// How many connections there will be.
+    connections: u64,
     /// Waits for the kernel to take the counters off.
     detaching: Option<thread::JoinHandle<()>>,
     /// When the last of them was gone.
@@ -79,10 +85,12 @@ pub(super) struct Tracer {
 
 impl Tracer {
     /// Attaches to the threads that serve `arm`, so that the laboratory's own questions are not counted.
-    /// The window `is_priced` if others are held against it.
+    /// Nothing is counted before there are so many `connections`. The window `is_priced` if others are held
+    /// against it.
     pub(super) fn attach(
         server: &mut Server,
         arm: &Arm,
+        connections: u64,
         is_priced: bool,
     ) -> Result<Self, ExperimentError> {
         // Whoever answers has all its helpers, and they have their names.
@@ -94,6 +102,7 @@ impl Tracer {
         Ok(Self {
             calls: attach(&calls),
             work: attach(&work),
+            connections,
             detaching: None,
             gone: None,
             is_priced,
@@ -116,14 +125,14 @@ impl Tracer {
     pub(super) fn count(&mut self, server: &mut Server) -> Option<()> {
         let counts = |counters: &mut Counters| counters.is_counting();
         if let Some(counters) = self.calls.take_if(counts) {
-            settle(server)?;
+            settle(server, self.connections)?;
             let (counted, counters) = count(counters, server)?;
             self.counted_calls = Some(counted);
             self.detaching = Some(thread::spawn(move || drop(counters)));
         }
         if let Some(counters) = self.work.take_if(counts) {
             self.detach();
-            settle(server)?;
+            settle(server, self.connections)?;
             self.counted_work = Some(count(counters, server)?.0);
             self.gone = Some(Instant::now());
         }
@@ -178,21 +187,42 @@ fn count(mut counters: Counters, server: &mut Server) -> Option<(Stretch, Counte
     Some((stretch, counters))
 }
 
-/// Waits until no more connections are being accepted, or for as long as [`SETTLING`]. `None` if the
-/// server is gone.
-fn settle(server: &mut Server) -> Option<()> {
+/// Waits until so many `connections` are being served, or for as long as [`SETTLING`]. `None` if the server
+/// is gone.
+fn settle(server: &mut Server, connections: u64) -> Option<()> {
     const BETWEEN: Duration = Duration::from_millis(10);
     let start = Instant::now();
-    let mut before = None;
-    while start.elapsed() < SETTLING {
-        let accepted = Some(server.report().ok()?.figures.served.accepted);
-        if accepted == before {
-            break;
-        }
-        before = accepted;
+    let mut arrivals = Arrivals::of(connections);
+    while start.elapsed() < SETTLING && !arrivals.are_served(&server.report().ok()?.figures.served)
+    {
         thread::sleep(BETWEEN);
     }
     Some(())
+}
+
+/// Connections that are accepted one by one, each perhaps by a thread that is born for it.
+struct Arrivals {
+    connections: u64,
+    /// Requests that were answered when the last was accepted.
+    answered: Option<u64>,
+}
+
+impl Arrivals {
+    fn of(connections: u64) -> Arrivals {
+        Arrivals {
+            connections,
+            answered: None,
+        }
+    }
+
+    /// Whether all have come, and whoever serves the last has had time to begin.
+    fn are_served(&mut self, served: &ServedSnapshot) -> bool {
+        if served.accepted < self.connections {
+            return false;
+        }
+        let answered = *self.answered.get_or_insert(served.answered);
+        served.answered - answered >= BEGINNING * self.connections
+    }
 }
 
 #[cfg(test)]
@@ -200,11 +230,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_last_that_came_is_waited_for_and_what_it_takes_to_begin() {
+        let mut arrivals = Arrivals::of(64);
+        let mut are_served = |accepted, answered| {
+            arrivals.are_served(&ServedSnapshot {
+                accepted,
+                answered,
+                ..ServedSnapshot::default()
+            })
+        };
+        assert!(!are_served(63, 9_000));
+        assert!(!are_served(63, 19_000), "one does not come soon");
+        assert!(!are_served(64, 19_010));
+        assert!(!are_served(64, 19_010 + 4 * 64 - 1));
+        assert!(are_served(64, 19_010 + 4 * 64));
+        let nobody_comes = Arrivals::of(0).are_served(&ServedSnapshot::default());
+        assert!(nobody_comes);
+    }
+
+    #[test]
     fn a_window_opens_when_nothing_of_the_counting_lingers() {
         const LEFT: Duration = Duration::from_millis(60);
         let tracer = |gone: Option<Instant>, detaching: Option<Duration>| Tracer {
             calls: None,
             work: None,
+            connections: 0,
             detaching: detaching.map(|time| thread::spawn(move || thread::sleep(time))),
             gone,
             is_priced: true,

@@ -11,6 +11,17 @@ fn counted(all: Reading<u64>, recvfrom: u64) -> (Vec<CountColumn>, Verdict) {
 
 /// The same of another plan's first arm.
 fn counted_of(plan: &Plan, all: Reading<u64>, recvfrom: u64) -> (Vec<CountColumn>, Verdict) {
+    let stretch = report(44_000_000, 10_000, 150_000_000);
+    counted_by(stretch, plan, all, recvfrom)
+}
+
+/// The same, where the program counts what is in `stretch`.
+fn counted_by(
+    stretch: Report,
+    plan: &Plan,
+    all: Reading<u64>,
+    recvfrom: u64,
+) -> (Vec<CountColumn>, Verdict) {
     let named = |name: &&str| {
         let count = match *name {
             "recvfrom" => recvfrom,
@@ -29,7 +40,6 @@ fn counted_of(plan: &Plan, all: Reading<u64>, recvfrom: u64) -> (Vec<CountColumn
             .collect(),
         ..Counted::default()
     };
-    let stretch = report(44_000_000, 10_000, 150_000_000);
     let mut counting = block(0, 0, 4040.0);
     counting.pass = Pass::Counts;
     counting.calls = Some(Stretch {
@@ -104,6 +114,30 @@ fn a_count_that_lacks_some_is_at_least_so_many() {
             Level::Noisy,
             "{policy}: recv is counted twice"
         );
+    }
+}
+
+/// Thirty threads are born in the stretch, each for a connection that came late.
+#[test]
+fn what_threads_call_at_their_birth_is_no_disagreement() {
+    let late = |births: u64, all: u64, recvfrom: u64| {
+        let mut stretch = report(44_000_000, 10_000, 150_000_000);
+        stretch.figures.io.clone3 = births;
+        counted_by(stretch, &plan(), Reading::Value(all), recvfrom)
+    };
+    let (columns, verdict) = late(30, 21_400, 10_000);
+    assert_eq!(verdict.level, Level::Valid, "{:?}", verdict.causes);
+    let lacks = columns[0].not_counted.as_deref();
+    assert!(
+        lacks.is_some_and(|lacks| lacks.contains("birth")),
+        "{lacks:?}"
+    );
+    let (columns, verdict) = late(0, 21_400, 10_000);
+    assert_eq!(verdict.level, Level::Noisy, "nobody was born");
+    assert_eq!(columns[0].not_counted, None);
+    for (all, recvfrom) in [(19_000, 10_000), (21_400, 10_200)] {
+        let (_, verdict) = late(30, all, recvfrom);
+        assert_eq!(verdict.level, Level::Noisy, "{all}, {recvfrom}");
     }
 }
 
