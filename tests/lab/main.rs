@@ -135,7 +135,7 @@ struct Lab {
 }
 
 /// Runs `behaviour` at this place, or says why this kernel cannot.
-fn run(model: &str, isolation: Isolation, behaviour: fn(Lab)) {
+fn run(model: &str, isolation: Isolation, behaviour: impl FnOnce(Lab)) {
     let model = models::find(model).expect("the macros name models of the table");
     match (model.check)() {
         Ok(()) => behaviour(Lab { model, isolation }),

@@ -14,8 +14,13 @@ use crate::client::{Client, pattern, post};
 use crate::refusals::can_be_asked;
 use crate::server::Server;
 
-fn on_a_ring(behaviour: fn(Lab)) {
-    crate::run("io_uring", Isolation::Reuse, behaviour);
+/// On a ring, and again while it records where the time goes, which is a type of its own and has another way
+/// to submit and to wait. `behaviour` gets the options that make the difference.
+fn on_a_ring(behaviour: fn(Lab, &[&str])) {
+    crate::run("io_uring", Isolation::Reuse, |lab| {
+        behaviour(lab, &[]);
+        behaviour(lab, &["--probed"]);
+    });
 }
 
 fn crowd(server: &Server, clients: usize) -> Vec<Client> {
@@ -31,10 +36,10 @@ fn crowd(server: &Server, clients: usize) -> Vec<Client> {
 /// reset.
 #[test]
 fn buffers_that_run_out_push_back() {
-    on_a_ring(|lab| {
+    on_a_ring(|lab, options| {
         // Fits the sockets' buffers, whether or not anybody reads.
         const AT_ONCE: usize = 48_000;
-        let mut server = lab.serve("echo", &[]);
+        let mut server = lab.serve("echo", options);
         let mut clients = crowd(&server, 32);
         clients.iter_mut().for_each(Client::expect_open);
         for round in 1..=3 {
@@ -82,9 +87,9 @@ fn buffers_that_run_out_push_back() {
 /// Had one way to end a receive kept its buffer, some would be missing afterwards.
 #[test]
 fn every_buffer_comes_back() {
-    on_a_ring(|lab| {
+    on_a_ring(|lab, options| {
         const TIMES: usize = 100;
-        let mut server = lab.serve("echo", &[]);
+        let mut server = lab.serve("echo", options);
         let mut crowd = crowd(&server, 20);
         crowd.iter_mut().for_each(Client::expect_open);
         let request = post(&pattern(1000));
@@ -144,9 +149,9 @@ fn lacking(server: &mut Server, clients: &mut [Client], buffers: usize) -> u64 {
 /// One turn has more to submit than the queue has room for: all its connections end together.
 #[test]
 fn a_full_submission_queue_loses_nothing() {
-    on_a_ring(|lab| {
+    on_a_ring(|lab, options| {
         const CLIENTS: usize = 400;
-        let mut server = lab.serve("hello", &["--keep-alive", "300ms"]);
+        let mut server = lab.serve("hello", &[options, &["--keep-alive", "300ms"]].concat());
         let mut clients = crowd(&server, CLIENTS);
         for client in &mut clients {
             client.expect_fin();
@@ -169,9 +174,9 @@ fn a_full_submission_queue_loses_nothing() {
 /// More connections wait than the queue has room for completions.
 #[test]
 fn a_full_completion_queue_loses_nothing() {
-    on_a_ring(|lab| {
+    on_a_ring(|lab, options| {
         const CLIENTS: usize = 800;
-        let mut server = lab.serve("echo", &[]);
+        let mut server = lab.serve("echo", options);
         let mut clients = crowd(&server, CLIENTS);
         for (nth, client) in clients.iter_mut().enumerate() {
             client.send(post(&pattern(nth)));
@@ -199,7 +204,7 @@ fn a_full_completion_queue_loses_nothing() {
 /// completion queue. It is answered in the kernel's place.
 #[test]
 fn an_enter_that_fails_for_now_loses_nothing() {
-    on_a_ring(|lab| {
+    on_a_ring(|lab, options| {
         const FOR_NOW: [Errno; 3] = [Errno::EBUSY, Errno::EAGAIN, Errno::EINTR];
         if !can_be_asked() {
             return;
@@ -214,7 +219,7 @@ fn an_enter_that_fails_for_now_loses_nothing() {
                 fails.then(|| FOR_NOW[failed.fetch_add(1, Ordering::SeqCst) % FOR_NOW.len()])
             }
         };
-        let mut server = lab.serve_answered("echo", &[], &[libc::SYS_io_uring_enter], rule);
+        let mut server = lab.serve_answered("echo", options, &[libc::SYS_io_uring_enter], rule);
         let mut clients: Vec<_> = (0..8).map(|_| server.connect()).collect();
         for round in 1..=10 {
             for client in &mut clients {
