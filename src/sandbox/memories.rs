@@ -54,7 +54,8 @@ pub(super) fn suits(data_bytes: usize) -> bool {
     data_bytes <= DATA_BYTES
 }
 
-/// As many memories as a shard has instances that run, and [`SPARES`], each mapped when it is first needed.
+/// As many memories as a shard has instances that run, and [`SPARES`] for stores that keep some, each mapped
+/// when it is first needed.
 pub(super) struct Memories {
     slots: Box<[OnceLock<Memory>]>,
     /// What each begins with that is not zero.
@@ -76,22 +77,24 @@ struct Idle {
 }
 
 impl Memories {
-    /// None yet, and never more than `slots` at a time beside [`SPARES`], each with `image` when it is lent.
-    /// Where it `watches`, faults are brought to [`Memories::on_fault`], and the host's writes announced
-    /// by [`Memories::make_writable`].
+    /// None yet, and never more than `slots` at a time, each with `image` when it is lent. Where it `watches`,
+    /// [`SPARES`] more, faults are brought to [`Memories::on_fault`], and the host's writes announced by
+    /// [`Memories::make_writable`].
     pub(super) fn new(
         slots: usize,
         image: Arc<Image>,
         resident_bytes: usize,
         watches: bool,
     ) -> Arc<Memories> {
+        // No store keeps what nobody watches: see `Loans::new`.
+        let spares = if watches { SPARES } else { 0 };
         Arc::new(Memories {
-            slots: (0..slots + SPARES).map(|_| OnceLock::new()).collect(),
+            slots: (0..slots + spares).map(|_| OnceLock::new()).collect(),
             image,
-            idle: Mutex::new(Vec::with_capacity(slots + SPARES)),
+            idle: Mutex::new(Vec::with_capacity(slots + spares)),
             resident_bytes,
             watches,
-            spares: AtomicUsize::new(SPARES),
+            spares: AtomicUsize::new(spares),
         })
     }
 
@@ -435,6 +438,9 @@ mod tests {
         let base = one.as_ptr();
         drop(one);
         assert_eq!(lend(&memories).unwrap().as_ptr(), base);
+        let unwatched = Memories::new(1, Arc::default(), BYTES, false);
+        let _only = lend(&unwatched).unwrap();
+        assert!(lend(&unwatched).is_err(), "and none to spare");
     }
 
     #[test]
