@@ -35,7 +35,7 @@ use ringlab::experiment::stretch::LINGERING;
 use ringlab::layout::Layout;
 use ringlab::measure::perf::{Counted, Counters, Selection};
 use ringlab::measure::reading::Reading;
-use ringlab::measure::stats::{Ratio, median, paired_log_ratio};
+use ringlab::measure::stats::{Ratio, RatioError, median, paired_log_ratio};
 use ringlab::measure::{cpu_clock, probe};
 use ringlab::models::find;
 use ringlab::offload::Policy;
@@ -307,8 +307,11 @@ impl Study {
     }
 
     /// What that server costs, as a part of what the plain one does.
-    fn price(&self, which: usize) -> Ratio {
-        paired_log_ratio(&self.ns[which], &self.ns[PLAIN], 0.95).expect("there are lives enough")
+    ///
+    /// # Errors
+    /// There were too few lives.
+    fn price(&self, which: usize) -> Result<Ratio, RatioError> {
+        paired_log_ratio(&self.ns[which], &self.ns[PLAIN], 0.95)
     }
 }
 
@@ -361,8 +364,16 @@ fn check(lab: Lab, offered: fn([usize; 2]) -> Offered) {
             break;
         }
     }
-    let [recording, counting, control] =
-        [RECORDING, COUNTED, AGAIN].map(|which| study.price(which));
+    let longer = 2 * time.as_secs().max(SECONDS / 2);
+    let bounds_of = |which| {
+        study.price(which).unwrap_or_else(|error| {
+            let lives = study.ns[PLAIN].len();
+            panic!(
+                "no bounds, of {lives} lives of each server: {error}; try RINGLAB_SECONDS={longer}"
+            )
+        })
+    };
+    let [recording, counting, control] = [RECORDING, COUNTED, AGAIN].map(bounds_of);
     let what = match study.counts_calls {
         true => "counting",
         false => "counting, without system calls, for want of a readable tracefs,",
@@ -405,7 +416,6 @@ fn check(lab: Lab, offered: fn([usize; 2]) -> Offered) {
             bounds.high - bounds.low < 2.0 * widest,
             "the machine is too busy to tell {widest:.2} from nothing: {bounds:?}"
         );
-        let longer = 2 * time.as_secs();
         assert!(
             bounds.high <= most,
             "not shown in this run to be no more than {most}: {bounds:?}; RINGLAB_SECONDS={longer} takes \
