@@ -21,8 +21,8 @@ connections, one request in flight on each.
   nginx             (default) answers of the same length; ringlab by epoll and io_uring, isolation
                     reuse; and a case of 16 requests pipelined on each of 64 connections
   wasmtime          wasmtime serve with a hello for wasi:http, a new instance for each request as its
-                    interface has it; ringlab by io_uring, isolations fresh and reuse. Builds wasmtime
-                    once (minutes), into target/peers
+                    interface has it; ringlab by io_uring, isolations fresh and reuse, and native,
+                    which no isolation can beat. Builds wasmtime once (minutes), into target/peers
   offload           Node (on its loop, and worker threads) and Go beside ringlab's policies: light
                     requests in open loop while heavy ones, 100 ms each, are always running
 
