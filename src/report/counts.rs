@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::side_by_side::{Line, tables};
 use super::terminal::wrap;
-use super::units::{digits, percent_bounds};
+use super::units::{per_request, percent_bounds};
 use crate::experiment::counts::turns::REQUESTS_PER_TURN;
 use crate::experiment::counts::{
     ALL_CALLS, CountColumn, CountRow, NOT_PER_REQUEST, OTHER_CALLS, PROGRAMS_ALONE, TOLERANCE,
@@ -227,22 +227,13 @@ fn missing(row: &CountRow) -> Option<&str> {
 /// The program's count and the kernel's.
 fn cells(row: CountRow) -> Vec<String> {
     let kernel = match (&row.kernel, missing(&row)) {
-        (Reading::Value(value), _) => figure(*value),
+        (Reading::Value(value), _) => per_request(*value),
         (Reading::Missing(_), Some(_)) => ABSENT.to_string(),
         (Reading::Missing(_), None) => String::new(),
     };
     let least = if row.at_least { AT_LEAST } else { "" };
-    let program = |count| format!("{least}{}", figure(count));
+    let program = |count| format!("{least}{}", per_request(count));
     vec![row.program.map_or_else(String::new, program), kernel]
-}
-
-/// A count per request, 0 only if nothing was counted.
-pub(super) fn figure(value: f64) -> String {
-    match value {
-        0.0 => "0".to_string(),
-        v if v < 0.0005 => "<0.001".to_string(),
-        v => digits(v),
-    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::counts::figure;
 use super::terminal::{wrap, wrap_from};
 use super::units::microseconds;
+use super::units::per_request;
 use crate::experiment::analysis::Analysis;
 use crate::experiment::counts::{CountRow, RESET_BYTES};
 use crate::experiment::plan::Load;
@@ -47,7 +47,7 @@ pub(super) fn isolations(
         };
         // What was not put back has no row.
         let reset = counted.map(|_| count(RESET_BYTES).unwrap_or(0.0));
-        let cell = |value: Option<f64>| value.map_or_else(absent, figure);
+        let cell = |value: Option<f64>| value.map_or_else(absent, per_request);
         shown.add_row([
             arm.label.clone(),
             row.and_then(|row| row.cpu_ns)

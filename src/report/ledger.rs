@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::counts::figure;
 use super::differences::{self, Calls};
 use super::side_by_side::{Line, tables};
 use super::terminal::wrap;
+use super::units::per_request;
 use super::units::percent_bounds;
 use crate::experiment::ledger::{Column, Ledger};
 use crate::measure::probe::Stage;
@@ -152,7 +152,7 @@ fn timed_faults(columns: &[Column]) -> Option<String> {
     let timed = columns.iter().filter_map(|column| {
         let mut rows = column.rows.iter();
         let row = rows.find(|row| row.stage == Stage::PageFaults)?;
-        let [all, own] = [column.faults?, row.times].map(figure);
+        let [all, own] = [column.faults?, row.times].map(per_request);
         Some(format!("{} {own} of {all}", column.label))
     });
     let timed: Vec<String> = timed.collect();
@@ -168,7 +168,7 @@ fn timed_faults(columns: &[Column]) -> Option<String> {
 /// Why some of what the kernel does has no row of its own, and in which rows it is.
 fn not_measured(columns: &[Column]) -> Vec<String> {
     let faults = by_reason(columns, |column| {
-        let arm = format!("{} {}", column.label, figure(column.faults?));
+        let arm = format!("{} {}", column.label, per_request(column.faults?));
         Some((column.faults_untimed.as_deref()?, arm))
     });
     let faults = faults.into_iter().map(|(why, arms)| {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::terminal::{closing, wrap};
+use super::terminal::{closing, trimmed, wrap};
 use super::units::{count, digits};
 use crate::experiment::mix::analysis::Row;
 use crate::experiment::mix::result::Mix;
@@ -58,7 +58,7 @@ pub fn mix(mix: &Mix) -> String {
         true => "partial run",
         false => "single run: a difference is a finding once a second run agrees",
     };
-    text + &closing(&analysis.verdict, kind)
+    trimmed(&(text + &closing(&analysis.verdict, kind)))
 }
 
 const NOTE: &str = "Latency is from the planned send. p99.9 needs 10 000 light requests a row: raise \

@@ -1,6 +1,6 @@
 //! What the table of saturation means, in two sentences: what was found, and why that may be.
 
-use super::units::digits;
+use super::units::per_request;
 use crate::experiment::analysis::{Analysis, LoadTable, Row};
 use crate::experiment::counts::ALL_CALLS;
 use crate::measure::stats::Outcome;
@@ -86,11 +86,14 @@ fn calls_of(row: &Row, analysis: &Analysis) -> String {
     let by_kernel = counted.and_then(|arm| arm.rows.iter().find(|row| row.name == ALL_CALLS));
     let by_kernel = by_kernel.and_then(|row| row.kernel.value());
     match (row.system_calls, row.system_calls_at_least, by_kernel) {
-        (Some(calls), ..) => digits(calls),
-        (None, Some(_), Some(all)) => format!("{} (by the kernel's count)", digits(*all)),
-        (None, Some(own), None) => format!("at least {}", digits(own)),
+        (Some(calls), ..) => per_request(calls),
+        (None, Some(_), Some(all)) => format!("{} (by the kernel's count)", per_request(*all)),
+        (None, Some(own), None) => format!("at least {}", per_request(own)),
         (None, None, Some(all)) => {
-            format!("{} (its runtime's, by the kernel's count)", digits(*all))
+            format!(
+                "{} (its runtime's, by the kernel's count)",
+                per_request(*all)
+            )
         }
         (None, None, None) => "n/a (its runtime's are counted by the kernel alone)".to_string(),
     }

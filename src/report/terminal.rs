@@ -9,7 +9,7 @@ use super::isolations::isolations;
 use super::latency::latency;
 use super::memory::memory;
 use super::sentences::sentences;
-use super::units::{count, digits, microseconds};
+use super::units::{count, microseconds, per_request};
 use super::{counts, ledger};
 use crate::experiment::analysis::{Analysis, LoadTable, Row};
 use crate::experiment::counts::{ALL_CALLS, CountColumn};
@@ -89,7 +89,7 @@ pub fn experiment(experiment: &Experiment, again: bool) -> String {
 }
 
 /// Without the blanks that end a table's lines.
-fn trimmed(text: &str) -> String {
+pub(super) fn trimmed(text: &str) -> String {
     let lines = text.lines().map(str::trim_end);
     lines.flat_map(|line| [line, "\n"]).collect()
 }
@@ -178,8 +178,8 @@ fn cells(row: &Row) -> [String; 9] {
         Err(_) => (absent(), String::new()),
     };
     let calls = match (row.system_calls, row.system_calls_at_least) {
-        (Some(calls), _) => digits(calls),
-        (None, Some(calls)) => format!("≥{}", digits(calls)),
+        (Some(calls), _) => per_request(calls),
+        (None, Some(calls)) => format!("≥{}", per_request(calls)),
         (None, None) => absent(),
     };
     let throughput = count(row.throughput);
@@ -201,7 +201,7 @@ fn cells(row: &Row) -> [String; 9] {
         latency(row.latency_ns_p50),
         latency(row.latency_ns_p99),
         calls,
-        digits(row.switches),
+        per_request(row.switches),
     ]
 }
 

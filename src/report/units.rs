@@ -43,6 +43,15 @@ pub(super) fn digits(value: f64) -> String {
     }
 }
 
+/// A count per request, 0 only if nothing was counted.
+pub(super) fn per_request(value: f64) -> String {
+    match value {
+        0.0 => "0".to_string(),
+        v if v < 0.0005 => "<0.001".to_string(),
+        v => digits(v),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +61,14 @@ mod tests {
         let (low, high) = (0.996, 1.0214);
         let bounds = percent_bounds(&Interval { low, high });
         assert_eq!(bounds, "-0.4 to +2.1");
+    }
+
+    #[test]
+    fn few_are_not_none() {
+        assert_eq!(per_request(0.0), "0");
+        assert_eq!(per_request(0.0004), "<0.001");
+        assert_eq!(per_request(0.0006), "0.001");
+        assert_eq!(per_request(2.0), "2.00");
     }
 
     #[test]

@@ -114,6 +114,8 @@ fn the_numbers_of_light_and_heavy_add_up() {
         .map(|line| line.trim_end().chars().count())
         .max();
     assert!(widest <= Some(80), "{}", said.out);
+    let blank = said.out.lines().find(|line| line.ends_with(' '));
+    assert_eq!(blank, None, "of the last column");
     let seeds: Vec<u64> = mix.blocks[..12]
         .iter()
         .map(|block| block.light.planned)
