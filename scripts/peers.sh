@@ -2,10 +2,11 @@
 # ringlab beside servers that people know, in one run, with one load for all.
 #
 # Held equal: the machine and the moment (arms take turns, each block a fresh server process), the
-# server's one core, the load (wrk on another core), the bytes of a request and of an answer, no
-# access log. (What is not equal for a peer is said by its file in scripts/peers.) Measured from outside: the CPU time that the kernel has on record for the server's
-# threads, read before and after each run of wrk, when the server sleeps and the record is exact.
-# It includes softirq work done in the server's time, as loopback has it: this is not a network.
+# server's cores, the load (wrk, on other cores where there are any), the bytes of a request and of an
+# answer, no access log. (What is not equal for a peer is said by its file in scripts/peers.) Measured
+# from outside: the CPU time that the kernel has on record for the server's threads, read before and
+# after each run of wrk, when the server sleeps and the record is exact. It includes softirq work done
+# in the server's time, as loopback has it: this is not a network.
 #
 # Touches nothing but a temporary directory and its own children. May install missing packages, if
 # run by root. Bounded: (rounds x arms x cases) blocks of fixed length, and waits that give up.
@@ -14,9 +15,10 @@ set -euo pipefail
 usage() {
     cat <<'END'
 Usage: scripts/peers.sh [PEER] [--rounds N] [--seconds N] [--connections "N N ..."]
+                        [--server-cores "N N ..."]
 
 Sets ringlab's hello in wasm beside a peer, with wrk as the load: a case for each number of
-connections, one request in flight on each.
+the server's cores and of connections, one request in flight on each.
 
   nginx             (default) answers of the same length; ringlab by epoll and io_uring, isolation
                     reuse; and a case of 16 requests pipelined on each of 64 connections
@@ -29,6 +31,8 @@ connections, one request in flight on each.
   --rounds N        rounds of each case; every arm has one block a round (default 5, 1 to 100)
   --seconds N       length of a block (default 2, 1 to 60)
   --connections L   the numbers of connections, 1 to 1000 each (default "64 256"; wasmtime "64")
+  --server-cores L  the numbers of cores that the server may use, 1 to 64 each (default 1; wasmtime
+                    "1 2"; offload has 1). Load has as many, of the others; of the same if none is left
   --help            this text
 
 RINGLAB=PATH in the environment names the ringlab to run; without it, this checkout is built.
@@ -58,6 +62,7 @@ peer=nginx
 rounds=5
 seconds=2
 connections=""
+server_cores=""
 
 # whole NAME VALUE MAX: refuses what is not a whole number from 1 to MAX.
 whole() {
@@ -80,10 +85,11 @@ parse() {
                 usage
                 exit 0
                 ;;
-            --rounds | --seconds | --connections)
+            --rounds | --seconds | --connections | --server-cores)
                 (($# > 1)) || fail $BAD_INPUT "$1 needs a value; see --help"
                 [[ -n ${2// /} ]] || fail $BAD_INPUT "$1 is empty; see --help"
-                printf -v "${1#--}" '%s' "$2"
+                local option=${1#--}
+                printf -v "${option//-/_}" '%s' "$2"
                 shift 2
                 ;;
             *) fail $BAD_INPUT "there is no option '$1'; see --help" ;;
@@ -101,6 +107,17 @@ parse() {
     for number in $connections; do
         whole --connections "$number" 1000
     done
+    if [[ -z $server_cores ]]; then
+        case $peer in
+            nginx | offload) server_cores=1 ;;
+            wasmtime) server_cores="1 2" ;;
+        esac
+    fi
+    for number in $server_cores; do
+        whole --server-cores "$number" 64
+        [[ $peer != offload || $number == 1 ]] ||
+            fail $BAD_INPUT "offload measures what one core does; leave --server-cores out"
+    done
 }
 
 # ---------------------------------------------------------------- the run
@@ -112,7 +129,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=peers/nginx.sh
 . "$here/peers/$peer.sh"
 install_missing
-choose_cores
+find_cores
+share_cores "${server_cores%% *}"
 if [[ -n ${RINGLAB:-} ]]; then
     ringlab=$(realpath -m -- "$RINGLAB")
 else
@@ -128,7 +146,7 @@ choose_port
 prepare_peer
 
 echo "Kernel $(uname -r), $(awk -F ': ' '/^model name/ { print $2; exit }' /proc/cpuinfo)"
-echo "Server on core $server_core, load on core $load_core, loopback; $rounds rounds of ${seconds} s blocks"
+echo "Loopback; $(counted "$rounds" round) of ${seconds} s blocks"
 echo "$("$ringlab" --version), $version"
 
 arms=()

@@ -43,19 +43,39 @@ install_package() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >&2
 }
 
-# The server has the last core that this process may use, the load the first.
-choose_cores() {
-    local list part core
+usable=() # the cores that this process may use
+
+# Fills `usable`, and sees that they suffice for every case.
+find_cores() {
+    local list part core number
     list=$(awk '/^Cpus_allowed_list:/ { print $2 }' /proc/self/status)
-    local -a usable=()
     for part in ${list//,/ }; do
         for ((core = ${part%-*}; core <= ${part#*-}; core++)); do usable+=("$core"); done
     done
     ((${#usable[@]} > 1)) ||
         fail $HOST_CANNOT "this process may use core ${usable[*]} only; server and load need one each"
-    load_core=${usable[0]}
-    server_core=${usable[-1]}
+    for number in $server_cores; do
+        ((number <= ${#usable[@]})) ||
+            fail $HOST_CANNOT "--server-cores names $number, and this process may use ${#usable[@]}"
+    done
 }
+
+# Gives the server the last $1 cores. The load has as many of the others, or as there are; if there
+# are none it has the server's.
+share_cores() {
+    local others=$((${#usable[@]} - $1))
+    server_count=$1
+    load_count=$((others == 0 || others > $1 ? $1 : others))
+    server_on=$(IFS=, && echo "${usable[*]:others}")
+    load_on=$(IFS=, && echo "${usable[*]:0:load_count}")
+    where="server on $(cores "$server_on"), load on $( ((others == 0)) && echo the same || cores "$load_on")"
+}
+
+# counted N WORD: N of them, in words.
+counted() { if (($1 == 1)); then echo "1 $2"; else echo "$1 $2s"; fi; }
+
+# What a list of cores is called.
+cores() { if [[ $1 == *,* ]]; then echo "cores $1"; else echo "core $1"; fi; }
 
 # ---------------------------------------------------------------- children
 
@@ -96,8 +116,8 @@ start_ringlab() {
     local model=$1 isolation=$2 line=""
     rm -f "$dir/in" "$dir/out"
     mkfifo "$dir/in" "$dir/out"
-    taskset -c "$server_core" "$ringlab" serve --control --model "$model" --isolation "$isolation" \
-        --handler hello --cores "$server_core" --listen 127.0.0.1:0 \
+    taskset -c "$server_on" "$ringlab" serve --control --model "$model" --isolation "$isolation" \
+        --handler hello --cores "$server_on" --listen 127.0.0.1:0 \
         <"$dir/in" >"$dir/out" 2>"$dir/ringlab.log" &
     server=$!
     exec {to_server}>"$dir/in" {from_server}<"$dir/out"
@@ -141,7 +161,7 @@ add_ringlab() {
 # Starts it and waits until it listens on `port`; what follows is its command. It says what it has to
 # say into peer.out.
 launch_peer() {
-    taskset -c "$server_core" "$@" >"$dir/peer.out" 2>&1 &
+    taskset -c "$server_on" "$@" >"$dir/peer.out" 2>&1 &
     server=$!
     url=http://127.0.0.1:$port/
     local tenth
@@ -191,7 +211,7 @@ run_load() {
         shift
     fi
     local status=0
-    taskset -c "$load_core" wrk --threads 1 "$@" --duration "${seconds}s" "$url" \
+    taskset -c "$load_on" wrk "$@" --duration "${seconds}s" "$url" \
         >"$dir/wrk.out" 2>&1 &
     load=$!
     if $warm_up; then
@@ -216,7 +236,7 @@ block() {
             start_ringlab "$model" "$isolation" ||
                 fail $HOST_CANNOT "$arm did not start: $(<"$dir/ringlab.log")"
             ;;
-        *) start_peer ;;
+        *) start_peer "$arm" ;;
     esac
     run_load --warm-up "$@"
     sleep $SETTLE_S
@@ -242,22 +262,36 @@ block() {
 
 # ---------------------------------------------------------------- a case and its table
 
+# A case for each number of the server's cores and of connections.
+run_cases() {
+    local count number
+    for count in $server_cores; do
+        share_cores "$count"
+        for number in $connections; do
+            run_case "$(counted "$number" connection), one request in flight on each" "$number"
+        done
+    done
+}
+
+# run_case TITLE CONNECTIONS [OPTION OF WRK ...]
 # Every arm once a round; each round begins with the next arm, so that none is always first.
 run_case() {
-    local title=$1 round turn arm row
-    shift
+    local title=$1 number=$2 round turn arm row
+    shift 2
+    # wrk wants a connection for each of its threads.
+    set -- --threads $((load_count < number ? load_count : number)) --connections "$number" "$@"
     : >"$dir/rows"
     for ((round = 0; round < rounds; round++)); do
         for ((turn = 0; turn < ${#arms[@]}; turn++)); do
             arm=${arms[(round + turn) % ${#arms[@]}]}
-            say "$title: round $((round + 1)) of $rounds: $arm"
+            say "$title, $where: round $((round + 1)) of $rounds: $arm"
             # Not in a subshell: the children are this shell's to end.
             block "$arm" "$@" >"$dir/row"
             row=$(<"$dir/row")
             printf '%s\t%s\t%s\n' "$round" "$arm" "${row// /$'\t'}" >>"$dir/rows"
         done
     done
-    printf '\n%s\n' "$title"
+    printf '\n%s\n%s\n' "$title" "${where^}"
     table <"$dir/rows"
 }
 
@@ -267,7 +301,7 @@ explain_tables() {
 
 Medians over rounds; a ratio is taken within its round, with the least and the greatest of them.
 The peer runs twice: the distance of the second from 1 is what chance does here.
-Busy: CPU time over the length of a block; below 95 % the load was the limit (>=).
+Busy: CPU time of what the server's cores have; below 95 % the load was the limit (>=).
 CPU ns, calls: a request. ringlab counts its own system calls; counting $peer's would slow it.
 END
 }
@@ -276,7 +310,7 @@ wrk_version() { { wrk --version || true; } 2>&1 | awk 'NR == 1 { print $1, $2 }'
 
 # Rows of round, arm, requests, rate, CPU ns and system calls, to a table and what follows from it.
 table() {
-    awk -F '\t' -v peer="$peer" '
+    awk -F '\t' -v peer="$peer" -v cores="$server_count" '
         function median(values, n,    i, j, v) {
             for (i = 2; i <= n; i++) {
                 v = values[i]
@@ -294,12 +328,12 @@ table() {
         {
             cost[$1, $2] = $5 / $3
             rate[$1, $2] = $4
-            busy[$1, $2] = $5 / ($3 / $4 * 1e9) # wrk keeps no exact time, but tells
+            busy[$1, $2] = $5 / ($3 / $4 * 1e9) / cores # wrk keeps no exact time, but tells
             calls[$1, $2] = $6 == "-" ? "-" : $6 / $3
             rounds = $1 + 1
         }
         END {
-            format = "%-22s %6s  %-22s %10s %5s %7s\n"
+            format = "%-23s %6s  %-22s %10s %5s %7s\n"
             printf format, "", "CPU ns", "ratio to " peer, "requests/s", "busy", "calls"
             for (a = 1; a <= arm_count; a++) {
                 arm = arms[a]

@@ -12,7 +12,6 @@ configure_nginx() {
     body=$(printf "%$1s" '' | tr ' ' x)
     {
         cat <<END
-worker_processes 1;
 worker_rlimit_nofile 8192;
 pid $dir/nginx.pid;
 error_log $dir/peer.log error;
@@ -48,7 +47,7 @@ start_peer() {
     local -a error_log=()
     # Since 1.19.5 it can be told not to open the system's log first.
     if grep -q -- ' -e filename' "$dir/nginx.help"; then error_log=(-e "$dir/peer.log"); fi
-    launch_peer nginx "${error_log[@]}" -p "$dir" -c "$dir/nginx.conf" -g 'daemon off;'
+    launch_peer nginx "${error_log[@]}" -p "$dir" -c "$dir/nginx.conf" -g "daemon off; worker_processes $server_count;"
 }
 
 prepare_peer() {
@@ -76,7 +75,6 @@ fit_nginx() {
 }
 
 run_peer() {
-    local number
     cat >"$dir/pipeline.lua" <<END
 -- $PIPELINE requests at a time; wrk counts them in the first batch.
 local batch
@@ -93,10 +91,8 @@ END
     fit_nginx "$size"
     # The second is the A/A control.
     arms=("$peer" "${arms[@]}" "$peer again")
-    for number in $connections; do
-        run_case "$number connections, one request in flight on each" --connections "$number"
-    done
+    run_cases
     run_case "$PIPELINED_CONNECTIONS connections, $PIPELINE requests pipelined on each" \
-        --connections "$PIPELINED_CONNECTIONS" --script "$dir/pipeline.lua"
+        "$PIPELINED_CONNECTIONS" --script "$dir/pipeline.lua"
     explain_tables
 }

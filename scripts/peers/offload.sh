@@ -41,7 +41,7 @@ start_arm() {
     case $1 in
         ringlab*)
             launch_peer "$ringlab" serve --listen "127.0.0.1:$port" --socket none \
-                --cores "$server_core" --deadline "$DEADLINE" \
+                --cores "$server_on" --deadline "$DEADLINE" \
                 --route /=hello --route "/spin=spin,reuse,${1#ringlab }"
             ;;
         node*) launch_peer node "$here/peers/offload/server.mjs" "$port" "${1#node }" ;;
@@ -66,8 +66,8 @@ measure_out() {
 # Light requests for a block; leaves the result in $dir/light.json. Late and failed ones are counted
 # there: with some of these servers that is what happens.
 light() {
-    taskset -c "$load_core" "$ringlab" load "$url" --rate $LIGHT_RATE -c $LIGHT_CONNECTIONS -d "${seconds}s" \
-        --warm-up 500ms --cores "$load_core" --json "$dir/light.json" --quiet >"$dir/light.out" 2>&1 || true
+    taskset -c "$load_on" "$ringlab" load "$url" --rate $LIGHT_RATE -c $LIGHT_CONNECTIONS -d "${seconds}s" \
+        --warm-up 500ms --cores "$load_on" --json "$dir/light.json" --quiet >"$dir/light.out" 2>&1 || true
     [[ -s $dir/light.json ]] || fail $HOST_CANNOT "the light load gave no result: $(<"$dir/light.out")"
 }
 
@@ -82,7 +82,7 @@ block_of_both() {
     [[ -n ${steps[$1]:-} ]] || steps[$1]=$(measure_out)
     light
     alone=$(figure latency_ns_p99 "$dir/light.json")
-    taskset -c "$load_core" "$ringlab" load "${url}spin?iterations=${steps[$1]}" -c $HEAVY -d "${seconds}s" \
+    taskset -c "$load_on" "$ringlab" load "${url}spin?iterations=${steps[$1]}" -c $HEAVY -d "${seconds}s" \
         --warm-up 700ms --request-timeout 30s --json "$dir/heavy.json" --quiet >"$dir/heavy.out" 2>&1 &
     load=$!
     light
@@ -99,6 +99,7 @@ block_of_both() {
 
 run_peer() {
     local round turn arm
+    echo "${where^}"
     echo "Light: $LIGHT_RATE/s in open loop. Heavy: $HEAVY always running, ${HEAVY_S} s each alone."
     arms=("${ways[@]}")
     : >"$dir/rows"
