@@ -128,10 +128,23 @@ impl Memories {
         self.at(base).bytes_to_zero().min(self.resident_bytes)
     }
 
+    /// One less to spare. False: there was none.
+    fn take_spare(&self) -> bool {
+        let order = Ordering::Relaxed;
+        let one_less = |spares: usize| spares.checked_sub(1);
+        self.spares.fetch_update(order, order, one_less).is_ok()
+    }
+
     /// Of how many nobody calls the instance any more.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
-        SPARES - self.spares.load(Ordering::Relaxed)
+        SPARES - self.spared()
+    }
+
+    /// How many more may be kept.
+    #[cfg(test)]
+    pub(super) fn spared(&self) -> usize {
+        self.spares.load(Ordering::Relaxed)
     }
 
     fn at(&self, base: *const u8) -> &Memory {
@@ -184,13 +197,7 @@ impl Loans {
         let Some(memories) = self.memories.as_ref().filter(|_| may_keep) else {
             return false;
         };
-        let order = Ordering::Relaxed;
-        let one_less = |spares: usize| spares.checked_sub(1);
-        if memories
-            .spares
-            .fetch_update(order, order, one_less)
-            .is_err()
-        {
+        if !memories.take_spare() {
             return false;
         }
         self.kept += 1;
@@ -198,8 +205,12 @@ impl Loans {
         true
     }
 
-    /// None of them will come back.
+    /// None of them will come back, nor will the last one: what there is to spare takes its place, so that
+    /// there still is one for everybody else.
     pub(super) fn lose(&mut self) {
+        if let Some(memories) = &self.memories {
+            memories.take_spare();
+        }
         self.kept = 0;
     }
 }

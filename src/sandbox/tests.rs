@@ -8,6 +8,7 @@ mod growth;
 mod instances;
 mod leaks;
 mod loading;
+mod refusals;
 mod slices;
 mod steady;
 

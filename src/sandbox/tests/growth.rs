@@ -14,7 +14,7 @@ const LIMIT_BYTES: usize = 65536 * (1 + 15 * BITE as usize + 1);
 
 /// Takes memory as many times as the body has bytes, and writes one word on each 4 KiB of it, where it
 /// must find zero. Then it reads the byte behind its memory, if the body begins with `x`.
-fn growing() -> String {
+pub(super) fn growing() -> String {
     let (length, body) = (AREA + 8 + 24, RECORD);
     guest(
         record(0, 200, (0, 0), (TEXTS, 4)),
@@ -50,14 +50,19 @@ fn with_room(isolation: Isolation) -> Sandbox {
 }
 
 fn with_room_for(guest: &str, isolation: Isolation) -> Sandbox {
+    let shard = shard(guest, isolation, &room());
+    Sandbox::new(shard).expect("a timer")
+}
+
+/// What it may have.
+pub(super) fn room() -> Limits {
     let mut limits = Limits {
         // The host's first pages may take some time.
         deadline: Some(Duration::from_secs(1)),
         ..limits()
     };
     limits.set_memory(LIMIT_BYTES);
-    let shard = shard(guest, isolation, &limits);
-    Sandbox::new(shard).expect("a timer")
+    limits
 }
 
 fn minor_faults() -> i64 {
