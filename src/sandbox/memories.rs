@@ -321,8 +321,7 @@ impl Drop for Lent {
 mod tests {
     use super::*;
     use crate::sandbox::memory::page_bytes;
-    use nix::sys::uio::{RemoteIoVec, process_vm_readv};
-    use std::io::IoSliceMut;
+    use crate::sandbox::tests::is_open;
 
     const BYTES: usize = 3 * 65536;
     const CAPACITY: usize = 16 * 65536;
@@ -343,13 +342,7 @@ mod tests {
 
     /// Whether the byte behind the memory, where it may grow, can be read.
     fn is_open_behind(memory: &dyn LinearMemory) -> bool {
-        let remote = RemoteIoVec {
-            base: memory.as_ptr().addr() + memory.byte_size(),
-            len: 1,
-        };
-        let mut byte = [0];
-        let own = nix::unistd::getpid();
-        process_vm_readv(own, &mut [IoSliceMut::new(&mut byte)], &[remote]).is_ok()
+        is_open(memory.as_ptr().addr() + memory.byte_size())
     }
 
     #[test]

@@ -219,23 +219,11 @@ unsafe impl LinearMemory for Owned {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sys::uio::{RemoteIoVec, process_vm_readv};
-    use std::io::IoSliceMut;
+    use crate::sandbox::tests::is_open;
 
     const PAGE: usize = 65536;
     const CAPACITY: usize = 64 * PAGE;
     const GUARD: usize = 3 * PAGE;
-
-    /// Whether the byte at `address` can be read.
-    fn is_open(address: usize) -> bool {
-        let remote = RemoteIoVec {
-            base: address,
-            len: 1,
-        };
-        let mut byte = [0];
-        let own = nix::unistd::getpid();
-        process_vm_readv(own, &mut [IoSliceMut::new(&mut byte)], &[remote]).is_ok()
-    }
 
     #[test]
     fn what_it_grows_by_begins_a_huge_page_and_guards_are_closed() {

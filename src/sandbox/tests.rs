@@ -13,6 +13,8 @@ mod slices;
 mod steady;
 
 use super::*;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use std::io::IoSliceMut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -204,4 +206,15 @@ fn memories(shard: &ShardSandbox) -> &Arc<memories::Memories> {
 /// How many of them are kept in stores beside the last one of each.
 fn kept_in(shard: &ShardSandbox) -> usize {
     memories(shard).kept()
+}
+
+/// Whether the byte at `address` can be read.
+pub(super) fn is_open(address: usize) -> bool {
+    let remote = RemoteIoVec {
+        base: address,
+        len: 1,
+    };
+    let mut byte = [0];
+    let own = nix::unistd::getpid();
+    process_vm_readv(own, &mut [IoSliceMut::new(&mut byte)], &[remote]).is_ok()
 }

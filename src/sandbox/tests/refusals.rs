@@ -50,7 +50,7 @@ fn apart(work: impl FnOnce() -> bool + Send) {
     }
 }
 
-/// How many memories `shard` has for somebody who wants one now.
+/// How many memories `shard` has for somebody who wants one now, each closed behind its page.
 fn to_lend(shard: &ShardSandbox) -> usize {
     let creator = memories(shard).creator();
     let lend = || {
@@ -58,6 +58,9 @@ fn to_lend(shard: &ShardSandbox) -> usize {
         creator.new_memory(ty, 65536, None, Some(1 << 32), 65536)
     };
     let all: Vec<_> = std::iter::from_fn(|| lend().ok()).collect();
+    for memory in &all {
+        assert!(!is_open(memory.as_ptr().addr() + memory.byte_size()));
+    }
     all.len()
 }
 
