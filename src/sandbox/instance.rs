@@ -75,7 +75,10 @@ impl Guest {
         // SAFETY: our engines reserve so much for each memory, between guards, and open what it has of
         // it; `Drop` ends this before the store, and `leave` before another takes its place.
         let growth = unsafe { Growth::of(base, memory.data_size(&*store), engine::RESERVED_BYTES) };
-        store.data_mut().growth = Some(growth);
+        let host = store.data_mut();
+        host.growth = Some(growth);
+        // What a start function was refused and lived with is no request's.
+        host.refused = None;
         Ok(Guest {
             memory,
             first_bytes,

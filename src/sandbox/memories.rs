@@ -25,8 +25,8 @@ use super::reservation;
 use super::sticky::Sticky;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 /// The most data of a module whose instances get such memories, in bytes. Copying and zeroing more
@@ -39,7 +39,8 @@ const DATA_BYTES: usize = 64 * 1024;
 pub(super) const RESIDENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// Memories beyond one for each slot: for nine stores that have as many as they may, which is more than are
-/// used at a time on the core of a shard, with those that wait (see [`slots`](super::slots)).
+/// used at a time on the core of a shard, with those that wait (see [`slots`](super::slots)), and for those that
+/// are lost. Each is mapped when it is first needed.
 const SPARES: usize = 64;
 
 /// The most that one store has, one after the other. With eight, little of what a store costs is left to each.
@@ -54,8 +55,7 @@ pub(super) fn suits(data_bytes: usize) -> bool {
     data_bytes <= DATA_BYTES
 }
 
-/// As many memories as a shard has instances that run, and [`SPARES`] for stores that keep some, each mapped
-/// when it is first needed.
+/// As many memories as a shard has instances that run, and [`SPARES`].
 pub(super) struct Memories {
     slots: Box<[OnceLock<Memory>]>,
     /// What each begins with that is not zero.
@@ -67,8 +67,9 @@ pub(super) struct Memories {
     resident_bytes: usize,
     /// Whether it is known by the time a memory comes back what was written.
     watches: bool,
-    /// How many more may be kept: see [`Loans::keep`].
-    spares: AtomicUsize,
+    /// How many more may be kept: see [`Loans::keep`]. Less than none: some were lost while as many were
+    /// kept, so nobody keeps one again before those are back.
+    spares: AtomicIsize,
 }
 
 struct Idle {
@@ -77,24 +78,22 @@ struct Idle {
 }
 
 impl Memories {
-    /// None yet, and never more than `slots` at a time, each with `image` when it is lent. Where it `watches`,
-    /// [`SPARES`] more, faults are brought to [`Memories::on_fault`], and the host's writes announced by
-    /// [`Memories::make_writable`].
+    /// None yet, and one for each of `slots` as long as no more than [`SPARES`] are kept and lost, each with
+    /// `image` when it is lent. Where it `watches`, faults are brought to [`Memories::on_fault`], and the host's
+    /// writes announced by [`Memories::make_writable`].
     pub(super) fn new(
         slots: usize,
         image: Arc<Image>,
         resident_bytes: usize,
         watches: bool,
     ) -> Arc<Memories> {
-        // No store keeps what nobody watches: see `Loans::new`.
-        let spares = if watches { SPARES } else { 0 };
         Arc::new(Memories {
-            slots: (0..slots + spares).map(|_| OnceLock::new()).collect(),
+            slots: (0..slots + SPARES).map(|_| OnceLock::new()).collect(),
             image,
-            idle: Mutex::new(Vec::with_capacity(slots + spares)),
+            idle: Mutex::new(Vec::with_capacity(slots + SPARES)),
             resident_bytes,
             watches,
-            spares: AtomicUsize::new(spares),
+            spares: AtomicIsize::new(SPARES.cast_signed()),
         })
     }
 
@@ -131,19 +130,28 @@ impl Memories {
     /// One less to spare. False: there was none.
     fn take_spare(&self) -> bool {
         let order = Ordering::Relaxed;
-        let one_less = |spares: usize| spares.checked_sub(1);
+        let one_less = |spares: isize| (spares > 0).then(|| spares - 1);
         self.spares.fetch_update(order, order, one_less).is_ok()
+    }
+
+    /// One less for good: one will not come back, and what there is to spare takes its place.
+    #[cold]
+    fn lose_one(&self) {
+        self.spares.fetch_sub(1, Ordering::Relaxed);
+        static SAID: Once = Once::new();
+        let help = "see the number of mappings a process may have, vm.max_map_count";
+        SAID.call_once(|| tracing::warn!(help, "the kernel refused to close a guest's memory"));
     }
 
     /// Of how many nobody calls the instance any more.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
-        SPARES - self.spared()
+        SPARES - self.spared().cast_unsigned()
     }
 
     /// How many more may be kept.
     #[cfg(test)]
-    pub(super) fn spared(&self) -> usize {
+    pub(super) fn spared(&self) -> isize {
         self.spares.load(Ordering::Relaxed)
     }
 
@@ -205,11 +213,10 @@ impl Loans {
         true
     }
 
-    /// None of them will come back, nor will the last one: what there is to spare takes its place, so that
-    /// there still is one for everybody else.
+    /// None of them will come back, nor will the last one.
     pub(super) fn lose(&mut self) {
         if let Some(memories) = &self.memories {
-            memories.take_spare();
+            memories.lose_one();
         }
         self.kept = 0;
     }
@@ -218,7 +225,8 @@ impl Loans {
 impl Drop for Loans {
     fn drop(&mut self) {
         if let Some(memories) = &self.memories {
-            memories.spares.fetch_add(self.kept, Ordering::Relaxed);
+            let kept = self.kept.cast_signed();
+            memories.spares.fetch_add(kept, Ordering::Relaxed);
         }
     }
 }
@@ -309,6 +317,7 @@ impl Drop for Lent {
         let memory = self.memory();
         if memory.forget_growth(self.bytes).is_err() {
             // Lost, rather than lent as it is. Its addresses go with the others'.
+            self.memories.lose_one();
             return;
         }
         memory.zero(&mut sticky, self.memories.resident_bytes);
@@ -442,9 +451,23 @@ mod tests {
         let base = one.as_ptr();
         drop(one);
         assert_eq!(lend(&memories).unwrap().as_ptr(), base);
-        let unwatched = Memories::new(1, Arc::default(), BYTES, false);
-        let _only = lend(&unwatched).unwrap();
-        assert!(lend(&unwatched).is_err(), "and none to spare");
+    }
+
+    #[test]
+    fn what_is_lost_while_all_is_kept_is_made_up_for_before_anything_is_kept_again() {
+        let memories = Memories::new(1, Arc::default(), BYTES, true);
+        let loans = || Loans::new(Some(Arc::clone(&memories)));
+        let mut stores: Vec<Loans> = (0..SPARES).map(|_| loans()).collect();
+        assert!(stores.iter_mut().all(|one| one.keep(0)));
+        loans().lose();
+        assert_eq!(memories.spared(), -1);
+        for left in [-1, 0, 1] {
+            assert_eq!(memories.spared(), left);
+            let mut other = loans();
+            assert_eq!(other.keep(0), left > 0, "{left}");
+            drop(other);
+            stores.pop();
+        }
     }
 
     #[test]

@@ -104,6 +104,24 @@ fn a_guest_at_its_modules_own_maximum_is_named_so() {
     );
 }
 
+/// What follows in a request is no consequence of it.
+#[test]
+fn what_a_start_function_is_refused_names_no_failure() {
+    let grow = "(func $begin (drop (memory.grow (i32.const 60000)))) (start $begin)";
+    let module = misbehaving("unreachable").replacen("(table 1", &format!("{grow} (table 1"), 1);
+    for isolation in SANDBOXED {
+        let mut sandbox = sandbox(&module, isolation);
+        // Under `fresh` some instances have predecessors in their store.
+        for good in [0, 1, 2] {
+            for _ in 0..good {
+                assert_eq!(call(&mut sandbox, GOOD, b""), fine(), "{isolation}");
+            }
+            let trapped = Err(trap("unreachable"));
+            assert_eq!(call(&mut sandbox, BAD, b"x"), trapped, "{isolation}");
+        }
+    }
+}
+
 #[test]
 fn an_answer_that_is_too_large_leaves_nothing_to_the_next() {
     // Counts, and answers a request with a body by one byte more than may be.

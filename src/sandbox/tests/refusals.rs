@@ -96,10 +96,67 @@ fn a_memory_that_stays_open_is_had_by_nobody_again() {
         assert_eq!(grown, [Ok(200); 3], "{isolation}");
         if isolation == Isolation::Fresh {
             drop(after);
-            // As many as may be kept, and one for each slot.
-            let spared = memories(&shard).spared();
-            assert_eq!(to_lend(&shard), spared + room().instances);
+            check_all_spared(&shard);
         }
+    }
+}
+
+/// As many are to be had as may be kept, and one for each slot.
+fn check_all_spared(shard: &ShardSandbox) {
+    let spared = memories(shard).spared();
+    let all = spared + shard.limits.instances.cast_signed();
+    assert_eq!(to_lend(shard).cast_signed(), all);
+}
+
+/// Where it grew by too little for huge pages, whoever lent it notices when it comes back.
+#[test]
+fn a_memory_that_grew_a_little_and_stays_open_is_had_by_nobody_again() {
+    let worst = "(drop (memory.grow (i32.const 1))) unreachable";
+    for isolation in [Isolation::Reuse, Isolation::Fresh] {
+        let shard = shard(&misbehaving(worst), isolation, &limits());
+        apart(|| {
+            let mut sandbox = Sandbox::new(Arc::clone(&shard)).expect("a timer");
+            if !refuse_mprotect(&[(PROTECTION, SeccompCmpOp::Eq, libc::PROT_NONE)]) {
+                return false;
+            }
+            for _ in 0..2 * limits().instances {
+                let failed = call(&mut sandbox, BAD, b"x");
+                assert_eq!(failed, Err(trap("unreachable")), "{isolation}");
+                assert_eq!(call(&mut sandbox, GOOD, b""), fine(), "{isolation}");
+            }
+            true
+        });
+        if isolation == Isolation::Fresh {
+            check_all_spared(&shard);
+        }
+    }
+}
+
+/// `reuse` has one for each slot, and has as many again as may be lost.
+#[test]
+fn one_slot_outlives_many_lost_memories() {
+    if crate::sandbox::growth::huge_page_bytes().is_none() {
+        eprintln!("skipped: the kernel gives no huge pages, and nothing is opened");
+        return;
+    }
+    let limits = Limits {
+        instances: 1,
+        ..room()
+    };
+    for isolation in SANDBOXED {
+        let shard = shard(&growing(), isolation, &limits);
+        apart(|| {
+            let mut sandbox = Sandbox::new(Arc::clone(&shard)).expect("a timer");
+            if !refuse_mprotect(&[(PROTECTION, SeccompCmpOp::Eq, libc::PROT_NONE)]) {
+                return false;
+            }
+            for _ in 0..8 {
+                let grown = status(&mut sandbox, 15);
+                assert_eq!(grown, Err(Failure::Exhausted), "{isolation}");
+                assert_eq!(status(&mut sandbox, 0), Ok(200), "{isolation}");
+            }
+            true
+        });
     }
 }
 
@@ -125,8 +182,7 @@ fn a_memory_that_cannot_be_opened_is_there_for_the_next() {
         assert_eq!(count(sandbox), Ok(b"1".to_vec()));
     }
     drop((one, other));
-    let spared = memories(&shard).spared();
-    assert_eq!(to_lend(&shard), spared + limits().instances);
+    check_all_spared(&shard);
 }
 
 /// One page of another protection takes two mappings more, all of a memory none.
@@ -157,7 +213,7 @@ fn where_nothing_can_be_made_writable_the_guest_traps() {
         let shard = shard(&misbehaving(worst), isolation, &limits());
         apart(|| {
             let mut sandbox = Sandbox::new(Arc::clone(&shard)).expect("a timer");
-            // The first seven are of one store, and each has pages of its own.
+            // The first eight are of one store, and each has pages of its own.
             for _ in 0..9 {
                 assert_eq!(call(&mut sandbox, GOOD, b""), fine());
             }
