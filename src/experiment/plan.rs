@@ -67,6 +67,8 @@ pub enum ProgramCounts {
     All,
     /// All that this program asks for itself; not what this is.
     AllBut(&'static str),
+    /// All but what so many threads, born meanwhile, call at their birth.
+    AllButBirths(u64),
     /// None: an async runtime owns the loop and makes them.
     None,
 }

@@ -52,6 +52,9 @@ pub struct Stretch {
     pub most: Report,
     /// The kernel's count.
     pub kernel: Counted,
+    /// Connections of which some were perhaps not served yet when it began: all or none.
+    #[serde(default)]
+    pub unsettled: u64,
 }
 
 impl Stretch {
@@ -61,6 +64,7 @@ impl Stretch {
             least: *window,
             most: *window,
             kernel: counters.map_or_else(Counted::default, |mut counters| counters.take()),
+            unsettled: 0,
         }
     }
 }
@@ -125,15 +129,15 @@ impl Tracer {
     pub(super) fn count(&mut self, server: &mut Server) -> Option<()> {
         let counts = |counters: &mut Counters| counters.is_counting();
         if let Some(counters) = self.calls.take_if(counts) {
-            settle(server, self.connections)?;
-            let (counted, counters) = count(counters, server)?;
+            let unsettled = settle(server, self.connections)?;
+            let (counted, counters) = count(counters, server, unsettled)?;
             self.counted_calls = Some(counted);
             self.detaching = Some(thread::spawn(move || drop(counters)));
         }
         if let Some(counters) = self.work.take_if(counts) {
             self.detach();
-            settle(server, self.connections)?;
-            self.counted_work = Some(count(counters, server)?.0);
+            let unsettled = settle(server, self.connections)?;
+            self.counted_work = Some(count(counters, server, unsettled)?.0);
             self.gone = Some(Instant::now());
         }
         Some(())
@@ -167,8 +171,13 @@ impl Tracer {
     }
 }
 
-/// One stretch, and its counters to be taken off.
-fn count(mut counters: Counters, server: &mut Server) -> Option<(Stretch, Counters)> {
+/// One stretch, which begins while so many connections are perhaps not served yet, and its counters to be
+/// taken off.
+fn count(
+    mut counters: Counters,
+    server: &mut Server,
+    unsettled: u64,
+) -> Option<(Stretch, Counters)> {
     let mut end = || {
         Some((
             server.report().ok()?,
@@ -183,21 +192,26 @@ fn count(mut counters: Counters, server: &mut Server) -> Option<(Stretch, Counte
         least: ended.since(&began),
         most: after.since(&before),
         kernel,
+        unsettled,
     };
     Some((stretch, counters))
 }
 
-/// Waits until so many `connections` are being served, or for as long as [`SETTLING`]. `None` if the server
-/// is gone.
-fn settle(server: &mut Server, connections: u64) -> Option<()> {
+/// Waits until so many `connections` are being served, or for as long as [`SETTLING`]: how many are perhaps not
+/// then. `None` if the server is gone.
+fn settle(server: &mut Server, connections: u64) -> Option<u64> {
     const BETWEEN: Duration = Duration::from_millis(10);
     let start = Instant::now();
     let mut arrivals = Arrivals::of(connections);
-    while start.elapsed() < SETTLING && !arrivals.are_served(&server.report().ok()?.figures.served)
-    {
+    loop {
+        if arrivals.are_served(&server.report().ok()?.figures.served) {
+            return Some(0);
+        }
+        if start.elapsed() >= SETTLING {
+            return Some(connections);
+        }
         thread::sleep(BETWEEN);
     }
-    Some(())
 }
 
 /// Connections that are accepted one by one, each perhaps by a thread that is born for it.

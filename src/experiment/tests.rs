@@ -218,6 +218,7 @@ fn a_runtimes_own_system_calls_are_the_kernels_to_count() {
             by_name: vec![("epoll_wait".to_string(), Reading::Value(220_000))],
             ..Counted::default()
         },
+        unsettled: 0,
     });
     blocks.push(observed);
     let analysis = analyse(&plan, &blocks, 0.0, &Limits::default());

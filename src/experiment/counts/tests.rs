@@ -12,12 +12,12 @@ fn counted(all: Reading<u64>, recvfrom: u64) -> (Vec<CountColumn>, Verdict) {
 /// The same of another plan's first arm.
 fn counted_of(plan: &Plan, all: Reading<u64>, recvfrom: u64) -> (Vec<CountColumn>, Verdict) {
     let stretch = report(44_000_000, 10_000, 150_000_000);
-    counted_by(stretch, plan, all, recvfrom)
+    counted_by((stretch, 0), plan, all, recvfrom)
 }
 
-/// The same, where the program counts what is in `stretch`.
+/// The same, where the program counts what is in `stretch`, with so many connections not served yet.
 fn counted_by(
-    stretch: Report,
+    (stretch, unsettled): (Report, u64),
     plan: &Plan,
     all: Reading<u64>,
     recvfrom: u64,
@@ -46,6 +46,7 @@ fn counted_by(
         least: stretch,
         most: stretch,
         kernel,
+        unsettled,
     });
     let mut beside = block(0, 0, 4000.0);
     beside.pass = Pass::Beside;
@@ -117,13 +118,32 @@ fn a_count_that_lacks_some_is_at_least_so_many() {
     }
 }
 
+/// Those that were born for connections before it call something in it where they begin late.
+#[test]
+fn where_connections_are_not_served_yet_their_threads_may_call_something() {
+    let level_of = |model: &str, unsettled: u64| {
+        let mut plan = plan();
+        plan.setting.arms[0].model = model.to_string();
+        let stretch = report(44_000_000, 10_000, 150_000_000);
+        let (_, verdict) = counted_by((stretch, unsettled), &plan, Reading::Value(21_400), 10_000);
+        verdict.level
+    };
+    for (model, unsettled, level) in [
+        ("blocking", 64, Level::Valid),
+        ("blocking", 0, Level::Noisy),
+        ("epoll", 64, Level::Noisy),
+    ] {
+        assert_eq!(level_of(model, unsettled), level, "{model}, {unsettled}");
+    }
+}
+
 /// Thirty threads are born in the stretch, each for a connection that came late.
 #[test]
 fn what_threads_call_at_their_birth_is_no_disagreement() {
     let late = |births: u64, all: u64, recvfrom: u64| {
         let mut stretch = report(44_000_000, 10_000, 150_000_000);
         stretch.figures.io.clone3 = births;
-        counted_by(stretch, &plan(), Reading::Value(all), recvfrom)
+        counted_by((stretch, 0), &plan(), Reading::Value(all), recvfrom)
     };
     let (columns, verdict) = late(30, 21_400, 10_000);
     assert_eq!(verdict.level, Level::Valid, "{:?}", verdict.causes);
@@ -135,10 +155,19 @@ fn what_threads_call_at_their_birth_is_no_disagreement() {
     let (columns, verdict) = late(0, 21_400, 10_000);
     assert_eq!(verdict.level, Level::Noisy, "nobody was born");
     assert_eq!(columns[0].not_counted, None);
-    for (all, recvfrom) in [(19_000, 10_000), (21_400, 10_200)] {
-        let (_, verdict) = late(30, all, recvfrom);
-        assert_eq!(verdict.level, Level::Noisy, "{all}, {recvfrom}");
+    for (births, all, recvfrom) in [
+        (30, 19_000, 10_000),
+        (30, 21_400, 10_200),
+        (30, 25_000, 10_000),
+        (1, 21_400, 10_000),
+    ] {
+        let (_, verdict) = late(births, all, recvfrom);
+        let what = format!("{births}, {all}, {recvfrom}: {:?}", verdict.causes);
+        assert_eq!(verdict.level, Level::Noisy, "{what}");
     }
+    // With the locks that it has besides.
+    let (_, verdict) = late(1, 20_970, 10_000);
+    assert_eq!(verdict.level, Level::Valid, "{:?}", verdict.causes);
 }
 
 #[test]
@@ -192,6 +221,7 @@ fn a_total_that_cannot_be_compared_says_so() {
                 .collect(),
             ..Counted::default()
         },
+        unsettled: 0,
     };
     let mut verdict = Verdict::default();
     for _ in 0..2 {
@@ -216,6 +246,7 @@ fn a_wide_bracket_says_how_wide() {
         least: report(44_000_000, 9_900, 150_000_000),
         most: report(44_000_000, 10_210, 150_000_000),
         kernel: Counted::default(),
+        unsettled: 0,
     };
     let named = |name: &str| (name.to_string(), Reading::Value(10_000));
     calls.kernel.by_name = vec![named("recvfrom"), named("sendto")];
@@ -235,6 +266,7 @@ fn entries_are_counted_with_the_calls_that_take_them() {
         least: most,
         most,
         kernel: Counted::default(),
+        unsettled: 0,
     };
     let rows = moved(&stretch, "io_uring");
     let program = |name: &str| {
@@ -266,6 +298,7 @@ fn counters_that_took_turns_are_named_in_their_column() {
                 multiplexed,
                 ..Counted::default()
             },
+            unsettled: 0,
         })
     };
     counting.calls = counted(Vec::new());
