@@ -21,10 +21,12 @@ Sets ringlab's hello in wasm beside a peer, with wrk as the load: a case for eac
 the server's cores and of connections, one request in flight on each.
 
   nginx             (default) answers of the same length; ringlab by epoll and io_uring, isolation
-                    reuse; and a case of 16 requests pipelined on each of 64 connections
+                    reuse; and a case of 16 requests pipelined on each of 64 connections, with the
+                    last of the numbers of the server's cores
   wasmtime          wasmtime serve with a hello for wasi:http, a new instance for each request as its
-                    interface has it; ringlab by io_uring, isolations fresh and reuse, and native,
-                    which no isolation can beat. Builds wasmtime once (minutes), into target/peers
+                    interface has it, as it comes and tuned; ringlab by io_uring, isolations fresh and
+                    reuse, and native, which none can beat. Builds wasmtime once (minutes), into
+                    target/peers
   offload           Node (on its loop, and worker threads) and Go beside ringlab's policies: light
                     requests in open loop while heavy ones, 100 ms each, are always running
 
@@ -71,6 +73,13 @@ whole() {
     fi
 }
 
+# numbers NAME DEFAULT: makes an array of the variable NAME, whose words are numbers, or else of DEFAULT.
+numbers() {
+    local -n list=$1
+    local words=${list:-$2}
+    read -r -d '' -a list <<<"$words" || true # it ends where the words do
+}
+
 parse() {
     if (($# > 0)) && [[ $1 != -* ]]; then
         case $1 in
@@ -87,7 +96,7 @@ parse() {
                 ;;
             --rounds | --seconds | --connections | --server-cores)
                 (($# > 1)) || fail $BAD_INPUT "$1 needs a value; see --help"
-                [[ -n ${2// /} ]] || fail $BAD_INPUT "$1 is empty; see --help"
+                [[ $2 == *[![:space:]]* ]] || fail $BAD_INPUT "$1 is empty; see --help"
                 local option=${1#--}
                 printf -v "${option//-/_}" '%s' "$2"
                 shift 2
@@ -98,22 +107,15 @@ parse() {
     whole --rounds "$rounds" 100
     whole --seconds "$seconds" 60
     local number
-    if [[ -z $connections ]]; then
-        case $peer in
-            nginx) connections="64 256" ;;
-            wasmtime | offload) connections="64" ;;
-        esac
-    fi
-    for number in $connections; do
+    case $peer in
+        nginx) numbers connections "64 256" && numbers server_cores 1 ;;
+        wasmtime) numbers connections 64 && numbers server_cores "1 2" ;;
+        offload) numbers connections 64 && numbers server_cores 1 ;;
+    esac
+    for number in "${connections[@]}"; do
         whole --connections "$number" 1000
     done
-    if [[ -z $server_cores ]]; then
-        case $peer in
-            nginx | offload) server_cores=1 ;;
-            wasmtime) server_cores="1 2" ;;
-        esac
-    fi
-    for number in $server_cores; do
+    for number in "${server_cores[@]}"; do
         whole --server-cores "$number" 64
         [[ $peer != offload || $number == 1 ]] ||
             fail $BAD_INPUT "offload measures what one core does; leave --server-cores out"
@@ -130,7 +132,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/peers/$peer.sh"
 install_missing
 find_cores
-share_cores "${server_cores%% *}"
+share_cores "${server_cores[0]}"
 if [[ -n ${RINGLAB:-} ]]; then
     ringlab=$(realpath -m -- "$RINGLAB")
 else

@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # What scripts/peers.sh has for every peer: ringlab, the load, a block and its table. Sourced, not
 # run. A peer's file beside it defines `needed` (tools), prepare_peer (once; sets `version`), start_peer
-# (starts it on `port`, by launch_peer) and run_peer (fills `arms`, runs cases).
+# (starts it on `port` as the arm that it is given wants it, by launch_peer) and run_peer (fills `arms`, runs
+# cases).
 
 # ---------------------------------------------------------------- what is there
 
@@ -54,7 +55,7 @@ find_cores() {
     done
     ((${#usable[@]} > 1)) ||
         fail $HOST_CANNOT "this process may use core ${usable[*]} only; server and load need one each"
-    for number in $server_cores; do
+    for number in "${server_cores[@]}"; do
         ((number <= ${#usable[@]})) ||
             fail $HOST_CANNOT "--server-cores names $number, and this process may use ${#usable[@]}"
     done
@@ -70,6 +71,9 @@ share_cores() {
     load_on=$(IFS=, && echo "${usable[*]:0:load_count}")
     where="server on $(cores "$server_on"), load on $( ((others == 0)) && echo the same || cores "$load_on")"
 }
+
+# Whether server and load have the same.
+cores_are_shared() { [[ $server_on == "$load_on" ]]; }
 
 # counted N WORD: N of them, in words.
 counted() { if (($1 == 1)); then echo "1 $2"; else echo "$1 $2s"; fi; }
@@ -265,12 +269,19 @@ block() {
 # A case for each number of the server's cores and of connections.
 run_cases() {
     local count number
-    for count in $server_cores; do
+    for count in "${server_cores[@]}"; do
         share_cores "$count"
-        for number in $connections; do
+        for number in "${connections[@]}"; do
             run_case "$(counted "$number" connection), one request in flight on each" "$number"
         done
     done
+}
+
+# The most threads on the load's cores that have as many of $1 connections each: wrk drops the rest.
+threads_for() {
+    local threads=$load_count
+    while (($1 % threads != 0)); do ((threads--)); done
+    echo "$threads"
 }
 
 # run_case TITLE CONNECTIONS [OPTION OF WRK ...]
@@ -278,8 +289,7 @@ run_cases() {
 run_case() {
     local title=$1 number=$2 round turn arm row
     shift 2
-    # wrk wants a connection for each of its threads.
-    set -- --threads $((load_count < number ? load_count : number)) --connections "$number" "$@"
+    set -- --threads "$(threads_for "$number")" --connections "$number" "$@"
     : >"$dir/rows"
     for ((round = 0; round < rounds; round++)); do
         for ((turn = 0; turn < ${#arms[@]}; turn++)); do
@@ -293,6 +303,8 @@ run_case() {
     done
     printf '\n%s\n%s\n' "$title" "${where^}"
     table <"$dir/rows"
+    cores_are_shared || return 0
+    echo "Load has a part of the server's cores: requests/s are of both together."
 }
 
 # What the tables say, after the last.
@@ -301,7 +313,7 @@ explain_tables() {
 
 Medians over rounds; a ratio is taken within its round, with the least and the greatest of them.
 The peer runs twice: the distance of the second from 1 is what chance does here.
-Busy: CPU time of what the server's cores have; below 95 % the load was the limit (>=).
+Busy: the server's part of its cores' time; below 95 % the load was the limit (>=).
 CPU ns, calls: a request. ringlab counts its own system calls; counting $peer's would slow it.
 END
 }
@@ -310,7 +322,7 @@ wrk_version() { { wrk --version || true; } 2>&1 | awk 'NR == 1 { print $1, $2 }'
 
 # Rows of round, arm, requests, rate, CPU ns and system calls, to a table and what follows from it.
 table() {
-    awk -F '\t' -v peer="$peer" -v cores="$server_count" '
+    awk -F '\t' -v peer="$peer" -v cores="$server_count" -v shared="$(cores_are_shared && echo 1)" '
         function median(values, n,    i, j, v) {
             for (i = 2; i <= n; i++) {
                 v = values[i]
@@ -347,7 +359,7 @@ table() {
                 # A server that is not kept busy has more to give than the load asked for.
                 printf format, arm, sprintf("%.0f", over_rounds(cost, arm)), \
                     arm == peer ? "1" : sprintf("%.3f (%.3f to %.3f)", middle[arm], low, high), \
-                    (share < 0.95 ? ">= " : "") sprintf("%.0f", over_rounds(rate, arm)), \
+                    (share < 0.95 && !shared ? ">= " : "") sprintf("%.0f", over_rounds(rate, arm)), \
                     sprintf("%.0f %%", 100 * share), \
                     arm ~ /^ringlab/ ? sprintf("%.4f", over_rounds(calls, arm)) : "n/a"
             }

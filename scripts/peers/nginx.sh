@@ -47,7 +47,11 @@ start_peer() {
     local -a error_log=()
     # Since 1.19.5 it can be told not to open the system's log first.
     if grep -q -- ' -e filename' "$dir/nginx.help"; then error_log=(-e "$dir/peer.log"); fi
-    launch_peer nginx "${error_log[@]}" -p "$dir" -c "$dir/nginx.conf" -g "daemon off; worker_processes $server_count;"
+    # A worker for each core and on it, as ringlab has its shards.
+    local core masks=""
+    for core in ${server_on//,/ }; do masks+=" 1$(printf '%*s' "$core" '' | tr ' ' 0)"; done
+    launch_peer nginx "${error_log[@]}" -p "$dir" -c "$dir/nginx.conf" \
+        -g "daemon off; worker_processes $server_count; worker_cpu_affinity$masks;"
 }
 
 prepare_peer() {
