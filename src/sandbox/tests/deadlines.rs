@@ -89,6 +89,37 @@ fn without_a_deadline_nothing_ends_a_long_request() {
     assert_eq!(spin(None), Ok(200));
 }
 
+/// By what `--no-deadline` shows the price of the checks.
+#[test]
+fn without_a_deadline_no_guest_looks_at_the_time() {
+    let code_bytes = |isolation, deadline, quantum| {
+        let limits = Limits {
+            deadline,
+            quantum,
+            ..limits()
+        };
+        let handler = load(&misbehaving(ENDLESS), isolation, &limits);
+        let handler = handler.expect("a good guest");
+        let handler::Program::Wasm(artifact) = handler.program() else {
+            unreachable!("this is of wasm");
+        };
+        let engine = engine::on_demand(&limits, artifact.data()).expect("a small engine");
+        let module = artifact.load_into(&engine).expect("compiled for it");
+        module
+            .functions()
+            .map(|function| function.len)
+            .sum::<usize>()
+    };
+    let second = Some(Duration::from_secs(1));
+    for isolation in SANDBOXED {
+        let without = code_bytes(isolation, None, None);
+        let with = code_bytes(isolation, second, None);
+        assert!(without < with, "{isolation}: {without}, {with}");
+        // Slices end by the same.
+        assert_eq!(code_bytes(isolation, None, second), with, "{isolation}");
+    }
+}
+
 #[test]
 fn every_sandbox_of_a_thread_keeps_its_deadline_and_their_number_is_bounded() {
     let shard = shard(
