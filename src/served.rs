@@ -32,8 +32,10 @@ crate::measure::counter::counters! {
         panicked,
         /// Of those, because the request is larger than the handler can take.
         request_too_large,
-        /// Of those, because its answer was larger than its limit.
+        /// Of those, because its answer's body was larger than its limit.
         response_too_large,
+        /// Of those, because its header lines were.
+        header_lines_too_large,
         /// Of those, because its record was none of an answer, or lied.
         bad_records,
         /// Of those, because its header lines would have broken the framing.
@@ -118,6 +120,7 @@ impl Served {
             Failure::Panic => &self.panicked,
             Failure::RequestTooLarge => &self.request_too_large,
             Failure::ResponseTooLarge => &self.response_too_large,
+            Failure::HeaderLinesTooLarge => &self.header_lines_too_large,
             Failure::BadRecord(_) | Failure::Unsupported(_) => &self.bad_records,
             Failure::BadHeaderLines(_) => &self.bad_header_lines,
             Failure::Exhausted => &self.no_instance,

@@ -92,24 +92,26 @@ pub fn offload(served: &ServedSnapshot) -> Option<String> {
     (!parts.is_empty()).then(|| format!("offload: {}\n", parts.join("; ")))
 }
 
-/// What went wrong for clients, class by class, if anything.
+/// What went wrong for clients, class by class, if anything: as the bodies of the answers have it, but that all
+/// traps are one class.
 pub fn faults(served: &ServedSnapshot) -> Option<String> {
     let classes = [
         (served.deadline_passed, "deadline"),
         (served.trapped, "trap"),
-        (served.stack_overflowed, "stack"),
-        (served.memory_refused, "memory"),
-        (served.table_refused, "tables"),
+        (served.stack_overflowed, "stack overflow"),
+        (served.memory_refused, "memory limit"),
+        (served.table_refused, "table limit"),
         (served.panicked, "panic"),
         (served.request_too_large, "request too large"),
-        (served.response_too_large, "answer too large"),
+        (served.response_too_large, "response too large"),
+        (served.header_lines_too_large, "header lines too large"),
         (served.bad_records, "bad record"),
         (served.bad_header_lines, "bad header lines"),
-        (served.no_instance, "no instance"),
+        (served.no_instance, "no instance free"),
         (served.no_route, "no route"),
         (served.queue_full, "queue full"),
         (served.no_thread, "no thread"),
-        (served.shut_down, "shut down"),
+        (served.shut_down, "shutting down"),
     ];
     let streams = [
         (served.target_too_long, "target too long"),
@@ -155,6 +157,8 @@ fn list(counted: &[(u64, &str)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::Failure;
+    use crate::served::Served;
 
     #[test]
     fn each_fault_is_said_in_its_class() {
@@ -178,6 +182,46 @@ mod tests {
             "failed 4 of 9 requests: deadline 1, trap 3; rejected 4 streams: body too large 2, other \
              2; refused 1 connections over the limit; timed out 5 connections"
         );
+    }
+
+    /// By the name that its client was told.
+    #[test]
+    fn each_failure_has_a_counter_and_is_said_by_its_name() {
+        let named = [
+            Failure::Panic,
+            Failure::Deadline,
+            Failure::Stack,
+            Failure::Memory,
+            Failure::Table,
+            Failure::RequestTooLarge,
+            Failure::ResponseTooLarge,
+            Failure::HeaderLinesTooLarge,
+            Failure::BadRecord("its kind is unknown"),
+            Failure::BadHeaderLines("a CR"),
+            Failure::Exhausted,
+            Failure::NoRoute,
+            Failure::QueueFull,
+            Failure::NoThread,
+            Failure::ShuttingDown,
+        ];
+        let named = named.map(|failure| (failure, failure.reason()));
+        let grouped = [
+            (
+                Failure::Trap {
+                    class: "unreachable",
+                },
+                "trap",
+            ),
+            (Failure::Unsupported("wait"), "bad record"),
+        ];
+        for (failure, name) in named.into_iter().chain(grouped) {
+            let served = Served::default();
+            served.answered.add(1);
+            served.fail(&failure);
+            let said = faults(&served.snapshot());
+            let expected = format!("failed 1 of 1 requests: {name} 1\n");
+            assert_eq!(said, Some(expected), "{failure}");
+        }
     }
 
     #[test]

@@ -134,7 +134,7 @@ pub(super) fn write_request(memory: &mut [u8], area: u32, call: &Call<'_>) -> Re
 /// Reads the record at `at` and lends what it points to.
 ///
 /// # Errors
-/// [`Failure::BadRecord`], [`Failure::Unsupported`] or [`Failure::ResponseTooLarge`].
+/// [`Failure::Unsupported`], or as for [`check_answer`].
 #[inline]
 pub(super) fn read_answer<'m>(
     memory: &'m [u8],
@@ -166,15 +166,16 @@ pub(super) fn read_answer<'m>(
 /// What holds for the answer of any handler, sandboxed or not, besides its header lines.
 ///
 /// # Errors
-/// [`Failure::BadRecord`] or [`Failure::ResponseTooLarge`].
+/// [`Failure::BadRecord`], [`Failure::HeaderLinesTooLarge`] or [`Failure::ResponseTooLarge`].
 #[inline]
 pub(super) fn check_answer(answer: &Answer<'_>, limits: &Limits) -> Result<(), Failure> {
     if !(200..=599).contains(&answer.status) {
         return Err(Failure::BadRecord("its status is not 200 to 599"));
     }
-    if answer.header_lines.len() > limits.header_line_bytes
-        || answer.body.len() > limits.response_bytes
-    {
+    if answer.header_lines.len() > limits.header_line_bytes {
+        return Err(Failure::HeaderLinesTooLarge);
+    }
+    if answer.body.len() > limits.response_bytes {
         return Err(Failure::ResponseTooLarge);
     }
     Ok(())

@@ -42,7 +42,9 @@ impl Afterwards {
     pub(super) fn spares(self, answer: &Result<Answer<'_>, Failure>) -> bool {
         match answer {
             Ok(_) | Err(Failure::RequestTooLarge) => true,
-            Err(Failure::ResponseTooLarge) => self == Afterwards::Reset,
+            Err(Failure::ResponseTooLarge | Failure::HeaderLinesTooLarge) => {
+                self == Afterwards::Reset
+            }
             Err(_) => false,
         }
     }

@@ -54,9 +54,12 @@ pub enum Failure {
     /// The request does not fit the guest's request area.
     #[error("the request is larger than the handler can take")]
     RequestTooLarge,
-    /// Body or header lines are over their limits.
+    /// The body is over its limit.
     #[error("the handler's answer is larger than its limit")]
     ResponseTooLarge,
+    /// The header lines are over theirs.
+    #[error("the handler's header lines are larger than their limit")]
+    HeaderLinesTooLarge,
     /// What `handle` returned is no record of an answer.
     #[error("the handler's record is invalid: {0}")]
     BadRecord(&'static str),
@@ -99,6 +102,7 @@ impl Failure {
             | Failure::Memory
             | Failure::Table
             | Failure::ResponseTooLarge
+            | Failure::HeaderLinesTooLarge
             | Failure::BadRecord(_)
             | Failure::BadHeaderLines(_)
             | Failure::Unsupported(_) => 500,
@@ -117,6 +121,7 @@ impl Failure {
             Failure::Table => "table limit",
             Failure::RequestTooLarge => "request too large",
             Failure::ResponseTooLarge => "response too large",
+            Failure::HeaderLinesTooLarge => "header lines too large",
             Failure::BadRecord(_) => "bad record",
             Failure::BadHeaderLines(_) => "bad header lines",
             Failure::Unsupported(_) => "unsupported ask",

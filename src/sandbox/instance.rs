@@ -179,7 +179,8 @@ impl Instance {
     /// # Errors
     /// All but [`Failure::RequestTooLarge`] leave the instance in an unknown state, such as a
     /// displaced stack pointer after a trap: it must not be called again, or after
-    /// [`Failure::ResponseTooLarge`] only if it is put back as it began.
+    /// [`Failure::ResponseTooLarge`] or [`Failure::HeaderLinesTooLarge`] only if it is put back as it
+    /// began.
     #[inline]
     pub(super) fn call<P: Probe>(
         &mut self,

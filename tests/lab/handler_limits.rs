@@ -163,9 +163,9 @@ fn the_answers_header_lines_are_limited(lab: Lab) {
     let server = lab.serve(file.path(), &["--header-lines", "6B"]);
     check(&server, get("/"), 200, "fine");
     let mut server = lab.serve(file.path(), &["--header-lines", "5B"]);
-    check(&server, get("/"), 500, "response too large\n");
+    check(&server, get("/"), 500, "header lines too large\n");
     let served = server.figures().served;
-    assert_eq!((served.failed, served.response_too_large), (1, 1));
+    assert_eq!((served.failed, served.header_lines_too_large), (1, 1));
 }
 
 fn the_requests_size_is_limited_in_its_three_parts(lab: Lab) {

@@ -53,7 +53,7 @@ fn misdeeds() -> Vec<(String, u16, &'static str)> {
         record(0, 200 << 16 | 1, "unsupported ask"),
         record(4, 262_144, "bad record"),
         record(8, u32::MAX, "bad record"),
-        record(8, 100_000, "response too large"),
+        record(8, 100_000, "header lines too large"),
         record(12, 262_141, "bad record"),
         record(16, u32::MAX, "bad record"),
         record(16, 1001, "response too large"),
@@ -149,7 +149,7 @@ fn a_builtin_past_its_deadline_is_ended(lab: Lab) {
 }
 
 fn a_request_beyond_the_area_is_a_413_and_the_stream_stays_good(lab: Lab) {
-    let server = lab.serve("hello", &[]);
+    let mut server = lab.serve("hello", &[]);
     let mut client = server.connect();
     client.send(post(&[b'x'; 100_000]));
     let response = client.receive();
@@ -159,4 +159,6 @@ fn a_request_beyond_the_area_is_a_413_and_the_stream_stays_good(lab: Lab) {
     );
     assert_eq!(response.header("connection"), None);
     client.expect_open();
+    let served = server.figures().served;
+    assert_eq!((served.failed, served.request_too_large), (1, 1));
 }
