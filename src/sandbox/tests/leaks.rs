@@ -6,6 +6,7 @@
 //! request first reads all of its memory, so nothing can hide.
 
 use super::*;
+use crate::sandbox::counted::Counted;
 
 /// Requests in a row that find nothing.
 const ROUNDS: u32 = 10_000;
@@ -130,13 +131,27 @@ fn findings(leaves: &[&str], isolation: Isolation, rounds: u32) -> Vec<String> {
 }
 
 fn findings_of(guest: &str, isolation: Isolation, rounds: u32) -> Vec<String> {
-    let mut sandbox = sandbox(guest, isolation);
+    findings_within(&limits(), guest, isolation, rounds)
+}
+
+fn findings_within(limits: &Limits, guest: &str, isolation: Isolation, rounds: u32) -> Vec<String> {
+    let mut sandbox = Sandbox::new(shard(guest, isolation, limits)).expect("a timer");
+    answers(rounds, |round| {
+        let answer = call(&mut sandbox, BAD, &seed(round).to_le_bytes());
+        answer.map(|(_, _, body)| body)
+    })
+}
+
+/// Neighbours differ in all their bits; the first leaves something of each kind.
+fn seed(round: u32) -> u32 {
+    round.wrapping_mul(0x9e37_79b9) ^ (round >> 3)
+}
+
+/// What was answered in so many rounds, each finding once.
+fn answers(rounds: u32, mut ask: impl FnMut(u32) -> Result<Vec<u8>, Failure>) -> Vec<String> {
     let mut findings = Vec::new();
     for round in 0..rounds {
-        // Neighbours differ in all their bits; the first leaves something of each kind.
-        let seed = round.wrapping_mul(0x9e37_79b9) ^ (round >> 3);
-        let answer = call(&mut sandbox, BAD, &seed.to_le_bytes());
-        let (_, _, body) = answer.expect("it looks and answers");
+        let body = ask(round).expect("it looks and answers");
         let finding = String::from_utf8(body)
             .expect("a word")
             .trim_end()
@@ -180,8 +195,7 @@ fn fresh_leaves_nothing_to_the_next_in_a_store() {
     let shard = shard(&guest, Isolation::Fresh, &limits());
     let mut sandbox = Sandbox::new(Arc::clone(&shard)).expect("a timer");
     let full_stores = (0..ROUNDS).filter(|round| {
-        let seed = round.wrapping_mul(0x9e37_79b9) ^ (round >> 3);
-        let seen = call(&mut sandbox, BAD, &seed.to_le_bytes());
+        let seen = call(&mut sandbox, BAD, &seed(*round).to_le_bytes());
         let seen = seen.expect("it looks and answers").2;
         assert_eq!(seen, FINDINGS[0].as_bytes(), "{round}");
         kept_in(&shard) == 7
@@ -200,6 +214,117 @@ fn fresh_leaves_nothing_of_a_module_with_much_data() {
 #[test]
 fn on_demand_leaves_nothing() {
     assert_eq!(findings(&ALL, Isolation::OnDemand, ROUNDS), ["clean"]);
+}
+
+/// What is written of them is more than is protected again now and then only: see `written_pages`.
+#[test]
+fn large_memories_of_which_much_is_written_keep_nothing() {
+    let large = |pages: u32| {
+        let small = prying(&["memory", "global"]);
+        let grown = [
+            (
+                "(export \"memory\") 3)".to_string(),
+                format!("(export \"memory\") {pages})"),
+            ),
+            (
+                "(memory.size) (i32.const 3)".to_string(),
+                format!("(memory.size) (i32.const {pages})"),
+            ),
+            // What is looked at, and what is marked.
+            (
+                format!("(i32.const {MEMORY})"),
+                format!("(i32.const {})", pages * 65536),
+            ),
+            (
+                format!("(i32.const {})))", MEMORY - LOOKED_AT),
+                format!("(i32.const {})))", pages * 65536 - LOOKED_AT),
+            ),
+            (
+                "(i32.const 1) (i32.const 20000)".to_string(),
+                "(i32.const 1) (i32.const 300000)".to_string(),
+            ),
+        ];
+        grown.into_iter().fold(small, |guest, (small, large)| {
+            assert!(guest.contains(&small), "{small}");
+            guest.replace(&small, &large)
+        })
+    };
+    let guest = large(10);
+    let mut limits = limits();
+    limits.set_memory(10 * 65536);
+    for isolation in [Isolation::Reset, Isolation::Fresh] {
+        let found = findings_within(&limits, &guest, isolation, ROUNDS);
+        assert_eq!(found, ["clean"], "{isolation}");
+    }
+    let found = findings_within(&limits, &guest, Isolation::Reuse, 2);
+    assert_eq!(found, ["clean", "global"]);
+}
+
+/// Looks at its request area behind its own request, where longer ones have been. (Its marks' page is another.)
+#[test]
+fn a_longer_request_leaves_nothing_behind_a_shorter_one() {
+    let look = format!(
+        "(local $at i32)
+        (local.set $at (i32.add (i32.const {}) (local.get $length)))
+        (loop $bytes
+            (if (i32.load8_u (local.get $at))
+                (then (i32.store (i32.const {}) (i32.const {})) (return (i32.const {RECORD}))))
+            (local.set $at (i32.add (local.get $at) (i32.const 1)))
+            (br_if $bytes (i32.lt_u (local.get $at) (i32.const {}))))
+        (i32.const {RECORD})",
+        AREA + 8,
+        RECORD + 12,
+        TEXTS + 6,
+        AREA + 8 + CAPACITY,
+    );
+    let record = record(0, 200, (0, 0), (TEXTS, 6));
+    let guest = guest(record, FINDINGS.concat().as_bytes(), &look);
+    let found = |isolation, rounds| {
+        let mut sandbox = sandbox(&guest, isolation);
+        answers(rounds, |round| {
+            let body = vec![0xff; (seed(round) % 3000) as usize];
+            call(&mut sandbox, BAD, &body).map(|(_, _, body)| body)
+        })
+    };
+    for isolation in [Isolation::Reset, Isolation::Fresh, Isolation::OnDemand] {
+        assert_eq!(found(isolation, ROUNDS), ["clean"], "{isolation}");
+    }
+    assert_eq!(found(Isolation::Reuse, 10), ["clean", "memory"]);
+}
+
+/// Guests on stacks of their own, suspended some hundred times each and one at a time.
+#[test]
+fn slices_leave_nothing() {
+    // What ends them is the number of looks at the time.
+    let _by_number = Counted::by(7);
+    let found = |leaves: &[&str], isolation, rounds| {
+        let limits = Limits {
+            quantum: Some(Duration::from_secs(1)),
+            ..limits()
+        };
+        let shard = shard(&prying(leaves), isolation, &limits);
+        let mut slicer = Slicer::new(shard).expect("timers can be made");
+        let (mut slices, mut requests) = (0, 0);
+        let found = answers(rounds, |round| {
+            let asked = slices::to_the_end(&mut slicer, BAD, &seed(round).to_le_bytes());
+            (slices, requests) = (slices + asked.0, requests + 1);
+            asked.1
+        });
+        assert!(slices > 100 * requests, "{slices} of {requests}");
+        found
+    };
+    for (isolation, leaves) in [
+        (Isolation::Reset, &WITHOUT_TABLE[..]),
+        (Isolation::Fresh, &ALL),
+        (Isolation::OnDemand, &ALL),
+    ] {
+        assert_eq!(
+            found(leaves, isolation, ROUNDS / 10),
+            ["clean"],
+            "{isolation}"
+        );
+    }
+    assert_eq!(found(&["memory"], Isolation::Reuse, 3), ["clean", "memory"]);
 }
 
 /// The same guest finds all that it leaves, so elsewhere it would have found it too.
