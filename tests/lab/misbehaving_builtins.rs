@@ -1,6 +1,9 @@
 //! The built-in handlers that misbehave: each gets its status and its reason, is counted in its
 //! class, and nobody beside it notices.
 
+use std::time::Duration;
+
+use nix::time::ClockId;
 use ringlab::served::ServedSnapshot;
 use ringlab_guest::misbehaving::{ALL, bad_head, liar};
 
@@ -8,7 +11,10 @@ use crate::client::{Client, get};
 use crate::server::PROGRAM;
 use crate::{Lab, on_every_sandbox};
 
-on_every_sandbox![each_fails_its_own_request_and_is_counted_in_its_class];
+on_every_sandbox![
+    each_fails_its_own_request_and_is_counted_in_its_class,
+    a_deadline_is_of_cpu_time_and_kept_as_said,
+];
 
 /// Takes a class of failures out of the figures.
 type Class = fn(&ServedSnapshot) -> u64;
@@ -107,6 +113,29 @@ fn each_fails_its_own_request_and_is_counted_in_its_class(lab: Lab) {
     let served = server.figures().served;
     assert_eq!(served.failed, misdeeds.len() as u64);
     assert_eq!((served.rejected, served.timed_out), (0, 0));
+}
+
+/// Never before it, and no later than two ticks of 4 ms and two of the kernel's after it, of the CPU time of
+/// whoever serves. What else that did is in it too, so of five requests one at least is as it should be.
+fn a_deadline_is_of_cpu_time_and_kept_as_said(lab: Lab) {
+    const DEADLINE: Duration = Duration::from_millis(50);
+    const ALL_ELSE: Duration = Duration::from_millis(10);
+    let kernels_tick = ClockId::CLOCK_MONOTONIC_COARSE.res();
+    let kernels_tick = Duration::from(kernels_tick.expect("Linux has it"));
+    let latest = DEADLINE + 2 * (Duration::from_millis(4) + kernels_tick) + ALL_ELSE;
+    let mut server = lab.serve("loop", &["--deadline", "50ms"]);
+    let mut client = server.connect();
+    let took = [(); 5].map(|()| {
+        let before = server.report();
+        client.send(get("/"));
+        let response = client.receive();
+        assert_eq!((response.status, response.text()), (504, "deadline\n"));
+        let report = server.report();
+        let [before, after] = [before, report].map(|report| report.cpu_ns - report.helpers_ns);
+        Duration::from_nanos(after - before)
+    });
+    let least = *took.iter().min().expect("there are five");
+    assert!((DEADLINE..latest).contains(&least), "{took:?}, {latest:?}");
 }
 
 #[test]
