@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::unistd::{SysconfVar, sysconf};
 use ringlab::config::Config;
 use ringlab::measure::cpu_clock;
 use ringlab::measure::probe::{Stage, calibrate};
@@ -40,6 +41,40 @@ fn requests_bytes_and_connections_are_counted(lab: Lab) {
     assert_eq!((served.answered, served.failed), (100, 0));
     assert_eq!((served.rejected, served.timed_out), (0, 0));
     assert_eq!((served.bytes_in, served.bytes_out), (sent, received));
+}
+
+// What shards put back has nothing of the model in it.
+crate::tests_at!(
+    epoll_reset,
+    "epoll",
+    Reset,
+    what_every_shard_puts_back_is_counted
+);
+crate::tests_at!(
+    epoll_fresh,
+    "epoll",
+    Fresh,
+    what_every_shard_puts_back_is_counted
+);
+
+/// A page for each request, whichever core it came to: the kernel spreads connections.
+fn what_every_shard_puts_back_is_counted(lab: Lab) {
+    let mut server = lab.serve_on_all_cores("hello");
+    let mut clients: Vec<_> = (0..64).map(|_| server.connect()).collect();
+    let mut ask = || {
+        let all = 0..10 * clients.len();
+        all.for_each(|nth| clients[nth % 64].expect_open());
+        10 * 64
+    };
+    // Until every shard has noted its pages.
+    ask();
+    let before = server.report();
+    let requests = ask();
+    let report = server.report().since(&before);
+    assert_eq!(report.figures.served.answered, requests);
+    let page = sysconf(SysconfVar::PAGE_SIZE).expect("Linux has pages");
+    let page = page.expect("of some size").cast_unsigned();
+    assert_eq!(report.reset_bytes, requests * page);
 }
 
 const REQUESTS: u64 = 500;
