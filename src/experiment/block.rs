@@ -239,12 +239,12 @@ pub fn run(
         };
     }
     let counting = place.pass == Pass::Counts;
-    // Before the load starts: threads born later inherit the counters.
     let beside = plan.counts_beside(place.load, place.pass);
     let connections = match arm.has_clients() {
         true => plan.connections as u64,
         false => 0,
     };
+    // Before the load starts: threads born later inherit the counters.
     let tracer = counting
         .then(|| Tracer::attach(&mut server, arm, connections, beside.is_some()))
         .transpose()?;

@@ -4,7 +4,8 @@
 //! What outlives a call of WebAssembly is: memories, globals, tables, and whether a passive segment
 //! was dropped. The host reaches what is exported and of fixed size, so:
 //!
-//! - memory: one at most, exported as the guest ABI demands; an instance in which it grew is given up;
+//! - memory: one at most, exported as the guest ABI demands. An instance in which it grew is given up; the
+//!   instruction itself is in every module with an allocator, and refusing it would refuse nearly all;
 //! - globals: those that the code sets are numbers or vectors, and this file exports them;
 //! - tables and segments: no instruction of the code changes one.
 //!

@@ -366,11 +366,12 @@ fn check(lab: Lab, offered: fn([usize; 2]) -> Offered) {
     }
     let longer = 2 * time.as_secs().max(SECONDS / 2);
     let bounds_of = |which| {
-        study.price(which).unwrap_or_else(|error| {
-            let lives = study.ns[PLAIN].len();
-            panic!(
-                "no bounds, of {lives} lives of each server: {error}; try RINGLAB_SECONDS={longer}"
-            )
+        let lives = study.ns[PLAIN].len();
+        study.price(which).unwrap_or_else(|error| match error {
+            RatioError::TooFewPairs { n, .. } => {
+                panic!("{n} lives of {lives} tell what it costs, and 2 are needed: RINGLAB_SECONDS={longer}")
+            }
+            error => panic!("of {lives} lives of each server: {error}"),
         })
     };
     let [recording, counting, control] = [RECORDING, COUNTED, AGAIN].map(bounds_of);

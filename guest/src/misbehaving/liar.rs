@@ -51,7 +51,7 @@ pub fn lie(request: &Request, record: u32, memory: u32) -> Lie {
         "wrapping" => body(u32::MAX - 7, 16),
         "wrapping-lines" => lines(u32::MAX - 7, 16),
         "everything" => body(1, u32::MAX),
-        // The header lines are the record itself.
+        // The header lines are the record itself, which makes bad ones. To overlap is no lie by itself.
         "overlapping" => lines(record, 24),
         _ => Lie {
             record: [ANSWER | 0xffff, 0, 0, 0, 0, 0],

@@ -76,6 +76,19 @@ fn a_capacity_that_lies_does_not_reach_beyond_the_memory() {
     );
 }
 
+/// The body is the header lines and what follows them, which is the record's own business.
+#[test]
+fn ranges_that_overlap_are_answered_as_they_stand() {
+    let texts = b"a: 1\r\nfine";
+    let both = record(0, 200, (TEXTS, 6), (TEXTS, 10));
+    let whole = guest(both, texts, &format!("(i32.const {RECORD})"));
+    for isolation in SANDBOXED {
+        let answered = call(&mut sandbox(&whole, isolation), GOOD, b"");
+        let expected = (200, texts[..6].to_vec(), texts.to_vec());
+        assert_eq!(answered, Ok(expected), "{isolation}");
+    }
+}
+
 #[test]
 fn an_answer_in_memory_that_grew_is_read() {
     // Record, header lines and body in a page that was not there when the instance began.
@@ -166,7 +179,7 @@ fn an_answer_over_its_limits_is_refused() {
     let text = (TEXTS, 6);
     check_record(record(0, 200, text, (0, 3001)), Failure::ResponseTooLarge);
     let lines = (0, limits().header_line_bytes as u32 + 1);
-    check_record(record(0, 200, lines, text), Failure::ResponseTooLarge);
+    check_record(record(0, 200, lines, text), Failure::HeaderLinesTooLarge);
 }
 
 #[test]
