@@ -139,8 +139,12 @@ impl Memories {
     fn lose_one(&self) {
         self.spares.fetch_sub(1, Ordering::Relaxed);
         static SAID: Once = Once::new();
-        let help = "see the number of mappings a process may have, vm.max_map_count";
-        SAID.call_once(|| tracing::warn!(help, "the kernel refused to close a guest's memory"));
+        SAID.call_once(|| {
+            tracing::warn!(
+                "the kernel refused to close what a guest's memory grew by (mprotect), so that memory is lost; \
+                 raise vm.max_map_count"
+            );
+        });
     }
 
     /// Of how many nobody calls the instance any more.
