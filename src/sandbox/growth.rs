@@ -20,9 +20,10 @@
 use crate::measure::probe::{Asked, Probe, Stage};
 use nix::sys::mman::{MmapAdvise, ProtFlags, madvise, mprotect};
 use std::fs;
+use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 /// Where the kernel says whether it gives huge pages, and how large they are.
 const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage";
@@ -46,6 +47,15 @@ fn parse(enabled: &str, bytes: &str) -> Option<usize> {
 /// Looks whether there are any, so that no request has to.
 pub(super) fn look_for_huge_pages() {
     huge_page_bytes();
+}
+
+/// The kernel refused, with `error`, to close what a memory grew by: why nobody has that memory again.
+#[cold]
+pub(super) fn say_open(error: &io::Error) {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        tracing::warn!(%error, "what a guest's memory grew by stays open, so that memory is lost; raise vm.max_map_count");
+    });
 }
 
 /// How one memory grows.
@@ -146,8 +156,11 @@ impl Growth {
         }
         // Opening it may have failed half-way.
         let closed = self.protect(&all, ProtFlags::PROT_NONE);
-        self.is_open |= closed.is_err();
-        closed?;
+        if let Err(error) = closed {
+            self.is_open = true;
+            say_open(&error.into());
+            return Err(error);
+        }
         if opened.is_ok() {
             self.ahead = if has_room { bytes..all.end } else { 0..0 };
         }

@@ -19,6 +19,7 @@
 //! Deliberately lacks: instances, tables, stacks. wasmtime makes the first two anew on the heap; guests
 //! that need stacks of their own are left to its pool.
 
+use super::growth;
 use super::image::Image;
 use super::memory::Memory;
 use super::reservation;
@@ -26,7 +27,7 @@ use super::sticky::Sticky;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicIsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 /// The most data of a module whose instances get such memories, in bytes. Copying and zeroing more
@@ -135,16 +136,8 @@ impl Memories {
     }
 
     /// One less for good: one will not come back, and what there is to spare takes its place.
-    #[cold]
     fn lose_one(&self) {
         self.spares.fetch_sub(1, Ordering::Relaxed);
-        static SAID: Once = Once::new();
-        SAID.call_once(|| {
-            tracing::warn!(
-                "the kernel refused to close what a guest's memory grew by (mprotect), so that memory is lost; \
-                 raise vm.max_map_count"
-            );
-        });
     }
 
     /// Of how many nobody calls the instance any more.
@@ -319,7 +312,8 @@ impl Drop for Lent {
     fn drop(&mut self) {
         let mut sticky = std::mem::take(&mut self.lent.sticky);
         let memory = self.memory();
-        if memory.forget_growth(self.bytes).is_err() {
+        if let Err(error) = memory.forget_growth(self.bytes) {
+            growth::say_open(&error);
             // Lost, rather than lent as it is. Its addresses go with the others'.
             self.memories.lose_one();
             return;
