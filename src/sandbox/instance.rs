@@ -8,7 +8,7 @@ use super::growth::Growth;
 use super::host::Host;
 use super::limits::Limits;
 use super::load_error::Fault;
-use super::memories::Loans;
+use super::loans::Loans;
 use super::snapshot::Snapshot;
 use super::{Answer, Call, Failure, abi, engine};
 use crate::measure::counter::Counter;

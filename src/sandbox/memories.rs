@@ -44,13 +44,6 @@ pub(super) const RESIDENT_BYTES: usize = 4 * 1024 * 1024;
 /// are lost. Each is mapped when it is first needed.
 const SPARES: usize = 64;
 
-/// The most that one store has, one after the other. With eight, little of what a store costs is left to each.
-const A_STORE: usize = 8;
-
-/// The most that a store keeps to be zeroed all at once, in bytes, beside what the last instance wrote: that
-/// takes some ten microseconds, for which the requests of other connections wait.
-const KEPT_BYTES: usize = 128 * 1024;
-
 /// Whether a module with so much data is served best by memories like these.
 pub(super) fn suits(data_bytes: usize) -> bool {
     data_bytes <= DATA_BYTES
@@ -129,14 +122,20 @@ impl Memories {
     }
 
     /// One less to spare. False: there was none.
-    fn take_spare(&self) -> bool {
+    pub(super) fn take_spare(&self) -> bool {
         let order = Ordering::Relaxed;
         let one_less = |spares: isize| (spares > 0).then(|| spares - 1);
         self.spares.fetch_update(order, order, one_less).is_ok()
     }
 
+    /// So many more to spare, which came back.
+    pub(super) fn give_spares(&self, spares: usize) {
+        self.spares
+            .fetch_add(spares.cast_signed(), Ordering::Relaxed);
+    }
+
     /// One less for good: one will not come back, and what there is to spare takes its place.
-    fn lose_one(&self) {
+    pub(super) fn lose_one(&self) {
         self.spares.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -166,65 +165,6 @@ impl Memories {
     /// No code panics while it holds this lock.
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What one store has on loan. Goes after the store.
-pub(super) struct Loans {
-    /// `None`: its memories are from elsewhere, or nobody watches what is written there.
-    memories: Option<Arc<Memories>>,
-    /// Those of instances that nobody calls any more.
-    kept: usize,
-    /// What of these is to be zeroed when the store goes.
-    kept_bytes: usize,
-}
-
-impl Loans {
-    /// Of a store with one of `memories`, which are watched.
-    pub(super) fn new(memories: Option<Arc<Memories>>) -> Loans {
-        Loans {
-            memories,
-            kept: 0,
-            kept_bytes: 0,
-        }
-    }
-
-    /// Where they are from.
-    pub(super) fn memories(&self) -> Option<&Arc<Memories>> {
-        self.memories.as_ref()
-    }
-
-    /// Whether the store may keep the one it had last, of which `bytes` are to be zeroed, and have another:
-    /// it has few, little is to be zeroed, and there is one for everybody else who may want one.
-    pub(super) fn keep(&mut self, bytes: usize) -> bool {
-        let bytes = self.kept_bytes + bytes;
-        let may_keep = self.kept + 1 < A_STORE && bytes <= KEPT_BYTES;
-        let Some(memories) = self.memories.as_ref().filter(|_| may_keep) else {
-            return false;
-        };
-        if !memories.take_spare() {
-            return false;
-        }
-        self.kept += 1;
-        self.kept_bytes = bytes;
-        true
-    }
-
-    /// None of them will come back, nor will the last one.
-    pub(super) fn lose(&mut self) {
-        if let Some(memories) = &self.memories {
-            memories.lose_one();
-        }
-        self.kept = 0;
-    }
-}
-
-impl Drop for Loans {
-    fn drop(&mut self) {
-        if let Some(memories) = &self.memories {
-            let kept = self.kept.cast_signed();
-            memories.spares.fetch_add(kept, Ordering::Relaxed);
-        }
     }
 }
 
@@ -327,6 +267,7 @@ impl Drop for Lent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::loans::Loans;
     use crate::sandbox::memory::page_bytes;
     use crate::sandbox::tests::is_open;
 
@@ -449,39 +390,6 @@ mod tests {
         let base = one.as_ptr();
         drop(one);
         assert_eq!(lend(&memories).unwrap().as_ptr(), base);
-    }
-
-    #[test]
-    fn what_is_lost_while_all_is_kept_is_made_up_for_before_anything_is_kept_again() {
-        let memories = Memories::new(1, Arc::default(), BYTES, true);
-        let loans = || Loans::new(Some(Arc::clone(&memories)));
-        let mut stores: Vec<Loans> = (0..SPARES).map(|_| loans()).collect();
-        assert!(stores.iter_mut().all(|one| one.keep(0)));
-        loans().lose();
-        assert_eq!(memories.spared(), -1);
-        for left in [-1, 0, 1] {
-            assert_eq!(memories.spared(), left);
-            let mut other = loans();
-            assert_eq!(other.keep(0), left > 0, "{left}");
-            drop(other);
-            stores.pop();
-        }
-    }
-
-    #[test]
-    fn a_store_keeps_few_and_gives_them_all_back() {
-        let memories = Memories::new(1, Arc::default(), BYTES, true);
-        let loans = || Loans::new(Some(Arc::clone(&memories)));
-        let mut one = loans();
-        let kept = (0..A_STORE).map(|_| one.keep(1)).filter(|kept| *kept);
-        assert_eq!(kept.count(), A_STORE - 1, "and the last one");
-        assert_eq!(memories.kept(), A_STORE - 1);
-        drop(one);
-        assert_eq!(memories.kept(), 0);
-        let mut other = loans();
-        assert!(!other.keep(KEPT_BYTES + 1));
-        assert!(other.keep(KEPT_BYTES - 1) && other.keep(1) && !other.keep(1));
-        assert!(!Loans::new(None).keep(0), "whose are none of these");
     }
 
     /// Whoever has none yet gets one, whatever others keep.

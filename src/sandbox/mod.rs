@@ -86,6 +86,7 @@ mod instance;
 mod limits;
 mod load_all;
 mod load_error;
+mod loans;
 mod memories;
 mod memory;
 mod native;

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::experiment::tests::{block, plan, report};
+use crate::measure::perf::Counted;
+use crate::measure::stats::Level;
 
 /// A counting block of epoll, beside one that is not: 10 000 requests in the stretch, each with
 /// a recv and a send, and by the kernel's count `recvfrom`, and `all` calls.
