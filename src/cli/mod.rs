@@ -77,6 +77,8 @@ pub fn main() -> Exit {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Warnings go to files and journals as well, and the tests' build has colours that the release lacks.
+        .with_ansi(false)
         .init();
     say_what_is_too_large();
     match Arguments::parse().command {

@@ -106,6 +106,7 @@ fn a_flood_without_a_place_is_said_and_survived(lab: Lab) {
 
 /// Asserts that accepting was said to have failed, once a second, and what helps.
 fn expect_said(said: &str, remedy: &str, start: Instant) {
+    assert!(!said.contains('\x1b'), "no colours for a file: {said:?}");
     let lines = said.matches("no connection could be accepted").count() as u64;
     let seconds = start.elapsed().as_secs();
     assert!((1..=1 + seconds).contains(&lines), "in {seconds} s: {said}");
