@@ -54,7 +54,7 @@ pub(super) fn look_for_huge_pages() {
 pub(super) fn say_open(error: &io::Error) {
     static SAID: Once = Once::new();
     SAID.call_once(|| {
-        tracing::warn!(%error, "what a guest's memory grew by stays open, so that memory is lost; raise vm.max_map_count");
+        tracing::warn!(%error, "what a guest's memory grew by stays open, so that memory is lost; raise `sysctl vm.max_map_count`");
     });
 }
 

@@ -144,13 +144,7 @@ impl Fault {
             .chain()
             .filter_map(|cause| cause.downcast_ref::<io::Error>());
         let errno = causes.filter_map(io::Error::raw_os_error).next();
-        let remedy = match errno {
-            // The memory that each instance begins with is a file in memory (memfd_create(2)).
-            Some(libc::EFBIG) => "; raise `ulimit -f` (RLIMIT_FSIZE)",
-            Some(libc::EMFILE) => "; raise `ulimit -n`",
-            Some(libc::ENOMEM) => "; raise `ulimit -v`, or ask for fewer instances",
-            _ => "",
-        };
+        let remedy = errno.map_or("", remedy);
         Fault::Host(one_line(error) + remedy)
     }
 
@@ -207,6 +201,20 @@ impl Fault {
         Fault::NoAbi(format!(
             "its export {name} is another {kind} than {expected}"
         ))
+    }
+}
+
+/// What helps where the host cannot make a sandbox for this reason.
+pub(super) fn remedy(errno: i32) -> &'static str {
+    match errno {
+        // The memory that each instance begins with is a file in memory (memfd_create(2)).
+        libc::EFBIG => "; raise `ulimit -f` (RLIMIT_FSIZE)",
+        libc::EMFILE => "; raise `ulimit -n`",
+        // Of addresses or of mappings (mmap(2)).
+        libc::ENOMEM => {
+            "; raise `ulimit -v` or `sysctl vm.max_map_count`, or ask for fewer instances"
+        }
+        _ => "",
     }
 }
 

@@ -13,6 +13,7 @@
 //! May touch: what it mapped. Deliberately lacks: who has the memory, and what is written there.
 
 use super::growth::huge_page_bytes;
+use super::load_error::remedy;
 use crate::measure::probe::{Asked, Probe, Stage};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
 use std::io;
@@ -150,10 +151,7 @@ impl Drop for Reservation {
 
 /// Why there is no memory, and what helps.
 pub(super) fn sentence(error: &io::Error) -> String {
-    let remedy = match error.raw_os_error() {
-        Some(libc::ENOMEM) => "; raise `ulimit -v`, or ask for fewer instances",
-        _ => "",
-    };
+    let remedy = error.raw_os_error().map_or("", remedy);
     format!("no memory is to be had: {error}{remedy}")
 }
 

@@ -50,14 +50,16 @@ fn apart(work: impl FnOnce() -> bool + Send) {
     }
 }
 
+/// One of the memories of `shard`, of a page.
+fn lend(shard: &ShardSandbox) -> Result<Box<dyn wasmtime::LinearMemory>, String> {
+    let ty = wasmtime::MemoryType::new(1, None);
+    let creator = memories(shard).creator();
+    creator.new_memory(ty, 65536, None, Some(1 << 32), 65536)
+}
+
 /// How many memories `shard` has for somebody who wants one now, each closed behind its page.
 fn to_lend(shard: &ShardSandbox) -> usize {
-    let creator = memories(shard).creator();
-    let lend = || {
-        let ty = wasmtime::MemoryType::new(1, None);
-        creator.new_memory(ty, 65536, None, Some(1 << 32), 65536)
-    };
-    let all: Vec<_> = std::iter::from_fn(|| lend().ok()).collect();
+    let all: Vec<_> = std::iter::from_fn(|| lend(shard).ok()).collect();
     for memory in &all {
         assert!(!is_open(memory.as_ptr().addr() + memory.byte_size()));
     }
@@ -174,6 +176,11 @@ fn a_memory_that_cannot_be_opened_is_there_for_the_next() {
         }
         for _ in 0..100 {
             assert_eq!(count(&mut other), Err(Failure::Exhausted));
+        }
+        // Address space and mappings run out with the same error.
+        let said = lend(&shard).err().unwrap_or_default();
+        for limit in ["`ulimit -v`", "`sysctl vm.max_map_count`"] {
+            assert!(said.contains(limit), "{said:?}");
         }
         true
     });
