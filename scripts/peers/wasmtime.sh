@@ -20,8 +20,7 @@ needed=(wrk curl taskset awk cargo)
 readonly WASMTIME_VERSION=48
 
 # Built once, the program and the handler, into this checkout's target. The program with the features and
-# the panics of its own releases, but for the compilers of other processors: built with what serve needs and
-# nothing else it takes 14 % less (medians of 5 rounds), and that is not what people run.
+# the panics of its own releases, but for the compilers of other processors.
 prepare_peer() {
     local made=${CARGO_TARGET_DIR:-$here/../target}/peers
     mkdir -p "$made"
